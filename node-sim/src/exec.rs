@@ -1,4 +1,4 @@
-//! The one place that starts programs: each on behalf of the holder of a lock, each with a deadline.
+//! Runs programs. The only place in this crate that does: each program runs under a lock and has a deadline.
 
 use std::io;
 use std::process::{Command, Stdio};
@@ -11,13 +11,14 @@ use nix::unistd::Pid;
 
 use crate::store::Lock;
 
-/// Longest that a program may take; milliseconds are normal.
+/// Deadline of a program; milliseconds are normal.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Runs a program to its end and answers what it printed. The lock is held until it has ended, even if we end before.
+/// Runs a program to completion and returns its standard output. The lock is held until the program has ended, even if this
+/// process ends before.
 ///
 /// # Errors
-/// It cannot be started, reports failure (the error holds what it said), or overran its deadline and was killed.
+/// It cannot be started, fails (the error has its standard error), or overran its deadline and was killed.
 pub(crate) fn run(
     lock: &Lock,
     program: &str,
@@ -29,7 +30,7 @@ pub(crate) fn run(
         reason = "the one place that starts programs"
     )]
     let mut command = Command::new(program);
-    // Messages are looked at, so they must not be translated.
+    // Messages are matched, so they must not be translated.
     command
         .args(args)
         .env("LC_ALL", "C")
@@ -37,35 +38,38 @@ pub(crate) fn run(
         .stdin(lock.share()?)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    let said = format!("{program} {}", shown(args).join(" "));
+    let command_line = format!("{program} {}", redacted(args).join(" "));
     let child = command
         .spawn()
-        .map_err(|wrong| io::Error::new(wrong.kind(), format!("{said}: {wrong}")))?;
+        .map_err(|error| io::Error::new(error.kind(), format!("{command_line}: {error}")))?;
     let pid = child.id();
     let (send, receive) = mpsc::channel();
     thread::spawn(move || send.send(child.wait_with_output()));
-    let Ok(ended) = receive.recv_timeout(DEADLINE) else {
-        // Not waited for: a program that hangs in the kernel may outlive even this.
+    let Ok(output) = receive.recv_timeout(DEADLINE) else {
+        // Do not wait for it: a program that hangs in the kernel may survive even SIGKILL.
         let _ = i32::try_from(pid).map(|pid| kill(Pid::from_raw(pid), Signal::SIGKILL));
         return Err(io::Error::new(
             io::ErrorKind::TimedOut,
-            format!("{said}: no end after {} s", DEADLINE.as_secs()),
+            format!(
+                "{command_line}: did not end within {} s",
+                DEADLINE.as_secs()
+            ),
         ));
     };
-    let ended = ended?;
-    if ended.status.success() {
-        return Ok(String::from_utf8_lossy(&ended.stdout).into_owned());
+    let output = output?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     Err(io::Error::other(format!(
-        "{said}: {}",
-        String::from_utf8_lossy(&ended.stderr).trim()
+        "{command_line}: {}",
+        String::from_utf8_lossy(&output.stderr).trim()
     )))
 }
 
-/// Asks again and again until it holds, or the deadline is over; answers whether it held.
+/// Polls `holds` until it returns true or the deadline is over. Returns false after the deadline.
 ///
 /// # Errors
-/// Asking failed.
+/// Those of `holds`.
 pub(crate) fn until(
     deadline: Duration,
     mut holds: impl FnMut() -> io::Result<bool>,
@@ -83,13 +87,13 @@ pub(crate) fn until(
     }
 }
 
-/// The arguments as an error may show them: without what follows `--password`.
-fn shown<'a>(args: &[&'a str]) -> Vec<&'a str> {
-    let before = std::iter::once("").chain(args.iter().copied());
+/// The arguments for an error message, with the value of `--password` masked.
+fn redacted<'a>(args: &[&'a str]) -> Vec<&'a str> {
+    let previous = std::iter::once("").chain(args.iter().copied());
     args.iter()
-        .zip(before)
-        .map(|(arg, before)| {
-            if before == "--password" {
+        .zip(previous)
+        .map(|(arg, previous)| {
+            if previous == "--password" {
                 "********"
             } else {
                 *arg
@@ -103,14 +107,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failure_is_told_with_the_command_and_without_its_password() {
+    fn an_error_has_the_command_without_its_password() {
         let dir = tempfile::tempdir().unwrap();
         let lock = Lock::take(&dir.path().join("lock")).unwrap();
-        let wrong = run(&lock, "ls", &["--password", "hush", "/"], &[])
+        let error = run(&lock, "ls", &["--password", "hush", "/"], &[])
             .unwrap_err()
             .to_string();
-        assert!(wrong.starts_with("ls --password ******** /: "), "{wrong}");
-        assert!(!wrong.contains("hush"), "{wrong}");
+        assert!(error.starts_with("ls --password ******** /: "), "{error}");
+        assert!(!error.contains("hush"), "{error}");
         assert_eq!(
             run(&lock, "printenv", &["A"], &[("A", "b")]).unwrap(),
             "b\n"

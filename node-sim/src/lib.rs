@@ -1,12 +1,11 @@
-//! iSCSI without iSCSI: an exporting side and an `iscsiadm`, so that a driver can be tried on any Linux box.
+//! Simulates both sides of iSCSI without iSCSI: targets and an `iscsiadm`, so that a driver can be tested on any Linux machine.
 //!
-//! - [`target`]: the exporting side. Whoever plays the NAS says which targets exist and which files are their LUNs.
-//!   Used as a library by the NAS simulator.
-//! - [`initiator`]: a program that answers as open-iscsi's `iscsiadm` and attaches LUNs as loop devices, and the host
+//! - [`target`]: the target side. Its caller, the NAS simulator, defines the targets and the files of their LUNs.
+//! - [`initiator`]: a program that behaves like open-iscsi's `iscsiadm` and attaches LUNs as loop devices, and the host
 //!   root (`/sys`, `/etc/iscsi`) in which the driver finds them.
 //!
-//! The two meet in one folder, the one that [`target::loopdev::Targets`] opens.
-//! It knows nothing of DSM's API, of CSI or of the driver.
+//! Both sides share one folder, the one that [`target::loopdev::Targets`] opens. This crate does not depend on DSM's API, CSI or
+//! the driver.
 
 mod exec;
 pub mod initiator;

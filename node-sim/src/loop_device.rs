@@ -1,9 +1,9 @@
-//! Loop devices, by way of util-linux' `losetup` and `blockdev`.
+//! Attaches, resizes and frees loop devices, with `losetup` and `blockdev` of util-linux.
 //!
-//! A loop device has no name tag of ours, so it is known by what it shows: the device we said we would use *and* the file
-//! we said we would put there, written down before it is done. Whoever finds that note after a crash knows what to look at.
-//! (Two host roots that attach the very same file at the same time, one of them killed between note and deed, could
-//! mistake the other's device for theirs; a disk in use would even then live on until it is closed.)
+//! A loop device cannot be tagged with its owner. It is ours if the device *and* its backing file are those of a note that is
+//! written before the device is attached. After a crash the note tells which devices to check. (If two host roots attach the same
+//! file at the same time and one is killed between note and attach, it could mistake the other's device for its own. Even then, a
+//! disk in use stays attached until it is closed.)
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -17,24 +17,24 @@ use serde_json::Value;
 use crate::exec;
 use crate::store::Lock;
 
-/// How often another program may snatch a free device from under us.
+/// How often to retry if another program takes the free device first.
 const TRIES: u32 = 50;
 
-/// A file as the kernel tells files apart: the same path may be another file tomorrow.
+/// The identity of a file. The same path may later be another file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Backing {
-    /// As it was called when it was attached.
+    /// The path at the time of the attach.
     pub(crate) path: PathBuf,
     inode: u64,
-    /// `major:minor` of its file system.
+    /// `major:minor` of its file system's device.
     filesystem: String,
 }
 
 impl Backing {
-    /// The file at `path` now.
+    /// The current file at `path`.
     pub(crate) fn of(path: &Path) -> io::Result<Self> {
-        let stat = std::fs::metadata(path).map_err(|wrong| {
-            io::Error::new(wrong.kind(), format!("{}: {wrong}", path.display()))
+        let stat = std::fs::metadata(path).map_err(|error| {
+            io::Error::new(error.kind(), format!("{}: {error}", path.display()))
         })?;
         let filesystem = format!("{}:{}", major(stat.dev()), minor(stat.dev()));
         Ok(Self {
@@ -44,26 +44,26 @@ impl Backing {
         })
     }
 
-    /// Whether both are one file, whatever they are called.
+    /// True if both are the same file, whatever their paths.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.inode == other.inode && self.filesystem == other.filesystem
     }
 }
 
-/// Loop devices, seen at one moment.
+/// A list of loop devices: name, inode and file system of the backing file.
 #[derive(Debug)]
 struct Loops(Vec<(String, u64, String)>);
 
 impl Loops {
-    /// Whether `device` shows this file.
-    fn shows(&self, device: &str, backing: &Backing) -> bool {
+    /// True if `device` is attached to this file.
+    fn is_attached_to(&self, device: &str, backing: &Backing) -> bool {
         self.0.iter().any(|(name, inode, filesystem)| {
             name == device && *inode == backing.inode && *filesystem == backing.filesystem
         })
     }
 }
 
-/// Starts `losetup` and `blockdev`, on behalf of the holder of a lock.
+/// Runs `losetup` and `blockdev` under a lock.
 #[derive(Debug)]
 pub(crate) struct Losetup<'a> {
     lock: &'a Lock,
@@ -74,38 +74,38 @@ impl<'a> Losetup<'a> {
         Self { lock }
     }
 
-    /// Whether `device` shows this file now. Asked of that one device: there may be hundreds of others.
-    pub(crate) fn shows(&self, device: &str, backing: &Backing) -> io::Result<bool> {
+    /// True if `device` is attached to this file. Queries only that device, because there may be hundreds of others.
+    pub(crate) fn is_attached_to(&self, device: &str, backing: &Backing) -> io::Result<bool> {
         if !is_attached(device) {
             return Ok(false);
         }
         let columns = "NAME,BACK-INO,BACK-MAJ:MIN";
-        let said = self.losetup(&["--list", "--json", "--output", columns, device])?;
-        Ok(parse(&said)?.shows(device, backing))
+        let list = self.losetup(&["--list", "--json", "--output", columns, device])?;
+        Ok(parse(&list)?.is_attached_to(device, backing))
     }
 
-    /// Attaches the file: in the place of what the `occupied` device shows, so that a disk keeps its name when another unit takes
-    /// its index, else to a free device. `note` is told the device first; nothing is attached when it fails.
+    /// Attaches the file: to the `occupied` device after detaching it, so that a disk keeps its name if another unit takes its
+    /// LUN, otherwise to a free device. Calls `note` with the device first, and attaches nothing if that fails.
     pub(crate) fn attach(
         &self,
         backing: &Backing,
         mut occupied: Option<&str>,
         mut note: impl FnMut(&str) -> io::Result<()>,
     ) -> io::Result<String> {
-        let control = File::open("/dev/loop-control").map_err(|wrong| {
+        let control = File::open("/dev/loop-control").map_err(|error| {
             io::Error::new(
-                wrong.kind(),
-                format!("/dev/loop-control: {wrong} (loop devices need root)"),
+                error.kind(),
+                format!("/dev/loop-control: {error} (loop devices need root)"),
             )
         })?;
-        // Between asking for a free device and taking it, other host roots wait; other programs do not know of this lock.
+        // Other host roots wait while we find and attach a free device; other programs do not know this lock.
         control.lock()?;
         if let Some(device) = occupied {
             self.detach(device)?;
         }
         let mut last = io::Error::other("no free loop device");
         for _ in 0..TRIES {
-            // Somebody may have it open still: then it is freed later, and another one has to do.
+            // If the device is still open, it is freed later, and the next attempt takes another one.
             let device = match occupied.take() {
                 Some(device) => device.to_owned(),
                 None => self.losetup(&["--find"])?.trim().to_owned(),
@@ -115,8 +115,8 @@ impl<'a> Losetup<'a> {
             match self.losetup(&["--sector-size", "512", &device, &file]) {
                 Ok(_) => {
                     self.unprotect(&device)?;
-                    // As an iSCSI disk would: no second copy of the data in the NAS's page cache. Not every file system can.
-                    if is_direct(&backing.path) {
+                    // Like an iSCSI disk: no second copy of the data in the NAS's page cache. Not every file system supports it.
+                    if supports_direct_io(&backing.path) {
                         let _ = self.losetup(&["--direct-io=on", &device]);
                     }
                     return Ok(device);
@@ -128,19 +128,19 @@ impl<'a> Losetup<'a> {
         Err(last)
     }
 
-    /// Makes the device as large as its file is now.
+    /// Resizes the device to the current size of its file.
     pub(crate) fn grow(&self, device: &str) -> io::Result<()> {
         self.losetup(&["--set-capacity", device]).map(drop)
     }
 
-    /// Frees the device, now or, when somebody has it open, at its last close.
+    /// Frees the device now, or at its last close if it is open.
     pub(crate) fn detach(&self, device: &str) -> io::Result<()> {
         self.unprotect(device)?;
         self.losetup(&["--detach", device]).map(drop)
     }
 
-    /// A SCSI disk takes its write protection (`BLKROSET`) with it when it goes. A loop device keeps it for whoever has it
-    /// next, so it is taken away at both ends: there, as good manners, and here, because a killed command may have had none.
+    /// Clears the write protection (`BLKROSET`). It ends with a SCSI disk, but a loop device keeps it for its next user. So it is
+    /// cleared on detach, and also on attach, because a killed command may not have cleared it.
     fn unprotect(&self, device: &str) -> io::Result<()> {
         if number(device, "ro") == Some(0) {
             return Ok(());
@@ -157,24 +157,24 @@ impl<'a> Losetup<'a> {
     }
 }
 
-/// Whether somebody has the device for themselves: it is mounted, swapped on, or part of another device.
+/// True if the device is in exclusive use: mounted, used as swap, or part of another device.
 pub(crate) fn is_claimed(device: &str) -> bool {
     // open(2): O_EXCL without O_CREAT fails with EBUSY on a block device that is in use by the system.
     let opened = OpenOptions::new()
         .read(true)
         .custom_flags(nix::libc::O_EXCL)
         .open(device);
-    opened.is_err_and(|wrong| wrong.raw_os_error() == Some(nix::libc::EBUSY))
+    opened.is_err_and(|error| error.raw_os_error() == Some(nix::libc::EBUSY))
 }
 
-/// Whether the file's file system lets anyone past its page cache.
-fn is_direct(file: &Path) -> bool {
+/// True if the file system supports direct I/O.
+fn supports_direct_io(file: &Path) -> bool {
     let mut options = OpenOptions::new();
     options.read(true).custom_flags(nix::libc::O_DIRECT);
     options.open(file).is_ok()
 }
 
-/// Bytes that the device shows now; `None` when it is not attached.
+/// The device's current size in bytes; `None` if it is not attached.
 pub(crate) fn size(device: &str) -> Option<u64> {
     // sysfs counts in units of 512 bytes whatever the sector size.
     number(device, "size")?
@@ -182,7 +182,7 @@ pub(crate) fn size(device: &str) -> Option<u64> {
         .filter(|bytes| *bytes > 0)
 }
 
-/// Makes the kernel take the device for one with a volatile write cache, or for one without.
+/// Sets whether the kernel treats the device as having a volatile write cache.
 pub(crate) fn set_write_cache(device: &str, volatile: bool) -> io::Result<()> {
     let name = Path::new(device).file_name().unwrap_or_default();
     let file = Path::new("/sys/class/block")
@@ -198,14 +198,14 @@ pub(crate) fn set_write_cache(device: &str, volatile: bool) -> io::Result<()> {
     )
 }
 
-/// Whether the device shows any file at all; one that is not there shows none.
+/// True if the device exists and is attached to a file.
 fn is_attached(device: &str) -> bool {
     let name = Path::new(device).file_name().unwrap_or_default();
-    let shown = Path::new("/sys/class/block").join(name);
-    shown.join("loop/backing_file").exists()
+    let dir = Path::new("/sys/class/block").join(name);
+    dir.join("loop/backing_file").exists()
 }
 
-/// What sysfs says of a device; `None` when it does not.
+/// A numeric attribute of the device in sysfs; `None` if it cannot be read.
 fn number(device: &str, attribute: &str) -> Option<u64> {
     let name = Path::new(device).file_name()?;
     let file = Path::new("/sys/class/block").join(name).join(attribute);
@@ -213,7 +213,7 @@ fn number(device: &str, attribute: &str) -> Option<u64> {
     text.trim().parse().ok()
 }
 
-/// `losetup --list --json`. It prints nothing at all when nothing is attached; older versions print numbers as strings.
+/// Parses the output of `losetup --list --json`, which is empty if nothing is attached. Older versions print numbers as strings.
 fn parse(text: &str) -> io::Result<Loops> {
     if text.trim().is_empty() {
         return Ok(Loops(Vec::new()));
@@ -239,23 +239,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_list_of_loop_devices_in_all_its_forms() {
+    fn the_list_of_loop_devices_is_parsed_in_all_formats() {
         let backing = Backing {
             path: "/lun".into(),
             inode: 42,
             filesystem: "0:45".into(),
         };
-        assert!(!parse("\n").unwrap().shows("/dev/loop3", &backing));
+        assert!(!parse("\n").unwrap().is_attached_to("/dev/loop3", &backing));
         let new = r#"{"loopdevices": [{"name":"/dev/loop3", "back-ino":42, "back-maj:min":"0:45"}, {"name":"/dev/loop4", "back-ino":null, "back-maj:min":null}]}"#;
-        assert!(parse(new).unwrap().shows("/dev/loop3", &backing));
-        assert!(!parse(new).unwrap().shows("/dev/loop4", &backing));
+        assert!(parse(new).unwrap().is_attached_to("/dev/loop3", &backing));
+        assert!(!parse(new).unwrap().is_attached_to("/dev/loop4", &backing));
         let old =
             r#"{"loopdevices": [{"name":"/dev/loop3", "back-ino":"42", "back-maj:min":"  0:45"}]}"#;
-        assert!(parse(old).unwrap().shows("/dev/loop3", &backing));
+        assert!(parse(old).unwrap().is_attached_to("/dev/loop3", &backing));
         assert!(
             !parse(&old.replace("42", "43"))
                 .unwrap()
-                .shows("/dev/loop3", &backing)
+                .is_attached_to("/dev/loop3", &backing)
         );
         assert!(parse("no json").is_err());
     }

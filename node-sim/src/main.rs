@@ -1,4 +1,5 @@
-//! `node-sim`: makes, shows and clears a host root; and, under the names `iscsiadm` and `multipathd`, is the host's.
+//! `node-sim`: creates, shows and cleans up a host root. If it is run under the name `iscsiadm` or `multipathd`, it is that tool
+//! of the host root.
 
 use std::env;
 use std::ffi::OsString;
@@ -13,10 +14,10 @@ use node_sim::initiator::host::Host;
 use node_sim::initiator::multipathd::{self, State};
 use node_sim::initiator::{iscsiadm, report};
 
-/// Stands in for open-iscsi on a host: an `iscsiadm` that attaches loop devices, and the /sys and /etc/iscsi to go with it.
+/// Replaces open-iscsi on a host: an `iscsiadm` that attaches loop devices, with matching /sys and /etc/iscsi.
 ///
-/// A program under test gets DIR/bin first on its PATH and reads DIR/sys and DIR/etc/iscsi instead of /sys and /etc/iscsi;
-/// /dev and /proc are the real ones. Attaching needs root and loop devices.
+/// Run the program under test with DIR/bin first on its PATH, and make it read DIR/sys and DIR/etc/iscsi instead of /sys and
+/// /etc/iscsi. /dev and /proc are the real ones. Attaching needs root and loop devices.
 #[derive(Debug, Parser)]
 #[command(name = "node-sim", version)]
 struct Cli {
@@ -26,32 +27,33 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Make a host root, or bring one up to date.
+    /// Create a host root, or update one.
     Init {
-        /// The host root; made when missing.
+        /// The host root; created if missing.
         #[arg(long, value_name = "DIR")]
         root: PathBuf,
         /// The folder of targets that this host can reach (a NAS simulator's `targets`); more than one NAS: repeat.
         #[arg(long, value_name = "DIR", required = true)]
         targets: Vec<PathBuf>,
-        /// Default: the one it has, or a new one of its own.
+        /// Default: the existing name, or a new one.
         #[arg(long, value_name = "IQN")]
         initiator_name: Option<String>,
-        /// How long iscsiadm waits for the lock of its database that somebody who was killed has left. Default: what it was, and
-        /// 30 s as open-iscsi.
+        /// How long iscsiadm waits for a stale lock of its database. Default: unchanged; for a new host root 30 s, as in
+        /// open-iscsi.
         #[arg(long, value_name = "MILLISECONDS")]
         lock_wait: Option<u64>,
-        /// Such a lock stays, as since open-iscsi 2.1.10; with --lock-wait.
+        /// A stale lock is never removed, as since open-iscsi 2.1.10; with --lock-wait.
         #[arg(long, requires = "lock_wait")]
         stays_locked: bool,
-        /// The initiator has no name, as in an image (GenerateName=yes), until iscsid is called.
+        /// The initiator has no name, as in an OS image (GenerateName=yes), until iscsid is started.
         #[arg(long, conflicts_with = "initiator_name")]
         unnamed: bool,
-        /// How multipathd is on this host. Default: as it was, and not installed.
+        /// The state of multipathd on this host. Default: unchanged; for a new host root not installed.
         #[arg(long, value_enum)]
         multipathd: Option<State>,
     },
-    /// Listen where iscsid does, in this network namespace, and start it for whoever calls, as systemd does: the initiator gets a name.
+    /// Listen on iscsid's socket in this network namespace and start iscsid on each connection, as systemd does. Starting it
+    /// gives the initiator a name.
     Iscsid {
         /// The host root.
         #[arg(long, value_name = "DIR")]
@@ -62,11 +64,11 @@ enum Command {
         /// The host root.
         #[arg(long, value_name = "DIR")]
         root: PathBuf,
-        /// For machines.
+        /// Print JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Log out of everything and free all loop devices of this root, also what killed commands have left. Records stay.
+    /// Log out of all sessions and free all loop devices of this root, including those of killed commands. Records stay.
     Cleanup {
         /// The host root.
         #[arg(long, value_name = "DIR")]
@@ -87,13 +89,15 @@ fn main() -> ExitCode {
                 let _ = writeln!(io::stdout(), "{text}");
                 ExitCode::SUCCESS
             }
-            Err(wrong) => fail(&wrong.to_string()),
+            Err(error) => fail(&error.to_string()),
         },
-        Err(wrong) => fail(&format!("cannot tell my own name: {wrong}")),
+        Err(error) => fail(&format!(
+            "cannot determine the path of this program: {error}"
+        )),
     }
 }
 
-/// A tool of the host: its root, its arguments, and where it writes.
+/// A tool of the host. Takes the host root, the arguments, standard output and standard error; returns the exit status.
 type Tool = fn(&Path, &[String], &mut dyn io::Write, &mut dyn io::Write) -> u8;
 
 fn as_tool(program: &Path, name: &str, tool: Tool) -> ExitCode {
@@ -110,21 +114,21 @@ fn as_tool(program: &Path, name: &str, tool: Tool) -> ExitCode {
             let (mut out, mut err) = (io::stdout().lock(), io::stderr().lock());
             ExitCode::from(tool(root, &args, &mut out, &mut err))
         }
-        Err(odd) => {
-            let _ = writeln!(io::stderr(), "{name}: not UTF-8: {}", odd.display());
+        Err(invalid) => {
+            let _ = writeln!(io::stderr(), "{name}: not UTF-8: {}", invalid.display());
             // ISCSI_ERR_INVAL
             ExitCode::from(7)
         }
     }
 }
 
-/// Where iscsid listens (open-iscsi/open-iscsi: usr/mgmt_ipc.c).
+/// The name of iscsid's abstract socket (open-iscsi/open-iscsi: usr/mgmt_ipc.c).
 const ISCSID: &[u8] = b"ISCSIADM_ABSTRACT_NAMESPACE";
 
 fn listen_for_iscsid(host: &Host) -> io::Result<String> {
     let socket = UnixListener::bind_addr(&SocketAddr::from_abstract_name(ISCSID)?)?;
     loop {
-        // What the caller asks is answered by nobody.
+        // The client's request is not answered.
         drop(socket.accept()?);
         host.start_iscsid()?;
     }
@@ -143,13 +147,13 @@ fn run(command: Command, program: &Path) -> io::Result<String> {
         } => {
             let host = Host::init(&root, &targets, initiator_name.as_deref(), program)?;
             if unnamed {
-                host.unname()?;
+                host.remove_initiator_name()?;
             }
             if let Some(state) = multipathd {
                 host.set_multipathd(state, program)?;
             }
             if let Some(lock_wait) = lock_wait {
-                host.set_patience(lock_wait, stays_locked)?;
+                host.set_lock_wait(lock_wait, stays_locked)?;
             }
             let bin = host.root().join("bin");
             Ok(format!(

@@ -1,4 +1,4 @@
-//! Copies of sparse files that cost no more than their data: a reflink where the file system has them, else the data
+//! Copies sparse files without filling their holes: with a reflink if the file system supports it, otherwise by copying the data
 //! between the holes.
 
 use std::fs::File;
@@ -10,12 +10,12 @@ use rustix::io::Errno;
 
 const BLOCK: usize = 1 << 20;
 
-/// Copies all of a file into an empty one. The holes stay holes.
+/// Copies a file into an empty one and keeps its holes.
 ///
 /// # Errors
-/// One of them cannot be read or written.
+/// `from` cannot be read, or `to` cannot be written.
 pub fn copy(from: &File, to: &File) -> io::Result<()> {
-    // Whatever keeps it from sharing blocks (another file system, no support) does not keep it from copying them.
+    // If the blocks cannot be shared (another file system, no support), copy them.
     if ioctl_ficlone(to, from).is_ok() {
         return Ok(());
     }
@@ -35,11 +35,11 @@ pub fn copy(from: &File, to: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// The next run of data from this offset on.
+/// Start and end of the next data extent at or after an offset.
 fn data(file: &File, from: u64) -> io::Result<Option<(u64, u64)>> {
     match seek(file, SeekFrom::Data(from)) {
         Ok(start) => Ok(Some((start, seek(file, SeekFrom::Hole(start))?))),
-        // Nothing but a hole up to the end.
+        // Only a hole up to the end.
         Err(Errno::NXIO) => Ok(None),
         Err(error) => Err(error.into()),
     }

@@ -1,6 +1,6 @@
-//! Small files that are there whole or not at all, and the lock that orders their writers.
+//! Atomic writes of small files, and the lock that serializes their writers.
 //!
-//! A file is written under another name, synced, renamed, and the folder is synced: `kill -9` or a power cut at any moment
+//! A file is written to a temporary file, synced and renamed, and the folder is synced: `kill -9` or a power cut at any moment
 //! leaves the old content or the new one.
 
 use std::fs::{self, File, OpenOptions};
@@ -11,25 +11,25 @@ use std::process::Stdio;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// How long a file has to last.
+/// What a file has to survive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Durability {
-    /// Over a power cut.
+    /// A power cut: synced.
     Always,
-    /// As long as the kernel runs: what describes sessions, which end with it. Not synced.
+    /// Only `kill -9`: for files about sessions, which end at a reboot anyway. Not synced.
     Reboot,
 }
 
-/// Holds an advisory lock on a file until it is dropped; other processes wait. Who holds it may write.
+/// An advisory lock on a file, held until it is dropped; other processes wait. Only its holder may write.
 #[derive(Debug)]
 pub(crate) struct Lock {
     file: File,
-    /// Where a file is written before it gets its name: one place for all, so that a killed writer leaves at most one.
-    scratch: PathBuf,
+    /// The temporary file of all writes: a single path, so that a killed writer leaves at most one.
+    temp: PathBuf,
 }
 
 impl Lock {
-    /// Waits for the lock on `path`, which is made when missing.
+    /// Waits for the lock on `path`, which is created if missing.
     pub(crate) fn take(path: &Path) -> io::Result<Self> {
         let file = OpenOptions::new()
             .create(true)
@@ -39,25 +39,30 @@ impl Lock {
         file.lock()?;
         Ok(Self {
             file,
-            scratch: path.with_extension("new"),
+            temp: path.with_extension("new"),
         })
     }
 
-    /// The lock as another process's standard input: it is then held until that process, too, has ended. So a program
-    /// we started and did not live to wait for cannot act behind the back of the next holder.
+    /// The lock as the standard input of a child process: it is then held until the child has ended, too. So a child that
+    /// outlives this process cannot interfere with the next holder.
     pub(crate) fn share(&self) -> io::Result<Stdio> {
         Ok(Stdio::from(self.file.try_clone()?))
     }
 
     /// Replaces the content of `path`, which is on the lock's own file system.
-    pub(crate) fn write(&self, path: &Path, content: &[u8], until: Durability) -> io::Result<()> {
-        let mut file = File::create(&self.scratch)?;
+    pub(crate) fn write(
+        &self,
+        path: &Path,
+        content: &[u8],
+        durability: Durability,
+    ) -> io::Result<()> {
+        let mut file = File::create(&self.temp)?;
         file.write_all(content)?;
-        if until == Durability::Always {
+        if durability == Durability::Always {
             file.sync_all()?;
         }
-        fs::rename(&self.scratch, path)?;
-        match (until, path.parent()) {
+        fs::rename(&self.temp, path)?;
+        match (durability, path.parent()) {
             (Durability::Always, Some(folder)) => sync_folder(folder),
             (Durability::Always | Durability::Reboot, _) => Ok(()),
         }
@@ -68,21 +73,21 @@ impl Lock {
         &self,
         path: &Path,
         value: &T,
-        until: Durability,
+        durability: Durability,
     ) -> io::Result<()> {
         let mut text = serde_json::to_vec_pretty(value)?;
         text.push(b'\n');
-        self.write(path, &text, until)
+        self.write(path, &text, durability)
     }
 }
 
-/// Reads JSON from `path`; `None` when there is no such file.
+/// Reads JSON from `path`; `None` if the file does not exist.
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
     match fs::read(path) {
-        Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|wrong| {
+        Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|error| {
             io::Error::new(
                 io::ErrorKind::InvalidData,
-                format!("{}: {wrong}", path.display()),
+                format!("{}: {error}", path.display()),
             )
         }),
         Err(missing) if missing.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -90,22 +95,22 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T
     }
 }
 
-/// Removes a file; a missing one is no error.
+/// Removes a file. Idempotent.
 pub(crate) fn remove(path: &Path) -> io::Result<()> {
-    gone_is_fine(fs::remove_file(path))
+    ignore_absent(fs::remove_file(path))
 }
 
-/// Removes a folder and all below it (never what a symlink points at); a missing one is no error.
+/// Removes a folder and everything below it, without following symbolic links. Idempotent.
 pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
-    gone_is_fine(fs::remove_dir_all(path))
+    ignore_absent(fs::remove_dir_all(path))
 }
 
-/// Makes the entries of `folder` survive a power cut.
+/// Syncs `folder`, so that its entries survive a power cut.
 pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// The names in `folder` that do not begin with a dot, sorted; none when the folder is missing.
+/// The names in `folder` that do not start with a dot, sorted; empty if the folder is missing.
 pub(crate) fn names(folder: &Path) -> io::Result<Vec<String>> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
@@ -125,7 +130,7 @@ pub(crate) fn names(folder: &Path) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-fn gone_is_fine(result: io::Result<()>) -> io::Result<()> {
+fn ignore_absent(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(missing) if missing.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
@@ -144,7 +149,7 @@ mod tests {
         let childs = lock.share().unwrap();
         let other = File::open(&path).unwrap();
         assert!(other.try_lock().is_err());
-        // As after kill -9: the child goes on, and so does the lock.
+        // As after kill -9: the child still runs and keeps the lock.
         drop(lock);
         assert!(other.try_lock().is_err());
         drop(childs);
@@ -152,12 +157,12 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_replaced_whole_and_nothing_is_left_beside_it() {
+    fn a_file_is_replaced_atomically_without_leftovers() {
         let dir = tempfile::tempdir().unwrap();
         let lock = Lock::take(&dir.path().join("lock")).unwrap();
         let path = dir.path().join("file");
-        for (content, until) in [("one", Durability::Always), ("two", Durability::Reboot)] {
-            lock.write(&path, content.as_bytes(), until).unwrap();
+        for (content, durability) in [("one", Durability::Always), ("two", Durability::Reboot)] {
+            lock.write(&path, content.as_bytes(), durability).unwrap();
             assert_eq!(fs::read_to_string(&path).unwrap(), content);
         }
         assert_eq!(names(dir.path()).unwrap(), ["file", "lock"]);

@@ -1,26 +1,26 @@
-//! The command line of `iscsiadm`, read more strictly than the real one reads it: it judges its caller.
+//! Parser of `iscsiadm`'s command line. It is stricter than the real one, to find mistakes of the caller.
 //!
-//! The options, their short forms and the modes that allow them are open-iscsi's. Stricter here: no abbreviated option
-//! names, no stray words, no option twice, numbers that are numbers. What the real tool has and this one does not is
-//! refused by name, never silently accepted.
+//! The options, their short forms and the modes that allow them are open-iscsi's. Stricter here: no abbreviated option names, no
+//! extra arguments, no repeated options, only valid numbers. Options of the real tool that are not simulated are refused by name,
+//! never silently ignored.
 
 use std::collections::BTreeSet;
 use std::fmt;
 
 use super::console::Failure;
 
-mod known;
+mod option_spec;
 
-use known::{KNOWN, Known};
+use option_spec::{OPTIONS, OptionSpec};
 
-/// What a command is about.
+/// The mode of a command, `--mode`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
-    /// `SendTargets`, with records made on the way.
+    /// `SendTargets`, which creates records.
     Discovery,
     /// `SendTargets` with a persistent discovery record.
     DiscoveryDb,
-    /// Node records and what is done with them.
+    /// Node records, and logins with them.
     Node,
     /// Live sessions.
     Session,
@@ -33,30 +33,30 @@ pub(crate) enum Mode {
 /// `--op`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Op {
-    /// Make a record.
+    /// Create a record.
     New,
-    /// Remove records.
+    /// Delete records.
     Delete,
-    /// Change records.
+    /// Update records.
     Update,
     /// Print records.
     Show,
-    /// Discover and keep nothing.
+    /// Discover without storing records.
     NonPersistent,
 }
 
 /// `--portal host[:port][,tpgt]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Portal {
-    /// Address or name, without brackets.
+    /// Address or host name, without brackets.
     pub(crate) host: String,
-    /// `None` where the command line has none.
+    /// `None` if the command line has none.
     pub(crate) port: Option<u16>,
     /// Portal group tag.
     pub(crate) tpgt: Option<u16>,
 }
 
-/// A command line that makes sense.
+/// A valid command line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[expect(
     clippy::struct_excessive_bools,
@@ -84,16 +84,16 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// The one operation, if there is one.
+    /// The operation, if there is one.
     pub(crate) fn op(&self) -> Result<Option<Op>, Failure> {
         if self.ops.len() > 1 {
-            return Err(Failure::invalid("only discovery takes more than one --op"));
+            return Err(Failure::invalid("only discovery allows more than one --op"));
         }
         Ok(self.ops.first().copied())
     }
 }
 
-/// Reads a command line (without the program's own name).
+/// Parses a command line (without the program's own name).
 pub(crate) fn parse(args: &[String]) -> Result<Options, Failure> {
     let given = split(args)?;
     let mut options = Options::default();
@@ -109,7 +109,7 @@ pub(crate) fn parse(args: &[String]) -> Result<Options, Failure> {
         match option {
             'n' if name.is_none() => name = Some(text.clone()),
             'v' if value.is_none() => value = Some(text.clone()),
-            'n' | 'v' => return Err(Failure::invalid("--name and --value come in pairs")),
+            'n' | 'v' => return Err(Failure::invalid("--name and --value must come in pairs")),
             _ => set(&mut options, *option, text)?,
         }
         if name.is_some() && value.is_some() {
@@ -117,13 +117,13 @@ pub(crate) fn parse(args: &[String]) -> Result<Options, Failure> {
         }
     }
     if name.is_some() || value.is_some() {
-        return Err(Failure::invalid("--name and --value come in pairs"));
+        return Err(Failure::invalid("--name and --value must come in pairs"));
     }
     check(&options, &given)?;
     Ok(options)
 }
 
-/// Options and their values, in order: `--long value`, `--long=value`, `-o value`, `-ovalue`, `-lR`.
+/// Splits arguments into options and values, in order: `--long value`, `--long=value`, `-o value`, `-ovalue`, `-lR`.
 fn split(args: &[String]) -> Result<Vec<(char, String)>, Failure> {
     let mut given = Vec::new();
     let mut args = args.iter();
@@ -132,13 +132,13 @@ fn split(args: &[String]) -> Result<Vec<(char, String)>, Failure> {
             let (word, inline) = long
                 .split_once('=')
                 .map_or((long, None), |(word, text)| (word, Some(text.to_owned())));
-            let known = find(
-                |known| known.long == word,
+            let spec = find(
+                |spec| spec.long == word,
                 || format!("unrecognized option '--{word}'"),
             )?;
-            let text = match (known.value, inline) {
+            let text = match (spec.value, inline) {
                 (true, Some(text)) => text,
-                (true, None) => follow(&mut args, known)?,
+                (true, None) => next_value(&mut args, spec)?,
                 (false, None) => String::new(),
                 (false, Some(_)) => {
                     return Err(Failure::invalid(format!(
@@ -146,20 +146,20 @@ fn split(args: &[String]) -> Result<Vec<(char, String)>, Failure> {
                     )));
                 }
             };
-            given.push((known.short, text));
+            given.push((spec.short, text));
         } else if let Some(cluster) = arg.strip_prefix('-').filter(|cluster| !cluster.is_empty()) {
             for (at, short) in cluster.char_indices() {
-                let known = find(
-                    |known| known.short == short,
+                let spec = find(
+                    |spec| spec.short == short,
                     || format!("unrecognized option '-{short}'"),
                 )?;
-                if !known.value {
+                if !spec.value {
                     given.push((short, String::new()));
                     continue;
                 }
                 let rest = &cluster[at + short.len_utf8()..];
                 let text = if rest.is_empty() {
-                    follow(&mut args, known)?
+                    next_value(&mut args, spec)?
                 } else {
                     rest.to_owned()
                 };
@@ -174,27 +174,30 @@ fn split(args: &[String]) -> Result<Vec<(char, String)>, Failure> {
 }
 
 fn find(
-    is: impl Fn(&Known) -> bool,
+    is: impl Fn(&OptionSpec) -> bool,
     unknown: impl Fn() -> String,
-) -> Result<&'static Known, Failure> {
-    let known = KNOWN
+) -> Result<&'static OptionSpec, Failure> {
+    let spec = OPTIONS
         .iter()
-        .find(|known| is(known))
+        .find(|spec| is(spec))
         .ok_or_else(|| Failure::invalid(unknown()))?;
-    if known.simulated {
-        Ok(known)
+    if spec.simulated {
+        Ok(spec)
     } else {
         Err(Failure::invalid(format!(
             "'--{}' is not simulated by node-sim",
-            known.long
+            spec.long
         )))
     }
 }
 
-fn follow(args: &mut std::slice::Iter<'_, String>, known: &Known) -> Result<String, Failure> {
+fn next_value(
+    args: &mut std::slice::Iter<'_, String>,
+    spec: &OptionSpec,
+) -> Result<String, Failure> {
     args.next()
         .cloned()
-        .ok_or_else(|| Failure::invalid(format!("option '--{}' needs a value", known.long)))
+        .ok_or_else(|| Failure::invalid(format!("option '--{}' needs a value", spec.long)))
 }
 
 fn set(options: &mut Options, option: char, text: &str) -> Result<(), Failure> {
@@ -266,11 +269,11 @@ fn number<T: std::str::FromStr>(text: &str, what: &str) -> Result<T, Failure> {
 /// `10.0.0.5`, `10.0.0.5:3260`, `10.0.0.5:3260,1`, `[fd00::5]:3260`, `fd00::5`, `nas.example:3260`.
 pub(crate) fn portal(text: &str) -> Result<Portal, Failure> {
     let wrong = || Failure::invalid(format!("invalid portal '{text}'"));
-    let (place, tpgt) = match text.split_once(',') {
-        Some((place, tpgt)) => (place, Some(number(tpgt, "portal group tag")?)),
+    let (address, tpgt) = match text.split_once(',') {
+        Some((address, tpgt)) => (address, Some(number(tpgt, "portal group tag")?)),
         None => (text, None),
     };
-    let (host, port) = if let Some(rest) = place.strip_prefix('[') {
+    let (host, port) = if let Some(rest) = address.strip_prefix('[') {
         let (host, rest) = rest.split_once(']').ok_or_else(wrong)?;
         host.parse::<std::net::Ipv6Addr>().map_err(|_| wrong())?;
         match rest {
@@ -278,18 +281,18 @@ pub(crate) fn portal(text: &str) -> Result<Portal, Failure> {
             _ => (host, Some(rest.strip_prefix(':').ok_or_else(wrong)?)),
         }
     } else {
-        match place.split_once(':') {
+        match address.split_once(':') {
             // More than one colon and no brackets: an IPv6 address without a port.
             Some((_, rest)) if rest.contains(':') => {
-                place.parse::<std::net::Ipv6Addr>().map_err(|_| wrong())?;
-                (place, None)
+                address.parse::<std::net::Ipv6Addr>().map_err(|_| wrong())?;
+                (address, None)
             }
             Some((host, port)) => (host, Some(port)),
-            None => (place, None),
+            None => (address, None),
         }
     };
     let port = port.map(|port| number(port, "port")).transpose()?;
-    // The host becomes a part of a file name.
+    // The host becomes part of a file name.
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | ':' | '-' | '_');
     if host.is_empty() || host.starts_with('.') || !host.chars().all(plain) || port == Some(0) {
         return Err(wrong());
@@ -301,7 +304,7 @@ pub(crate) fn portal(text: &str) -> Result<Portal, Failure> {
     })
 }
 
-/// Which options a mode takes, and what cannot be asked for at the same time.
+/// Checks that the mode allows all options, and that they do not exclude each other.
 fn check(options: &Options, given: &[(char, String)]) -> Result<(), Failure> {
     if options.version || options.help {
         return Ok(());
@@ -321,17 +324,17 @@ fn check(options: &Options, given: &[(char, String)]) -> Result<(), Failure> {
             "{mode} mode: option '-{option}' is not allowed/supported"
         )));
     }
-    let acts = [options.login, options.logout, options.rescan]
+    let actions = [options.login, options.logout, options.rescan]
         .into_iter()
-        .filter(|act| *act)
+        .filter(|action| *action)
         .count();
-    if acts > 1 {
+    if actions > 1 {
         return Err(Failure::invalid(
             "only one of --login, --logout and --rescan at a time",
         ));
     }
     let discovers = matches!(mode, Mode::Discovery | Mode::DiscoveryDb);
-    if acts > 0 && !options.ops.is_empty() && !discovers {
+    if actions > 0 && !options.ops.is_empty() && !discovers {
         return Err(Failure::invalid(
             "--op does not go with --login, --logout or --rescan",
         ));

@@ -1,35 +1,35 @@
-//! What a command says and how it ends: open-iscsi's exit codes, in our own words.
+//! Output and exit codes of `iscsiadm`. The codes are open-iscsi's, the texts are ours.
 //! Source: `include/iscsi_err.h` and the section EXIT STATUS of the manual page of `iscsiadm`.
 
 use std::fmt;
 use std::io::{self, Write};
 
-/// How a command ends.
+/// The exit code of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
-    /// All done.
+    /// Success.
     Success = 0,
-    /// Something went wrong that has no number of its own.
+    /// An error without a specific code.
     Error = 1,
     /// The node database cannot be read or written.
     Database = 6,
-    /// The command makes no sense.
+    /// Invalid command line or parameter.
     Invalid = 7,
-    /// Nothing answers at the portal.
+    /// No process listens on the portal.
     ConnectTimeout = 8,
-    /// The simulator itself failed, for instance to make a loop device.
+    /// The simulator itself failed, for instance to attach a loop device.
     Internal = 9,
     /// Discovery gave up on the portal.
     PduTimeout = 11,
-    /// There is a session already.
+    /// There already is a session.
     SessionExists = 15,
-    /// The target turned the login down and will do so again.
+    /// The target refused the login permanently.
     FatalLogin = 19,
-    /// Nothing found to work on.
+    /// No matching records or sessions.
     NoObjects = 21,
-    /// No such session in sysfs.
+    /// sysfs has no such session.
     SysfsLookup = 22,
-    /// The initiator did not prove itself.
+    /// CHAP authentication failed.
     Authentication = 24,
 }
 
@@ -40,7 +40,7 @@ impl Exit {
             Exit::Error => "error",
             Exit::Database => "node database failure",
             Exit::Invalid => "invalid argument",
-            Exit::ConnectTimeout => "nobody answers at the portal",
+            Exit::ConnectTimeout => "the portal does not answer",
             Exit::Internal => "internal error of the simulator",
             Exit::PduTimeout => "no answer from the portal",
             Exit::SessionExists => "session exists already",
@@ -62,9 +62,9 @@ impl fmt::Display for Exit {
 #[derive(Debug, thiserror::Error)]
 #[error("{text}")]
 pub(crate) struct Failure {
-    /// What the process answers.
+    /// The exit code of the process.
     pub(crate) exit: Exit,
-    /// What stderr says.
+    /// The text on standard error.
     pub(crate) text: String,
 }
 
@@ -81,14 +81,14 @@ impl Failure {
     }
 }
 
-/// A file of the simulator that cannot be read or written.
+/// An I/O error on a file of the simulator.
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         Self::new(Exit::Internal, error.to_string())
     }
 }
 
-/// The two streams of the program. A reader that went away is nobody to tell.
+/// Standard output and standard error. Write errors are ignored, as the reader may be gone.
 pub(crate) struct Console<'a> {
     out: &'a mut dyn Write,
     err: &'a mut dyn Write,
@@ -100,7 +100,7 @@ impl<'a> Console<'a> {
     }
 
     /// A line on stdout.
-    pub(crate) fn say(&mut self, line: impl fmt::Display) {
+    pub(crate) fn print(&mut self, line: impl fmt::Display) {
         let _ = writeln!(self.out, "{line}");
     }
 

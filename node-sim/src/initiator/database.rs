@@ -1,8 +1,8 @@
-//! The lock of the database of records, as open-iscsi has it: a hard link that whoever works on records makes and removes. One who
-//! is killed in between leaves it.
+//! The lock of open-iscsi's record database: a hard link that a process creates before it accesses records and removes
+//! afterwards. A killed process leaves it behind.
 //!
-//! Until 2.1.9 `iscsiadm` waits 30 s for it, and then takes no notice of it and removes it at its end (what lists records fails
-//! first); since 2.1.10 it fails and leaves it where it is.
+//! Until 2.1.9 `iscsiadm` waits 30 s for it, then ignores it and removes it at exit (commands that list records fail instead);
+//! since 2.1.10 it fails and leaves the lock in place.
 
 use std::fs;
 use std::io;
@@ -14,40 +14,40 @@ use super::host::Host;
 use crate::exec::until;
 use crate::store;
 
-/// Below the host root.
+/// The lock's folder, relative to the host root.
 const FOLDER: &str = "run/lock/iscsi";
 
-/// Works on records, until it is dropped.
+/// Access to the records; dropping it releases the lock.
 #[derive(Debug)]
 pub(crate) struct Database {
     lock: PathBuf,
 }
 
 impl Database {
-    /// Waits for the lock. `lists`: for a command that only reads.
+    /// Waits for the lock. `lists`: the command only reads records.
     pub(crate) fn open(host: &Host, lists: bool) -> Result<Self, Failure> {
         let folder = host.root().join(FOLDER);
         let (file, lock) = (folder.join("lock"), folder.join("lock.write"));
-        let failed = |wrong: &io::Error| {
+        let failed = |error: &io::Error| {
             Failure::new(
                 Exit::Database,
-                format!("Could not lock discovery DB: {}: {wrong}", lock.display()),
+                format!("Could not lock discovery DB: {}: {error}", lock.display()),
             )
         };
-        fs::create_dir_all(&folder).map_err(|wrong| failed(&wrong))?;
+        fs::create_dir_all(&folder).map_err(|error| failed(&error))?;
         fs::OpenOptions::new()
             .create(true)
             .truncate(false)
             .write(true)
             .open(&file)
-            .map_err(|wrong| failed(&wrong))?;
-        let (wait, stays_locked) = host.patience()?;
+            .map_err(|error| failed(&error))?;
+        let (wait, stays_locked) = host.lock_wait()?;
         let take = || match fs::hard_link(&file, &lock) {
             Ok(()) => Ok(true),
             Err(taken) if taken.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-            Err(wrong) => Err(wrong),
+            Err(error) => Err(error),
         };
-        let taken = until(Duration::from_millis(wait), take).map_err(|wrong| failed(&wrong))?;
+        let taken = until(Duration::from_millis(wait), take).map_err(|error| failed(&error))?;
         let opened = Self { lock: lock.clone() };
         if taken {
             return Ok(opened);
@@ -60,7 +60,7 @@ impl Database {
             ),
         );
         if stays_locked {
-            // It is not ours to remove.
+            // We do not own the lock, so do not remove it.
             std::mem::forget(opened);
             return Err(late);
         }
@@ -70,7 +70,7 @@ impl Database {
 
 impl Drop for Database {
     fn drop(&mut self) {
-        // The next one waits for nobody then.
+        // If this fails, the next command waits for the stale lock.
         let _ = store::remove(&self.lock);
     }
 }
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lock_that_is_left_is_waited_for_and_then_each_release_has_its_way() {
+    fn a_stale_lock_is_handled_as_in_each_release() {
         let dir = tempfile::tempdir().unwrap();
         let program = std::env::current_exe().unwrap();
         let host = Host::init(dir.path(), &[], Some("iqn.me"), &program).unwrap();
@@ -93,7 +93,7 @@ mod tests {
             (true, false, false, true),
             (true, true, false, true),
         ] {
-            host.set_patience(50, stays_locked).unwrap();
+            host.set_lock_wait(50, stays_locked).unwrap();
             fs::write(&lock, "").unwrap();
             match Database::open(&host, lists) {
                 Ok(_) => assert!(opens),

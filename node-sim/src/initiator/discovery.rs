@@ -1,15 +1,15 @@
-//! `SendTargets` discovery, and the records that it makes and takes away.
+//! `SendTargets` discovery, and the discovery records and node records that it creates and deletes.
 
 use std::path::PathBuf;
 
 use super::argv::{Op, Options};
 use super::console::{Console, Exit, Failure};
 use super::host::Host;
-use super::record::{self, Origin, Pattern, Place, Record, VERSION, exactly};
+use super::record::{self, NodeKey, Origin, Pattern, Record, VERSION, exactly};
 use super::session::Sessions;
 use crate::store::{self, Durability};
 
-/// A portal that is asked.
+/// The portal of a discovery.
 #[derive(Debug)]
 pub(crate) struct Source {
     pub(crate) address: String,
@@ -42,7 +42,7 @@ impl Source {
     }
 }
 
-/// Asks the portal which targets it has, prints them, brings the records up to date, and answers those that were found.
+/// Queries the portal for its targets, prints them, updates the node records, and returns those of the targets found.
 pub(crate) fn discover(
     host: &Host,
     sessions: &Sessions<'_>,
@@ -52,12 +52,12 @@ pub(crate) fn discover(
 ) -> Result<Vec<Record>, Failure> {
     host.initiator_name()?;
     let keep = !options.ops.contains(&Op::NonPersistent);
-    // The real tool notes where it asks before it asks.
+    // Like the real tool, create the discovery record before connecting.
     if keep {
         add(host, sessions, source)?;
     }
     let Some((at, targets)) = host.listening(&source.address, source.port)? else {
-        // The real tool connects five times and then says so, with this code and not with that of a login.
+        // The real tool tries to connect five times and then exits with this code, which is not that of a login.
         let text = format!(
             "Could not perform SendTargets discovery: {} does not listen",
             record::portal(&source.address, source.port)
@@ -72,12 +72,12 @@ pub(crate) fn discover(
             } else {
                 portal.ip()
             };
-            let place = Place {
+            let key = NodeKey {
                 iqn: target.iqn.clone(),
                 address: address.to_string(),
                 port: portal.port(),
             };
-            let mut record = Record::new(place, Some(1), source.origin());
+            let mut record = Record::new(key, Some(1), source.origin());
             record.take_defaults(&host.defaults());
             found.push(record);
         }
@@ -85,25 +85,25 @@ pub(crate) fn discover(
     if found.is_empty() {
         return Err(Failure::new(Exit::NoObjects, "No portals found"));
     }
-    let asked = |op| options.ops.is_empty() || options.ops.contains(&op);
-    if keep && asked(Op::Delete) {
+    let requested = |op| options.ops.is_empty() || options.ops.contains(&op);
+    if keep && requested(Op::Delete) {
         forget(host, sessions, source, &found)?;
     }
-    if keep && (asked(Op::New) || asked(Op::Update)) {
+    if keep && (requested(Op::New) || requested(Op::Update)) {
         for new in &mut found {
-            // A record that is there keeps its settings unless an update was asked for.
-            if asked(Op::Update) || list(host, &new.place)?.is_empty() {
+            // An existing record keeps its settings unless an update was requested.
+            if requested(Op::Update) || list(host, &new.key)?.is_empty() {
                 record::write(host, sessions.lock(), new)?;
             }
         }
     }
     for record in &found {
-        console.say(super::print::node(record));
+        console.print(super::print::node(record));
     }
     Ok(found)
 }
 
-/// Removes the records that this portal once gave and gives no more, unless a session uses them.
+/// Deletes the records that this portal no longer lists, unless a session uses them.
 fn forget(
     host: &Host,
     sessions: &Sessions<'_>,
@@ -111,16 +111,15 @@ fn forget(
     found: &[Record],
 ) -> Result<(), Failure> {
     for old in record::list(host, &Pattern::default())? {
-        let stale =
-            old.origin == source.origin() && !found.iter().any(|new| new.place == old.place);
-        if stale && sessions.find(&exactly(&old.place)).is_empty() {
+        let stale = old.origin == source.origin() && !found.iter().any(|new| new.key == old.key);
+        if stale && sessions.find(&exactly(&old.key)).is_empty() {
             record::delete(host, &old)?;
         }
     }
     Ok(())
 }
 
-/// Makes a discovery record, if there is none.
+/// Creates a discovery record if there is none.
 pub(crate) fn add(host: &Host, sessions: &Sessions<'_>, source: &Source) -> Result<(), Failure> {
     let file = source.file(host);
     if !file.exists() {
@@ -148,7 +147,7 @@ pub(crate) fn show(host: &Host, source: &Source) -> Result<String, Failure> {
     std::fs::read_to_string(source.file(host)).map_err(|_| missing())
 }
 
-/// Removes a discovery record and the node records that came of it.
+/// Deletes a discovery record and the node records that it created.
 pub(crate) fn delete(host: &Host, source: &Source) -> Result<(), Failure> {
     show(host, source)?;
     for old in record::list(host, &Pattern::default())?
@@ -162,7 +161,7 @@ pub(crate) fn delete(host: &Host, source: &Source) -> Result<(), Failure> {
         .map_err(|wrong| Failure::new(Exit::Database, format!("{}: {wrong}", folder.display())))
 }
 
-/// All discovery records: `10.0.0.5:3260 via sendtargets`.
+/// All discovery records, as `10.0.0.5:3260 via sendtargets`.
 pub(crate) fn sources(host: &Host) -> Result<Vec<String>, Failure> {
     let names = store::names(&host.iscsi_dir().join("send_targets"))?;
     let pairs = names.iter().filter_map(|name| name.split_once(','));
@@ -176,6 +175,6 @@ pub(crate) fn sources(host: &Host) -> Result<Vec<String>, Failure> {
         .collect())
 }
 
-fn list(host: &Host, place: &Place) -> Result<Vec<Record>, Failure> {
-    record::list(host, &exactly(place))
+fn list(host: &Host, key: &NodeKey) -> Result<Vec<Record>, Failure> {
+    record::list(host, &exactly(key))
 }

@@ -1,15 +1,15 @@
-//! The host root: the folder in which a driver finds `/sys` and `/etc/iscsi`, and in which we keep what we know.
+//! The host root: the folder with the `/sys` and `/etc/iscsi` for a driver, and with the simulator's state.
 //!
 //! ```text
 //! bin/iscsiadm, bin/multipathd        this program under those names
 //! etc/iscsi/initiatorname.iscsi       InitiatorName=iqn.…
 //! etc/iscsi/nodes, send_targets, static   node records, see `record`
-//! etc/iscsi/node-sim.json             which targets this host can reach, and how long the lock of the database is waited for
-//! etc/iscsi/iscsid.conf               if it is there: what new records say
+//! etc/iscsi/node-sim.json             the targets that this host can reach, and the wait for the lock of the database
+//! etc/iscsi/iscsid.conf               optional: defaults of new records
 //! run/lock/iscsi/lock.write           see `database`
 //! sys/class/…, sys/devices/…          see `tree`
-//! var/node-sim/multipathd.json        how multipathd is; without it: not installed
-//! var/node-sim/lock                   one command at a time
+//! var/node-sim/multipathd.json        the state of multipathd; without this file it is not installed
+//! var/node-sim/lock                   serializes all commands
 //! var/node-sim/sessions/<sid>.json    see `session`
 //! ```
 
@@ -27,9 +27,9 @@ use crate::store::{self, Durability, Lock};
 use crate::target::Target;
 use crate::target::loopdev::Targets;
 
-/// The name an initiator gets when `init` is told none; the last part is the host's own.
+/// Prefix of a generated initiator name; the host's id follows.
 const NAME_PREFIX: &str = "iqn.1993-08.org.debian:01:";
-/// What stands in the name's place in an image (Ubuntu's; open-iscsi's `startup-checks.sh`, Debian).
+/// The placeholder for the name in an OS image (Ubuntu's; open-iscsi's `startup-checks.sh`, Debian).
 const GENERATE: &str = "GenerateName=yes";
 
 /// A host root.
@@ -41,14 +41,14 @@ pub struct Host {
 /// `etc/iscsi/node-sim.json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Config {
-    /// Folders of targets: what is on the network.
+    /// Folders of targets: one per reachable NAS.
     targets: Vec<PathBuf>,
-    /// Tells this host's sessions from those of other hosts.
+    /// A unique id, which distinguishes this host's sessions from those of other hosts.
     id: String,
-    /// How long `iscsiadm` waits for the lock of its database, milliseconds.
+    /// How long `iscsiadm` waits for the lock of its database, in milliseconds.
     #[serde(default = "thirty_seconds")]
     lock_wait: u64,
-    /// It never takes the lock of somebody else, as since 2.1.10.
+    /// It never removes a stale lock, as since 2.1.10.
     #[serde(default)]
     stays_locked: bool,
 }
@@ -58,7 +58,7 @@ fn thirty_seconds() -> u64 {
 }
 
 impl Host {
-    /// The host root at `root`, whether it is made already or not.
+    /// The host root at `root`, which need not exist yet.
     pub fn at(root: &Path) -> Self {
         Self {
             root: root.to_owned(),
@@ -70,18 +70,18 @@ impl Host {
         &self.root
     }
 
-    /// Makes the host root, or makes it what it should be now: an initiator's name, once given, stays unless `name` says
-    /// otherwise. `program` becomes `bin/iscsiadm`.
+    /// Creates or updates the host root. An existing initiator name is kept unless `name` is given. `program` is installed as
+    /// `bin/iscsiadm`.
     ///
     /// # Errors
-    /// A file or folder cannot be made.
+    /// A file or folder cannot be created.
     pub fn init(
         root: &Path,
         targets: &[PathBuf],
         name: Option<&str>,
         program: &Path,
     ) -> io::Result<Self> {
-        let bare = |path: &str| root.join(path);
+        let below = |path: &str| root.join(path);
         let mut private = fs::DirBuilder::new();
         private.recursive(true).mode(0o700);
         for folder in [
@@ -91,11 +91,11 @@ impl Host {
             "sys/class/block",
             "bin",
         ] {
-            fs::create_dir_all(bare(folder))?;
+            fs::create_dir_all(below(folder))?;
         }
         // Records may hold passwords.
         for folder in ["etc/iscsi/nodes", "var/node-sim/sessions"] {
-            private.create(bare(folder))?;
+            private.create(below(folder))?;
         }
         let host = Self {
             root: fs::canonicalize(root)?,
@@ -141,30 +141,31 @@ impl Host {
         Ok(host)
     }
 
-    /// One command at a time. The lock is free again when its holder is gone, however it went.
+    /// Takes the lock that serializes all commands. The kernel releases it if its holder is killed.
     pub(crate) fn lock(&self) -> io::Result<Lock> {
-        Lock::take(&self.state_dir().join("lock")).map_err(|wrong| {
+        Lock::take(&self.state_dir().join("lock")).map_err(|error| {
             io::Error::new(
-                wrong.kind(),
+                error.kind(),
                 format!(
-                    "{} is not a host root made by node-sim init: {wrong}",
+                    "{} is not a host root made by node-sim init: {error}",
                     self.root.display()
                 ),
             )
         })
     }
 
-    /// How long the lock of the database is waited for, in milliseconds, and whether one that is left stays.
-    pub(crate) fn patience(&self) -> io::Result<(u64, bool)> {
+    /// How long to wait for the lock of the database, in milliseconds, and whether a stale lock stays.
+    pub(crate) fn lock_wait(&self) -> io::Result<(u64, bool)> {
         let config = self.config()?;
         Ok((config.lock_wait, config.stays_locked))
     }
 
-    /// Changes that: 30,000 ms are open-iscsi's, `stays_locked` is how it is since 2.1.10.
+    /// Sets how long to wait for the lock of the database, in milliseconds (open-iscsi: 30,000), and whether a stale lock stays
+    /// (since 2.1.10).
     ///
     /// # Errors
     /// There is no host root, or its file cannot be written.
-    pub fn set_patience(&self, lock_wait: u64, stays_locked: bool) -> io::Result<()> {
+    pub fn set_lock_wait(&self, lock_wait: u64, stays_locked: bool) -> io::Result<()> {
         let config = Config {
             lock_wait,
             stays_locked,
@@ -174,7 +175,7 @@ impl Host {
             .write_json(&self.config_file(), &config, Durability::Always)
     }
 
-    /// Lets multipathd be like this. `program` becomes `bin/multipathd`.
+    /// Sets the state of multipathd. `program` is installed as `bin/multipathd`.
     ///
     /// # Errors
     /// There is no host root, or a file cannot be written.
@@ -198,11 +199,11 @@ impl Host {
         self.state_dir().join("multipathd.json")
     }
 
-    /// Takes the initiator's name away, as images of Ubuntu have it: iscsid makes one when it starts.
+    /// Replaces the initiator's name by a placeholder, as in Ubuntu's images: iscsid generates one when it starts.
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn unname(&self) -> io::Result<()> {
+    pub fn remove_initiator_name(&self) -> io::Result<()> {
         let text = format!("{GENERATE}\n");
         self.lock()?.write(
             &self.initiator_name_file(),
@@ -211,8 +212,8 @@ impl Host {
         )
     }
 
-    /// What happens as iscsid starts (Debian's `startup-checks.sh`): an initiator whose name is to be made gets one. False: it has
-    /// one, or no file at all.
+    /// The start of iscsid (Debian's `startup-checks.sh`): generates the initiator's name if there is a placeholder. False: there
+    /// is none.
     ///
     /// # Errors
     /// The file cannot be read or written.
@@ -235,7 +236,7 @@ impl Host {
         text.lines().any(|line| line.trim() == GENERATE)
     }
 
-    /// What `iscsid.conf` says, in order; nothing where there is none.
+    /// The settings in `iscsid.conf`, in order; empty if there is no such file.
     pub(crate) fn defaults(&self) -> Vec<(String, String)> {
         let text = fs::read_to_string(self.iscsi_dir().join("iscsid.conf")).unwrap_or_default();
         let lines = text.lines().map(str::trim);
@@ -262,7 +263,7 @@ impl Host {
         self.root.join("var/node-sim")
     }
 
-    /// The name this initiator logs in with.
+    /// The name with which this initiator logs in.
     pub(crate) fn initiator_name(&self) -> Result<String, Failure> {
         let file = self.initiator_name_file();
         let text = fs::read_to_string(&file).unwrap_or_default();
@@ -278,12 +279,12 @@ impl Host {
         }
     }
 
-    /// What tells this host's sessions from others'.
+    /// The unique id of this host.
     pub(crate) fn id(&self) -> io::Result<String> {
         Ok(self.config()?.id)
     }
 
-    /// The network as far as this host can see it.
+    /// The folders of targets that this host can reach, one per NAS.
     pub(crate) fn networks(&self) -> io::Result<Vec<Targets>> {
         self.config()?
             .targets
@@ -292,8 +293,8 @@ impl Host {
             .collect()
     }
 
-    /// All targets that share a portal, as one box with that address has them; none when nobody listens there. A name that
-    /// several addresses belong to is the first of them that answers.
+    /// All targets that listen on a portal, as one machine with that address has them; `None` if there are none. If a host name
+    /// has several addresses, the first one that answers is used.
     pub(crate) fn listening(
         &self,
         host: &str,
@@ -306,13 +307,13 @@ impl Host {
         let Some((address, network)) = found else {
             return Ok(None);
         };
-        let mut here = network.list()?;
-        here.retain(|target| listens_at(target, address));
-        Ok(Some((address, here)))
+        let mut targets = network.list()?;
+        targets.retain(|target| listens_at(target, address));
+        Ok(Some((address, targets)))
     }
 
-    /// The network in which a target is found at an address: the one that [`Host::listening`] answers, but a target that is there
-    /// is found without a look at the others.
+    /// The NAS on which a target listens at an address: the same as that of [`Host::listening`], but an existing target is found
+    /// without reading all others.
     pub(crate) fn network_of(
         &self,
         iqn: &str,
@@ -326,23 +327,23 @@ impl Host {
         })
     }
 
-    /// The first network in which somebody listens at the address; a name that several addresses belong to is each of them in turn.
+    /// The first NAS that listens on the address. If a host name has several addresses, each is tried in turn.
     fn look_for(
         &self,
         host: &str,
         port: u16,
-        anybody: impl Fn(&Targets, SocketAddr) -> io::Result<bool>,
+        listens: impl Fn(&Targets, SocketAddr) -> io::Result<bool>,
     ) -> Result<Option<(SocketAddr, Targets)>, Failure> {
-        let addresses = (host, port).to_socket_addrs().map_err(|wrong| {
+        let addresses = (host, port).to_socket_addrs().map_err(|error| {
             Failure::new(
                 Exit::ConnectTimeout,
-                format!("cannot resolve '{host}': {wrong}"),
+                format!("cannot resolve '{host}': {error}"),
             )
         })?;
         let networks = self.networks()?;
         for address in addresses {
             for network in &networks {
-                if anybody(network, address)? {
+                if listens(network, address)? {
                     return Ok(Some((address, network.clone())));
                 }
             }
@@ -374,19 +375,20 @@ fn listens_at(target: &Target, address: SocketAddr) -> bool {
     portals.any(|portal| listens(*portal, address))
 }
 
-/// 0.0.0.0 and :: listen on every address.
+/// True if the portal listens on the address; 0.0.0.0 and :: match every address.
 fn listens(portal: SocketAddr, address: SocketAddr) -> bool {
     portal.port() == address.port() && (portal.ip() == address.ip() || portal.ip().is_unspecified())
 }
 
-/// Puts the program into `bin` under this name: a hard link, so that the running program sees that name as its own, or a copy.
+/// Installs the program in `bin` under this name: as a hard link, so that the running program sees that name as its own, or as a
+/// copy.
 fn install(program: &Path, bin: &Path, name: &str) -> io::Result<()> {
-    let (fresh, place) = (bin.join(format!(".{name}.new")), bin.join(name));
-    store::remove(&fresh)?;
-    if fs::hard_link(program, &fresh).is_err() {
-        fs::copy(program, &fresh)?;
+    let (temp, path) = (bin.join(format!(".{name}.new")), bin.join(name));
+    store::remove(&temp)?;
+    if fs::hard_link(program, &temp).is_err() {
+        fs::copy(program, &temp)?;
     }
-    fs::rename(&fresh, &place)?;
-    // Renaming a link over another link to the same file does nothing and leaves both.
-    store::remove(&fresh)
+    fs::rename(&temp, &path)?;
+    // rename() onto another hard link of the same file does nothing and keeps both.
+    store::remove(&temp)
 }

@@ -1,4 +1,4 @@
-//! The modes of `iscsiadm`. What each answers, and with which exit code, follows open-iscsi; see `console` for the codes.
+//! The modes of `iscsiadm`. Output and exit codes follow open-iscsi; see `console` for the codes.
 
 use std::io::Write;
 use std::path::Path;
@@ -8,22 +8,22 @@ use super::console::{Console, Exit, Failure};
 use super::database::Database;
 use super::host::Host;
 use super::print;
-use super::record::{self, IFACE, Origin, Pattern, Place, Record, VERSION, exactly};
+use super::record::{self, IFACE, NodeKey, Origin, Pattern, Record, VERSION, exactly};
 use super::session::{Session, Sessions};
 
 mod discover;
 
-/// Where a portal listens that names no port. RFC 7143 section 4.2.7.1.
+/// The default port of a portal. RFC 7143 section 4.2.7.1.
 const DEFAULT_PORT: u16 = 3260;
 
-/// What every mode works with.
+/// The context of a command, for all modes.
 struct Command<'a, 'b> {
     host: &'a Host,
     sessions: Sessions<'a>,
     console: &'a mut Console<'b>,
 }
 
-/// Runs one command against the host root at `root` and answers its exit code. `args` lack the program's own name.
+/// Runs one command on the host root at `root` and returns its exit code. `args` are without the program's own name.
 pub fn run(root: &Path, args: &[String], out: &mut dyn Write, err: &mut dyn Write) -> u8 {
     let mut console = Console::new(out, err);
     let exit = match answer(&Host::at(root), args, &mut console) {
@@ -39,11 +39,11 @@ pub fn run(root: &Path, args: &[String], out: &mut dyn Write, err: &mut dyn Writ
 fn answer(host: &Host, args: &[String], console: &mut Console<'_>) -> Result<Exit, Failure> {
     let options = argv::parse(args)?;
     if options.help {
-        console.say("iscsiadm -m discovery|discoverydb|node|session|host|iface …, as open-iscsi's manual page has it (node-sim's stand-in)");
+        console.print("iscsiadm -m discovery|discoverydb|node|session|host|iface …, as open-iscsi's manual page has it (simulated by node-sim)");
         return Ok(Exit::Success);
     }
     if options.version {
-        console.say(format!("iscsiadm version {VERSION}"));
+        console.print(format!("iscsiadm version {VERSION}"));
         return Ok(Exit::Success);
     }
     if options.iface.as_ref().is_some_and(|iface| iface != IFACE) {
@@ -52,13 +52,13 @@ fn answer(host: &Host, args: &[String], console: &mut Console<'_>) -> Result<Exi
             options.iface.unwrap_or_default()
         )));
     }
-    // Before the simulator's own lock: who waits for this one keeps nobody from logging out.
-    let _database = match of_records(&options) {
+    // Take this before the simulator's own lock: a command that waits for it must not block logouts.
+    let _database = match database_access(&options) {
         Some(lists) => Some(Database::open(host, lists)?),
         None => None,
     };
     if options.login || matches!(options.mode, Some(Mode::Discovery | Mode::DiscoveryDb)) {
-        // Whoever calls iscsid starts it.
+        // A connection to iscsid starts it (socket activation).
         host.start_iscsid()?;
     }
     let lock = host.lock()?;
@@ -79,8 +79,8 @@ fn answer(host: &Host, args: &[String], console: &mut Console<'_>) -> Result<Exi
     }
 }
 
-/// Whether a command works on the database of records, and then whether it only reads it.
-fn of_records(options: &Options) -> Option<bool> {
+/// `Some` if a command accesses the database of records; true if it only reads.
+fn database_access(options: &Options) -> Option<bool> {
     let acts = options.logout || options.rescan;
     let reads = !options.login
         && options
@@ -144,8 +144,8 @@ impl Command<'_, '_> {
                     "a second session to the same portal is not simulated by node-sim",
                 ));
             }
-            // As in the real tool, the rest is about the session's node record.
-            return self.act(&exactly(&session.place()), options);
+            // As in the real tool, everything else operates on the session's node record.
+            return self.act(&exactly(&session.node_key()), options);
         }
         if !options.ops.is_empty() {
             return Err(Failure::invalid("session mode: --op needs --sid"));
@@ -156,7 +156,7 @@ impl Command<'_, '_> {
         self.list_sessions(&found, options)
     }
 
-    /// What node mode and session mode have in common.
+    /// The operations that node mode and session mode share.
     fn act(&mut self, pattern: &Pattern, options: &Options) -> Result<Exit, Failure> {
         if options.rescan {
             return self.rescan(pattern);
@@ -179,7 +179,7 @@ impl Command<'_, '_> {
         })?;
         if records.is_empty() {
             if options.op()? == Some(Op::Delete) {
-                record::must_not_be_torn(self.host, pattern)?;
+                record::must_not_be_truncated(self.host, pattern)?;
             }
             return Err(Failure::new(Exit::NoObjects, "No records found"));
         }
@@ -189,7 +189,7 @@ impl Command<'_, '_> {
         match options.op()? {
             None | Some(Op::Show) => {
                 for record in &records {
-                    self.console.say(record.print(options.show));
+                    self.console.print(record.print(options.show));
                 }
                 Ok(Exit::Success)
             }
@@ -205,17 +205,17 @@ impl Command<'_, '_> {
         let (Some(iqn), Some(portal)) = (&options.target, &options.portal) else {
             return Err(Failure::invalid("--op new needs --targetname and --portal"));
         };
-        let place = Place {
+        let key = NodeKey {
             iqn: iqn.clone(),
             address: portal.host.clone(),
             port: portal.port.unwrap_or(DEFAULT_PORT),
         };
-        // One that is there is replaced: its settings are the defaults again.
-        record::must_not_be_torn(self.host, &exactly(&place))?;
-        let mut record = Record::new(place, portal.tpgt, Origin::Static);
+        // An existing record is replaced, with default settings.
+        record::must_not_be_truncated(self.host, &exactly(&key))?;
+        let mut record = Record::new(key, portal.tpgt, Origin::Static);
         record.take_defaults(&self.host.defaults());
         if let Some(tpgt) = record.tpgt {
-            for old in record::list(self.host, &exactly(&record.place))?
+            for old in record::list(self.host, &exactly(&record.key))?
                 .iter()
                 .filter(|old| old.tpgt == Some(tpgt))
             {
@@ -223,9 +223,9 @@ impl Command<'_, '_> {
             }
         }
         record::write(self.host, self.sessions.lock(), &mut record)?;
-        let Place { iqn, address, port } = &record.place;
+        let NodeKey { iqn, address, port } = &record.key;
         let tpgt = record.get("node.tpgt");
-        self.console.say(format!("New iSCSI node [tcp:[hw=,ip=,net_if=,iscsi_if={IFACE}] {address},{port},{tpgt} {iqn}] added"));
+        self.console.print(format!("New iSCSI node [tcp:[hw=,ip=,net_if=,iscsi_if={IFACE}] {address},{port},{tpgt} {iqn}] added"));
         Ok(Exit::Success)
     }
 
@@ -238,19 +238,19 @@ impl Command<'_, '_> {
         }
         record::must_be_readable(self.host)?;
         let records = record::list(self.host, &Pattern::default())?;
-        let torn = record::torn(self.host)?;
-        if records.is_empty() && torn.is_empty() {
+        let truncated = record::truncated(self.host)?;
+        if records.is_empty() && truncated.is_empty() {
             return Err(Failure::new(Exit::NoObjects, "No records found"));
         }
-        for torn in torn.iter().filter(|_| level == 0) {
-            self.console.say(print::torn(torn.name.as_deref()));
+        for record in truncated.iter().filter(|_| level == 0) {
+            self.console.print(print::truncated(record.name.as_deref()));
         }
         if level == 1 {
-            self.console.say(print::nodes(&records));
+            self.console.print(print::nodes(&records));
             return Ok(Exit::Success);
         }
         for record in &records {
-            self.console.say(print::node(record));
+            self.console.print(print::node(record));
         }
         Ok(Exit::Success)
     }
@@ -263,7 +263,7 @@ impl Command<'_, '_> {
         if params.is_empty() {
             return Err(Failure::invalid("update requires name and value"));
         }
-        // Nothing is written unless all of it makes sense.
+        // Write nothing unless all settings are valid.
         for record in &mut records {
             for (name, value) in params {
                 record.set(name, value)?;
@@ -278,11 +278,11 @@ impl Command<'_, '_> {
     fn delete(&mut self, records: &[Record]) -> Result<Exit, Failure> {
         let mut first = Exit::Success;
         for record in records {
-            if self.sessions.find(&exactly(&record.place)).is_empty() {
+            if self.sessions.find(&exactly(&record.key)).is_empty() {
                 record::delete(self.host, record)?;
                 continue;
             }
-            let Place { iqn, address, port } = &record.place;
+            let NodeKey { iqn, address, port } = &record.key;
             self.console.warn(format!("record [iface: {IFACE}, target: {iqn}, portal: {address},{port}] is in use by a session: log out first"));
             first = keep_first(first, Exit::SessionExists);
         }
@@ -296,7 +296,7 @@ impl Command<'_, '_> {
                 .get("node.session.nr_sessions")
                 .parse()
                 .unwrap_or(1_usize);
-            let present = self.sessions.find(&exactly(&record.place)).len();
+            let present = self.sessions.find(&exactly(&record.key)).len();
             if present >= wanted {
                 let s = if wanted == 1 { "" } else { "s" };
                 self.console.warn(format!(
@@ -315,16 +315,18 @@ impl Command<'_, '_> {
     }
 
     fn login_once(&mut self, record: &Record) -> Exit {
-        let Place { iqn, address, port } = &record.place;
-        let whom = format!("[iface: {IFACE}, target: {iqn}, portal: {address},{port}]");
-        self.console.say(format!("Logging in to {whom}"));
+        let NodeKey { iqn, address, port } = &record.key;
+        let session_text = format!("[iface: {IFACE}, target: {iqn}, portal: {address},{port}]");
+        self.console.print(format!("Logging in to {session_text}"));
         match self.sessions.login(record) {
             Ok(_) => {
-                self.console.say(format!("Login to {whom} successful."));
+                self.console
+                    .print(format!("Login to {session_text} successful."));
                 Exit::Success
             }
             Err(failure) => {
-                self.console.warn(format!("Could not login to {whom}."));
+                self.console
+                    .warn(format!("Could not login to {session_text}."));
                 self.console.warn(format!(
                     "initiator reported error ({}): {failure}",
                     failure.exit
@@ -340,10 +342,12 @@ impl Command<'_, '_> {
             return Err(Failure::new(Exit::NoObjects, "No matching sessions found"));
         }
         for session in found {
-            let whom = whom(&session);
-            self.console.say(format!("Logging out of session {whom}"));
+            let session_text = describe(&session);
+            self.console
+                .print(format!("Logging out of session {session_text}"));
             self.sessions.logout(session)?;
-            self.console.say(format!("Logout of {whom} successful."));
+            self.console
+                .print(format!("Logout of {session_text} successful."));
         }
         Ok(Exit::Success)
     }
@@ -355,7 +359,7 @@ impl Command<'_, '_> {
         }
         for mut session in found {
             self.console
-                .say(format!("Rescanning session {}", whom(&session)));
+                .print(format!("Rescanning session {}", describe(&session)));
             self.sessions.rescan(&mut session)?;
         }
         Ok(Exit::Success)
@@ -368,10 +372,11 @@ impl Command<'_, '_> {
         match options.print {
             None | Some(0) => found
                 .iter()
-                .for_each(|session| self.console.say(print::session(session))),
+                .for_each(|session| self.console.print(print::session(session))),
             Some(level @ 1..=3) => {
                 let initiator = self.host.initiator_name()?;
-                self.console.say(print::sessions(found, level, &initiator));
+                self.console
+                    .print(print::sessions(found, level, &initiator));
             }
             Some(level) => {
                 return Err(Failure::invalid(format!(
@@ -388,7 +393,7 @@ impl Command<'_, '_> {
             return Err(Failure::new(Exit::NoObjects, "No iSCSI hosts found."));
         }
         for session in &found {
-            self.console.say(print::host(session));
+            self.console.print(print::host(session));
         }
         Ok(Exit::Success)
     }
@@ -399,12 +404,12 @@ impl Command<'_, '_> {
                 "interface records are not simulated by node-sim",
             ));
         }
-        self.console.say(print::ifaces());
+        self.console.print(print::ifaces());
         Ok(Exit::Success)
     }
 }
 
-fn whom(session: &Session) -> String {
+fn describe(session: &Session) -> String {
     format!(
         "[sid: {}, target: {}, portal: {},{}]",
         session.sid, session.iqn, session.address, session.port

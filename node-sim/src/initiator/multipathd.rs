@@ -1,14 +1,14 @@
-//! `multipathd` as its client shows it, where it makes no map: what a driver has to understand without one. A daemon that makes maps
-//! takes a device-mapper, which the loop plane does without; the VM has the real one.
+//! Simulates the `multipathd` client in states in which the daemon creates no map, because a driver must handle these. Maps need
+//! a device-mapper, which is not simulated; the VM tests use the real multipathd.
 //!
 //! | state | what the client does | source |
 //! |---|---|---|
-//! | [`State::StoppedSilent`] | status 1 and no word | multipath-tools 0.9.4, run |
+//! | [`State::StoppedSilent`] | status 1, no output | multipath-tools 0.9.4, run |
 //! | [`State::Stopped`] | status 1, `ERROR: failed to connect to multipathd` | opensvc/multipath-tools, `multipathd/uxclnt.c`, since 0.11 |
-//! | [`State::StoppedBanner`] | the same below three lines about a missing configuration | Red Hat's device-mapper-multipath, in people's reports of `multipath -ll` |
+//! | [`State::StoppedBanner`] | the same, after three lines about a missing configuration | Red Hat's device-mapper-multipath, in users' reports of `multipath -ll` |
 //! | [`State::Hung`] | status 1, `timeout receiving packet` | 0.9.4, run with a stopped daemon |
 //! | [`State::Excluding`] | runs; lists no path; `add path` is `blacklisted`, status 1 | 0.9.4, run with a `blacklist` |
-//! | [`State::Failing`] | runs; lists no path; all that it is asked to make is `fail`, status 1 | 0.9.4; ASSUMED: as with a kernel without dm-multipath |
+//! | [`State::Failing`] | runs; lists no path; all commands that create something print `fail`, status 1 | 0.9.4; ASSUMED: as with a kernel without dm-multipath |
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -18,57 +18,57 @@ use serde::{Deserialize, Serialize};
 
 use super::host::Host;
 
-/// How the daemon is. Where none is installed, there is no program.
+/// The state of multipathd. If it is not installed, there is no program either.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
     /// Not installed.
     Absent,
-    /// Installed and not running; the client says nothing.
+    /// Installed and not running; the client prints nothing.
     StoppedSilent,
-    /// The same; the client says that it cannot connect.
+    /// Installed and not running; the client prints that it cannot connect.
     Stopped,
-    /// The same, and a missing configuration comes first.
+    /// Installed and not running; the client first prints lines about a missing configuration.
     StoppedBanner,
-    /// It runs and does not answer.
+    /// It is running but does not answer.
     Hung,
-    /// It runs, and its configuration excludes the disks.
+    /// It is running, but its configuration excludes the disks.
     Excluding,
-    /// It runs, and makes no map.
+    /// It is running, but fails to create maps.
     Failing,
 }
 
-const UNREACHED: &str = "ERROR: failed to connect to multipathd\n";
+const NOT_CONNECTED: &str = "ERROR: failed to connect to multipathd\n";
 const BANNER: &str = "/etc/multipath.conf does not exist, blacklisting all devices.\n\
      You can run \"/sbin/mpathconf --enable\" to create\n\
      /etc/multipath.conf. See man mpathconf(8) for more details\n";
 
-/// Is the `multipathd` of the host root at `root`; answers the exit status.
+/// Runs `multipathd` for the host root at `root`; returns the exit status.
 pub fn run(root: &Path, args: &[String], out: &mut dyn Write, err: &mut dyn Write) -> u8 {
-    let said = match Host::at(root).multipathd() {
+    let answer = match Host::at(root).multipathd() {
         Ok(state) => answer(state, args),
-        Err(wrong) => (2, String::new(), format!("node-sim: {wrong}\n")),
+        Err(error) => (2, String::new(), format!("node-sim: {error}\n")),
     };
-    let (status, stdout, stderr) = said;
-    // Nobody may be there to read it.
+    let (status, stdout, stderr) = answer;
+    // The reader may be gone.
     let _: io::Result<()> = out.write_all(stdout.as_bytes());
     let _: io::Result<()> = err.write_all(stderr.as_bytes());
     status
 }
 
-/// Status, output and complaints.
+/// Exit status, standard output and standard error.
 fn answer(state: State, args: &[String]) -> (u8, String, String) {
-    let complains = |text: &str| (1, String::new(), text.to_owned());
-    let says = |status, text: &str| (status, text.to_owned(), String::new());
+    let prints_error = |text: &str| (1, String::new(), text.to_owned());
+    let prints = |status, text: &str| (status, text.to_owned(), String::new());
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     match (state, words.as_slice()) {
-        (State::Absent | State::StoppedSilent, _) => complains(""),
-        (State::Stopped, _) => complains(UNREACHED),
-        (State::StoppedBanner, _) => complains(&format!("{BANNER}{UNREACHED}")),
-        (State::Hung, _) => complains("timeout receiving packet\n"),
-        (_, ["show", "daemon"]) => says(0, "pid 375 idle\n"),
-        (_, ["show", "paths", "raw", "format", _]) => says(0, ""),
-        (State::Excluding, ["add", "path", _]) => says(1, "blacklisted\n"),
+        (State::Absent | State::StoppedSilent, _) => prints_error(""),
+        (State::Stopped, _) => prints_error(NOT_CONNECTED),
+        (State::StoppedBanner, _) => prints_error(&format!("{BANNER}{NOT_CONNECTED}")),
+        (State::Hung, _) => prints_error("timeout receiving packet\n"),
+        (_, ["show", "daemon"]) => prints(0, "pid 375 idle\n"),
+        (_, ["show", "paths", "raw", "format", _]) => prints(0, ""),
+        (State::Excluding, ["add", "path", _]) => prints(1, "blacklisted\n"),
         (
             _,
             [
@@ -76,9 +76,9 @@ fn answer(state: State, args: &[String]) -> (u8, String, String) {
                 "path" | "map",
                 _,
             ],
-        ) => says(1, "fail\n"),
-        (_, other) => complains(&format!(
-            "node-sim: a multipathd is not asked to {:?}\n",
+        ) => prints(1, "fail\n"),
+        (_, other) => prints_error(&format!(
+            "node-sim: unsupported multipathd command {:?}\n",
             other.join(" ")
         )),
     }
@@ -94,29 +94,29 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_run_ends_with_1_whatever_its_client_says() {
-        for (state, said) in [
+    fn the_client_exits_with_1_if_the_daemon_does_not_answer() {
+        for (state, expected) in [
             (State::StoppedSilent, ""),
             (State::Stopped, "failed to connect"),
             (State::StoppedBanner, "mpathconf --enable"),
             (State::Hung, "timeout receiving packet"),
         ] {
-            let (status, out, complaint) = ask(state, "show daemon");
+            let (status, out, stderr) = ask(state, "show daemon");
             assert_eq!((status, out.as_str()), (1, ""), "{state:?}");
-            assert!(complaint.contains(said), "{state:?}: {complaint}");
+            assert!(stderr.contains(expected), "{state:?}: {stderr}");
         }
     }
 
     #[test]
-    fn who_runs_answers_and_makes_nothing() {
-        for (state, said) in [
+    fn a_running_daemon_answers_and_creates_nothing() {
+        for (state, expected) in [
             (State::Excluding, "blacklisted\n"),
             (State::Failing, "fail\n"),
         ] {
             assert_eq!(ask(state, "show daemon").0, 0);
             assert_eq!(ask(state, "show paths raw format %d").1, "");
             let (status, out, _) = ask(state, "add path sdb");
-            assert_eq!((status, out.as_str()), (1, said));
+            assert_eq!((status, out.as_str()), (1, expected));
             assert_eq!(ask(state, "add map 360").0, 1);
             assert!(ask(state, "reconfigure").2.contains("reconfigure"));
         }

@@ -1,4 +1,4 @@
-//! The lines that `iscsiadm` prints of records, sessions, hosts and interfaces: what callers parse.
+//! The output formats of `iscsiadm` for records, sessions, hosts and interfaces, which callers parse.
 
 use std::fmt::Write as _;
 
@@ -10,13 +10,13 @@ const EMPTY: &str = "<empty>";
 
 /// `10.0.0.5:3260,1 iqn.…`
 pub(crate) fn node(record: &Record) -> String {
-    // The real one prints the tag as unsigned, an unknown one (-1) included.
+    // Like the real one, print the tag as unsigned, even an unknown one (-1).
     let tpgt = record.tpgt.map_or(u32::MAX, u32::from);
-    format!("{},{tpgt} {}", record.place.portal(), record.place.iqn)
+    format!("{},{tpgt} {}", record.key.portal(), record.key.iqn)
 }
 
-/// What is listed of a record that has lost its portal, and perhaps its name.
-pub(crate) fn torn(name: Option<&str>) -> String {
+/// The line of a truncated record, which has lost its portal and perhaps its name.
+pub(crate) fn truncated(name: Option<&str>) -> String {
     format!("[]:3260,{} {}", u32::MAX, name.unwrap_or_default())
 }
 
@@ -25,16 +25,16 @@ pub(crate) fn nodes(records: &[Record]) -> String {
     let mut text = String::new();
     let mut last = None;
     for record in records {
-        if last != Some(&record.place.iqn) {
-            let _ = writeln!(text, "Target: {}", record.place.iqn);
+        if last != Some(&record.key.iqn) {
+            let _ = writeln!(text, "Target: {}", record.key.iqn);
         }
         let _ = writeln!(
             text,
             "\tPortal: {},{}\n\t\tIface Name: {IFACE}",
-            record.place.portal(),
+            record.key.portal(),
             record.get("node.tpgt")
         );
-        last = Some(&record.place.iqn);
+        last = Some(&record.key.iqn);
     }
     text.trim_end().to_owned()
 }
@@ -66,20 +66,20 @@ pub(crate) fn sessions(sessions: &[Session], level: u32, initiator: &str) -> Str
             let _ = writeln!(text, "Target: {} (non-flash)", session.iqn);
         }
         last = Some(&session.iqn);
-        one(&mut text, session, level, initiator);
+        session_details(&mut text, session, level, initiator);
     }
     text.trim_end().to_owned()
 }
 
-fn one(text: &mut String, session: &Session, level: u32, initiator: &str) {
-    let place = format!(
+fn session_details(text: &mut String, session: &Session, level: u32, initiator: &str) {
+    let portal = format!(
         "{},{}",
         portal(&session.address, session.port),
         session.tpgt
     );
     let _ = writeln!(
         text,
-        "\tCurrent Portal: {place}\n\tPersistent Portal: {place}"
+        "\tCurrent Portal: {portal}\n\tPersistent Portal: {portal}"
     );
     heading(text, "Interface:");
     let link = if session.lost {
@@ -138,7 +138,7 @@ pub(crate) fn host(session: &Session) -> String {
     )
 }
 
-/// The interface records of a host that has none of its own.
+/// The built-in interface records.
 pub(crate) fn ifaces() -> String {
     let rest = [EMPTY; 4].join(",");
     format!("{IFACE} tcp,{rest}\niser iser,{rest}")

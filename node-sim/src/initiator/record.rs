@@ -1,11 +1,11 @@
-//! Node records: the database of targets and their settings that a login works from.
+//! Node records: the database of targets and their settings, which logins use.
 //!
-//! Laid out as open-iscsi does it, so that another reader of `/etc/iscsi` finds its way:
+//! The layout is open-iscsi's, for other readers of `/etc/iscsi`:
 //! ```text
 //! nodes/<iqn>/<address>,<port>,<tpgt>/default    a record
-//! nodes/<iqn>/<address>,<port>                   a record whose portal group tag nobody knows (made by --op new)
-//! static/<iqn>,<address>,<port>,<tpgt>,default                          -> the record's folder, if made by --op new
-//! send_targets/<address>,<port>/<iqn>,<address>,<port>,<tpgt>,default   -> the same, if made by discovery
+//! nodes/<iqn>/<address>,<port>                   a record with an unknown portal group tag (created by --op new)
+//! static/<iqn>,<address>,<port>,<tpgt>,default                          -> the record's folder, if created by --op new
+//! send_targets/<address>,<port>/<iqn>,<address>,<port>,<tpgt>,default   -> the same, if created by discovery
 //! ```
 
 use std::collections::BTreeMap;
@@ -22,13 +22,13 @@ mod setting;
 
 use setting::{Kind, SETTINGS, Setting};
 
-/// The one interface record there is.
+/// The only interface record.
 pub(crate) const IFACE: &str = "default";
 
-/// The version that records are stamped with and `--version` prints: the release whose behaviour this follows.
+/// The version in records and in the output of `--version`: the release that is simulated.
 pub(crate) const VERSION: &str = "2.1.9";
 
-/// How a record came to be.
+/// How a record was created.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
     /// `--op new`.
@@ -37,9 +37,9 @@ pub(crate) enum Origin {
     SendTargets { address: String, port: u16 },
 }
 
-/// Where a target is: what a record is found by.
+/// Target and portal: the key of a record.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Place {
+pub(crate) struct NodeKey {
     pub(crate) iqn: String,
     pub(crate) address: String,
     pub(crate) port: u16,
@@ -48,14 +48,14 @@ pub(crate) struct Place {
 /// One node record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Record {
-    pub(crate) place: Place,
-    /// `None` = not known, written as -1.
+    pub(crate) key: NodeKey,
+    /// `None` = unknown, written as -1.
     pub(crate) tpgt: Option<u16>,
     pub(crate) origin: Origin,
     settings: BTreeMap<&'static str, String>,
 }
 
-/// Which places a command means; what is `None` does not matter.
+/// A filter for records and sessions; `None` matches everything.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Pattern {
     pub(crate) iqn: Option<String>,
@@ -65,39 +65,39 @@ pub(crate) struct Pattern {
 }
 
 impl Pattern {
-    pub(crate) fn fits(&self, place: &Place) -> bool {
-        self.iqn.as_ref().is_none_or(|iqn| *iqn == place.iqn)
+    pub(crate) fn matches(&self, key: &NodeKey) -> bool {
+        self.iqn.as_ref().is_none_or(|iqn| *iqn == key.iqn)
             && self
                 .address
                 .as_ref()
-                .is_none_or(|address| *address == place.address)
-            && self.port.is_none_or(|port| port == place.port)
+                .is_none_or(|address| *address == key.address)
+            && self.port.is_none_or(|port| port == key.port)
     }
 
-    /// Nothing was asked for in particular.
+    /// True if the filter matches everything.
     pub(crate) fn is_any(&self) -> bool {
         self.iqn.is_none() && self.address.is_none() && self.port.is_none() && self.sid.is_none()
     }
 }
 
-/// The pattern that only this place fits.
-pub(crate) fn exactly(place: &Place) -> Pattern {
+/// The pattern that matches only this key.
+pub(crate) fn exactly(key: &NodeKey) -> Pattern {
     Pattern {
-        iqn: Some(place.iqn.clone()),
-        address: Some(place.address.clone()),
-        port: Some(place.port),
+        iqn: Some(key.iqn.clone()),
+        address: Some(key.address.clone()),
+        port: Some(key.port),
         sid: None,
     }
 }
 
-impl Place {
+impl NodeKey {
     /// `10.0.0.5:3260` or `[fd00::5]:3260`.
     pub(crate) fn portal(&self) -> String {
         portal(&self.address, self.port)
     }
 }
 
-/// An address and a port, with brackets where there are colons.
+/// An address and a port, with brackets if the address is IPv6.
 pub(crate) fn portal(address: &str, port: u16) -> String {
     if address.contains(':') {
         format!("[{address}]:{port}")
@@ -108,27 +108,27 @@ pub(crate) fn portal(address: &str, port: u16) -> String {
 
 impl Record {
     /// A record with default settings.
-    pub(crate) fn new(place: Place, tpgt: Option<u16>, origin: Origin) -> Self {
+    pub(crate) fn new(key: NodeKey, tpgt: Option<u16>, origin: Origin) -> Self {
         Self {
-            place,
+            key,
             tpgt,
             origin,
             settings: BTreeMap::new(),
         }
     }
 
-    /// A setting's value, empty where it has none.
+    /// The value of a setting; empty if it has none.
     pub(crate) fn get(&self, name: &str) -> String {
         let Some(setting) = SETTINGS.iter().find(|setting| setting.name == name) else {
             return String::new();
         };
         match name {
-            "node.name" => self.place.iqn.clone(),
+            "node.name" => self.key.iqn.clone(),
             "node.tpgt" => self
                 .tpgt
                 .map_or_else(|| "-1".to_owned(), |tpgt| tpgt.to_string()),
-            "node.conn[0].address" => self.place.address.clone(),
-            "node.conn[0].port" => self.place.port.to_string(),
+            "node.conn[0].address" => self.key.address.clone(),
+            "node.conn[0].port" => self.key.port.to_string(),
             "node.discovery_address" => match &self.origin {
                 Origin::Static => String::new(),
                 Origin::SendTargets { address, .. } => address.clone(),
@@ -151,7 +151,7 @@ impl Record {
 
     /// Changes a setting.
     pub(crate) fn set(&mut self, name: &str, value: &str) -> Result<(), Failure> {
-        // An old name that open-iscsi still takes.
+        // An old name that open-iscsi still accepts.
         let name = if name == "node.transport_name" {
             "iface.transport_name"
         } else {
@@ -168,10 +168,10 @@ impl Record {
         Ok(())
     }
 
-    /// What `iscsid.conf` says takes the place of our defaults; what makes no sense there is left out, as with a warning.
+    /// Overrides our defaults with those of `iscsid.conf`. Invalid lines are ignored (open-iscsi prints a warning).
     pub(crate) fn take_defaults(&mut self, defaults: &[(String, String)]) {
         for (name, value) in defaults {
-            // Not `set`: nobody is told what a file has that is not about records.
+            // Not `set`, because `iscsid.conf` also has settings that are not about records.
             if let Ok(setting) = find(name)
                 && setting.accept(value).is_ok()
             {
@@ -180,7 +180,7 @@ impl Record {
         }
     }
 
-    /// As `--op show` prints it; passwords are starred unless `secrets`.
+    /// The output of `--op show`; passwords are masked unless `secrets`.
     pub(crate) fn print(&self, secrets: bool) -> String {
         let mut text = format!("# BEGIN RECORD {VERSION}\n");
         for setting in SETTINGS {
@@ -207,7 +207,7 @@ impl Record {
         )
     }
 
-    fn parse(place: Place, tpgt: Option<u16>, read: &BTreeMap<&str, &str>) -> Self {
+    fn parse(key: NodeKey, tpgt: Option<u16>, read: &BTreeMap<&str, &str>) -> Self {
         let origin = match (
             read.get("node.discovery_address"),
             read.get("node.discovery_port"),
@@ -218,7 +218,7 @@ impl Record {
             },
             _ => Origin::Static,
         };
-        let mut record = Self::new(place, tpgt, origin);
+        let mut record = Self::new(key, tpgt, origin);
         for setting in SETTINGS
             .iter()
             .filter(|setting| setting.kind != Kind::Fixed)
@@ -231,7 +231,7 @@ impl Record {
     }
 }
 
-/// The setting of this name, if a command may change it.
+/// The setting with this name, if a command may change it.
 fn find(name: &str) -> Result<&'static Setting, Failure> {
     match SETTINGS.iter().find(|setting| setting.name == name) {
         Some(setting) if setting.kind == Kind::Fixed => Err(Failure::invalid(format!(
@@ -244,96 +244,107 @@ fn find(name: &str) -> Result<&'static Setting, Failure> {
     }
 }
 
-/// A record that has lost a part of its file.
+/// A record with a truncated file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Torn {
-    /// The target's name, as the file has it.
+pub(crate) struct Truncated {
+    /// The target's name, if it is still in the file.
     pub(crate) name: Option<String>,
-    place: Place,
+    key: NodeKey,
 }
 
 /// A record's file.
-struct Filed {
-    place: Place,
+struct RecordFile {
+    key: NodeKey,
     tpgt: Option<u16>,
     path: PathBuf,
     text: String,
 }
 
-impl Filed {
-    /// A last line without an end is left out.
+impl RecordFile {
+    /// The settings; a last line without a newline is ignored.
     fn lines(&self) -> impl Iterator<Item = (&str, &str)> {
         let whole = self.text.rfind('\n').map_or("", |end| &self.text[..end]);
         let lines = whole.lines().filter(|line| !line.starts_with('#'));
         lines.filter_map(|line| line.split_once(" = "))
     }
 
-    fn says(&self, name: &str) -> Option<&str> {
+    fn value_of(&self, name: &str) -> Option<&str> {
         let mut lines = self.lines();
         lines.find_map(|(key, value)| (key == name).then_some(value))
     }
 
-    fn is_torn(&self) -> bool {
-        self.says("node.conn[0].address").is_none()
+    fn is_truncated(&self) -> bool {
+        self.value_of("node.conn[0].address").is_none()
     }
 }
 
-/// All records that fit, by target and portal. What is torn is none; settings that are not known are left out.
+/// All matching records, by target and portal. Truncated records and unknown settings are ignored.
 pub(crate) fn list(host: &Host, pattern: &Pattern) -> Result<Vec<Record>, Failure> {
-    let mut filed = filed(host)?;
-    filed.retain(|filed| pattern.fits(&filed.place) && !filed.is_torn());
-    let mut records: Vec<Record> = filed
+    let mut record_files = record_files(host)?;
+    record_files
+        .retain(|record_files| pattern.matches(&record_files.key) && !record_files.is_truncated());
+    let mut records: Vec<Record> = record_files
         .iter()
-        .map(|filed| Record::parse(filed.place.clone(), filed.tpgt, &filed.lines().collect()))
+        .map(|record_files| {
+            Record::parse(
+                record_files.key.clone(),
+                record_files.tpgt,
+                &record_files.lines().collect(),
+            )
+        })
         .collect();
-    records.sort_by(|a, b| (&a.place, a.tpgt).cmp(&(&b.place, b.tpgt)));
+    records.sort_by(|a, b| (&a.key, a.tpgt).cmp(&(&b.key, b.tpgt)));
     Ok(records)
 }
 
-/// The records that are torn.
-pub(crate) fn torn(host: &Host) -> Result<Vec<Torn>, Failure> {
-    let torn = filed(host)?.into_iter().filter(Filed::is_torn);
-    Ok(torn
-        .map(|filed| Torn {
-            name: filed.says("node.name").map(str::to_owned),
-            place: filed.place,
+/// All truncated records.
+pub(crate) fn truncated(host: &Host) -> Result<Vec<Truncated>, Failure> {
+    let truncated = record_files(host)?
+        .into_iter()
+        .filter(RecordFile::is_truncated);
+    Ok(truncated
+        .map(|record_files| Truncated {
+            name: record_files.value_of("node.name").map(str::to_owned),
+            key: record_files.key,
         })
         .collect())
 }
 
-/// Whatever is shown, all records are read for it, and one of another release keeps all from being shown (2.1.8).
+/// Fails if any record has an unknown setting: commands that show records read all of them, so a single record of another release
+/// makes them fail (2.1.8).
 pub(crate) fn must_be_readable(host: &Host) -> Result<(), Failure> {
-    for filed in filed(host)? {
+    for record_files in record_files(host)? {
         let known = |name: &str| {
             name.starts_with("iface.") || SETTINGS.iter().any(|setting| setting.name == name)
         };
-        if let Some((name, _)) = filed.lines().find(|(name, _)| !known(name)) {
+        if let Some((name, _)) = record_files.lines().find(|(name, _)| !known(name)) {
             return Err(Failure::invalid(format!(
                 "Unknown parameter name {name}: config file {} invalid.",
-                filed.path.display()
+                record_files.path.display()
             )));
         }
     }
     Ok(())
 }
 
-/// One that is torn behind its name can neither be deleted nor made anew.
-pub(crate) fn must_not_be_torn(host: &Host, pattern: &Pattern) -> Result<(), Failure> {
-    let named = |torn: &&Torn| torn.name.is_some() && pattern.fits(&torn.place);
-    match torn(host)?.iter().find(named) {
+/// Fails if a matching record is truncated after its name: it can be neither deleted nor re-created.
+pub(crate) fn must_not_be_truncated(host: &Host, pattern: &Pattern) -> Result<(), Failure> {
+    let named =
+        |truncated: &&Truncated| truncated.name.is_some() && pattern.matches(&truncated.key);
+    match truncated(host)?.iter().find(named) {
         None => Ok(()),
-        Some(torn) => Err(Failure::new(
+        Some(truncated) => Err(Failure::new(
             Exit::Database,
             format!(
                 "Could not stat {}/,3260,-1/{IFACE} to delete node: No such file or directory",
-                nodes(host).join(&torn.place.iqn).display()
+                nodes(host).join(&truncated.key.iqn).display()
             ),
         )),
     }
 }
 
 /// The files of all records.
-fn filed(host: &Host) -> Result<Vec<Filed>, Failure> {
+fn record_files(host: &Host) -> Result<Vec<RecordFile>, Failure> {
     let nodes = nodes(host);
     let mut all = Vec::new();
     for iqn in names(&nodes)? {
@@ -345,7 +356,7 @@ fn filed(host: &Host) -> Result<Vec<Filed>, Failure> {
             ));
         }
         for name in names(&folder)? {
-            let Some((place, tpgt)) = place_of(&iqn, &name) else {
+            let Some((key, tpgt)) = parse_key(&iqn, &name) else {
                 continue;
             };
             let path = folder.join(&name);
@@ -354,11 +365,11 @@ fn filed(host: &Host) -> Result<Vec<Filed>, Failure> {
             } else {
                 path
             };
-            // Between folder and file a record may be missing: it was never finished.
+            // The folder may exist without the file, if the record was never finished.
             if path.is_file() {
                 let text = fs::read_to_string(&path).map_err(|wrong| database(&path, &wrong))?;
-                all.push(Filed {
-                    place,
+                all.push(RecordFile {
+                    key,
                     tpgt,
                     path,
                     text,
@@ -369,12 +380,12 @@ fn filed(host: &Host) -> Result<Vec<Filed>, Failure> {
     Ok(all)
 }
 
-/// Writes a record as it is. One without a portal group tag takes over the tag of a record for the same portal.
+/// Writes a record. If it has no portal group tag, it takes over the tag of an existing record for the same portal.
 pub(crate) fn write(host: &Host, lock: &Lock, record: &mut Record) -> Result<(), Failure> {
-    let folder = nodes(host).join(safe(&record.place.iqn)?);
-    let plain = folder.join(format!("{},{}", record.place.address, record.place.port));
+    let folder = nodes(host).join(safe(&record.key.iqn)?);
+    let plain = folder.join(format!("{},{}", record.key.address, record.key.port));
     if record.tpgt.is_none() {
-        record.tpgt = list(host, &exactly(&record.place))?
+        record.tpgt = list(host, &exactly(&record.key))?
             .iter()
             .find_map(|known| known.tpgt);
     }
@@ -388,10 +399,7 @@ pub(crate) fn write(host: &Host, lock: &Lock, record: &mut Record) -> Result<(),
     match record.tpgt {
         None => saved(&plain).map_err(|wrong| database(&plain, &wrong)),
         Some(tpgt) => {
-            let path = folder.join(format!(
-                "{},{},{tpgt}",
-                record.place.address, record.place.port
-            ));
+            let path = folder.join(format!("{},{},{tpgt}", record.key.address, record.key.port));
             saved(&path.join(IFACE)).map_err(|wrong| database(&path, &wrong))?;
             store::remove(&plain).map_err(|wrong| database(&plain, &wrong))?;
             let link = link(host, record, tpgt)?;
@@ -400,16 +408,16 @@ pub(crate) fn write(host: &Host, lock: &Lock, record: &mut Record) -> Result<(),
     }
 }
 
-/// Removes a record and the folders it leaves empty.
+/// Deletes a record, and its folders if they are empty.
 pub(crate) fn delete(host: &Host, record: &Record) -> Result<(), Failure> {
-    let folder = nodes(host).join(safe(&record.place.iqn)?);
-    let plain = format!("{},{}", record.place.address, record.place.port);
+    let folder = nodes(host).join(safe(&record.key.iqn)?);
+    let plain = format!("{},{}", record.key.address, record.key.port);
     let gone = || -> std::io::Result<()> {
         match record.tpgt {
             None => store::remove(&folder.join(&plain))?,
             Some(tpgt) => store::remove_tree(&folder.join(format!("{plain},{tpgt}")))?,
         }
-        // The folder may hold other portals of the target.
+        // This fails if the folder has records for other portals of the target.
         let _ = fs::remove_dir(&folder);
         Ok(())
     };
@@ -425,7 +433,7 @@ fn nodes(host: &Host) -> PathBuf {
 }
 
 fn link(host: &Host, record: &Record, tpgt: u16) -> Result<PathBuf, Failure> {
-    let Place { iqn, address, port } = &record.place;
+    let NodeKey { iqn, address, port } = &record.key;
     let name = format!("{},{address},{port},{tpgt},{IFACE}", safe(iqn)?);
     Ok(match &record.origin {
         Origin::Static => host.iscsi_dir().join("static").join(name),
@@ -445,14 +453,14 @@ fn linked(to: &Path, link: &Path) -> std::io::Result<()> {
     symlink(to, link)
 }
 
-/// `10.0.0.5,3260,1` and `10.0.0.5,3260`.
-fn place_of(iqn: &str, name: &str) -> Option<(Place, Option<u16>)> {
+/// Parses `10.0.0.5,3260,1` and `10.0.0.5,3260`.
+fn parse_key(iqn: &str, name: &str) -> Option<(NodeKey, Option<u16>)> {
     let mut parts = name.split(',');
     let address = parts.next()?.to_owned();
     let port = parts.next()?.parse().ok()?;
     let tpgt = parts.next().map(str::parse).transpose().ok()?;
     Some((
-        Place {
+        NodeKey {
             iqn: iqn.to_owned(),
             address,
             port,
@@ -461,7 +469,7 @@ fn place_of(iqn: &str, name: &str) -> Option<(Place, Option<u16>)> {
     ))
 }
 
-/// A target's name as the name of a folder. Real names are; anything else was never discovered and gets no record.
+/// A target's name as a folder name. Fails if the name is not valid as one; real names always are.
 fn safe(iqn: &str) -> Result<&str, Failure> {
     if iqn.is_empty() || iqn.len() > 223 || iqn.starts_with('.') || iqn.contains(['/', '\0']) {
         return Err(Failure::invalid(format!(

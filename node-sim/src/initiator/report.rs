@@ -1,4 +1,4 @@
-//! What a person or a test harness wants to know of a host root, and how to take everything away.
+//! `node-sim status` and `node-sim cleanup`: reports the state of a host root, and logs out of everything.
 
 use std::io;
 
@@ -10,10 +10,10 @@ use super::record::{self, Pattern};
 use super::session::{self, Sessions, Stage};
 use crate::loop_device;
 
-/// A host root at one moment.
+/// The state of a host root.
 #[derive(Debug, Serialize)]
 pub struct Status {
-    /// Sessions, half-made ones included.
+    /// Sessions, including half-made ones.
     pub sessions: Vec<SessionStatus>,
     /// Node records.
     pub records: Vec<RecordStatus>,
@@ -45,9 +45,9 @@ pub struct DiskStatus {
     pub file: String,
     /// The unit serial number as of the last rescan.
     pub serial: String,
-    /// Bytes that the device shows; `None` = not attached.
+    /// Size of the device in bytes; `None` = not attached.
     pub bytes: Option<u64>,
-    /// Bytes of the file; `None` = it is gone. More than `bytes` = grown and not rescanned yet.
+    /// Size of the file in bytes; `None` = it is gone. More than `bytes` = grown and not rescanned yet.
     pub file_bytes: Option<u64>,
 }
 
@@ -62,7 +62,7 @@ pub struct RecordStatus {
     pub tpgt: Option<u16>,
 }
 
-/// Looks, and changes nothing.
+/// Reads the state without changing anything.
 ///
 /// # Errors
 /// `root` is not a host root, or cannot be read.
@@ -74,16 +74,16 @@ pub fn status(host: &Host) -> io::Result<Status> {
         records: records
             .into_iter()
             .map(|record| RecordStatus {
-                portal: record.place.portal(),
-                target: record.place.iqn,
+                portal: record.key.portal(),
+                target: record.key.iqn,
                 tpgt: record.tpgt,
             })
             .collect(),
     })
 }
 
-/// Logs out of everything and frees every loop device of this host root, those of killed commands included. Records stay.
-/// Answers how many sessions there were.
+/// Logs out of all sessions and frees every loop device of this host root, including those of killed commands. Records stay.
+/// Returns the number of sessions.
 ///
 /// # Errors
 /// `root` is not a host root, or a device cannot be freed.
@@ -99,7 +99,7 @@ pub fn cleanup(host: &Host) -> io::Result<usize> {
 }
 
 impl Status {
-    /// As a table for a person.
+    /// A table for humans.
     pub fn table(&self) -> String {
         if self.sessions.is_empty() && self.records.is_empty() {
             return "No sessions, no node records.".to_owned();
@@ -168,7 +168,7 @@ fn session_status(session: &session::Session) -> SessionStatus {
     SessionStatus {
         sid: session.sid,
         target: session.iqn.clone(),
-        portal: session.place().portal(),
+        portal: session.node_key().portal(),
         state: match (session.stage, session.lost) {
             (Stage::Starting | Stage::Ending, _) => "half-made",
             (Stage::Live, true) => "target lost",
@@ -178,7 +178,7 @@ fn session_status(session: &session::Session) -> SessionStatus {
     }
 }
 
-/// In the largest binary unit that leaves a whole number.
+/// Formats a size in the largest binary unit that gives a whole number.
 fn bytes(count: u64) -> String {
     let units = [
         (1 << 40, "TiB"),

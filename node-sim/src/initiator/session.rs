@@ -1,7 +1,7 @@
-//! Sessions: what a login does, what a rescan finds out, what a logout undoes.
+//! Sessions: login, rescan and logout.
 //!
-//! A session is written down before anything is done for it, each disk before it is attached. `kill -9` leaves a session
-//! that is not [`Stage::Live`]; the next command undoes it ([`Sessions::open`]), as a target drops a half-made login.
+//! A session's file is written before its login starts, and each disk is added to it before it is attached. `kill -9` leaves a
+//! session that is not [`Stage::Live`]; the next command undoes it ([`Sessions::open`]), as a target drops a half-made login.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,29 +14,29 @@ use serde::{Deserialize, Serialize};
 use super::console::{Exit, Failure};
 
 use super::host::Host;
-use super::record::{Pattern, Place, Record, exactly};
+use super::record::{NodeKey, Pattern, Record, exactly};
 use super::tree::{LinkState, SessionView, Tree};
 use crate::loop_device::{self, Backing, Losetup};
 use crate::store::{self, Durability, Lock};
 use crate::target::loopdev::{Refusal, Targets};
 use crate::target::{self, Chap, Credential, LogicalUnit, Target};
 
-/// How far a session is.
+/// The stage of a session's life cycle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Stage {
-    /// Its login is under way, or was killed.
+    /// Its login is in progress, or was killed.
     Starting,
     /// Logged in.
     Live,
-    /// Its logout is under way, or was killed.
+    /// Its logout is in progress, or was killed.
     Ending,
 }
 
 /// A disk of a session.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Disk {
-    /// `/dev/loopN`. Ours only as long as it shows `backing`.
+    /// `/dev/loopN`. It is ours only as long as it is attached to `backing`.
     pub(crate) device: String,
     pub(crate) backing: Backing,
     /// As of the last rescan.
@@ -47,27 +47,27 @@ pub(crate) struct Disk {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Session {
     pub(crate) sid: u32,
-    /// Number of its SCSI host.
+    /// The number of its SCSI host.
     pub(crate) host: u32,
     pub(crate) iqn: String,
     pub(crate) address: String,
     pub(crate) port: u16,
     pub(crate) tpgt: u16,
     pub(crate) stage: Stage,
-    /// The target did not know us at the last rescan.
+    /// The target did not have this session at the last rescan.
     pub(crate) lost: bool,
     pub(crate) disks: BTreeMap<u16, Disk>,
     pub(crate) chap_user: Option<String>,
-    /// The folder of targets it is logged in to, and its name there.
+    /// The folder of targets that it is logged in to.
     network: PathBuf,
     key: String,
-    /// Sessions end with the kernel.
+    /// The kernel's boot id: sessions end at a reboot.
     boot: String,
 }
 
 impl Session {
-    pub(crate) fn place(&self) -> Place {
-        Place {
+    pub(crate) fn node_key(&self) -> NodeKey {
+        NodeKey {
             iqn: self.iqn.clone(),
             address: self.address.clone(),
             port: self.port,
@@ -75,7 +75,7 @@ impl Session {
     }
 }
 
-/// All sessions of a host, held by the one command that may change them.
+/// All sessions of a host, for the command that holds the lock.
 #[derive(Debug)]
 pub(crate) struct Sessions<'a> {
     host: &'a Host,
@@ -86,7 +86,7 @@ pub(crate) struct Sessions<'a> {
 }
 
 impl<'a> Sessions<'a> {
-    /// Reads them, and undoes what a killed command or a reboot has left behind.
+    /// Reads the sessions, and cleans up after killed commands and reboots.
     pub(crate) fn open(host: &'a Host, lock: &'a Lock) -> io::Result<Self> {
         let tree = Tree::new(host.sys_dir(), lock);
         let mut sessions = Self {
@@ -107,34 +107,34 @@ impl<'a> Sessions<'a> {
         Ok(sessions)
     }
 
-    /// The lock that is held: what is written is written under it.
+    /// The lock that all writes need.
     pub(crate) fn lock(&self) -> &'a Lock {
         self.lock
     }
 
-    /// Those that fit, by number.
+    /// The sessions that match, by number.
     pub(crate) fn find(&self, pattern: &Pattern) -> Vec<Session> {
-        let fits = |session: &&Session| {
-            pattern.sid.is_none_or(|sid| sid == session.sid) && pattern.fits(&session.place())
+        let matches = |session: &&Session| {
+            pattern.sid.is_none_or(|sid| sid == session.sid) && pattern.matches(&session.node_key())
         };
-        self.live.values().filter(fits).cloned().collect()
+        self.live.values().filter(matches).cloned().collect()
     }
 
     /// Logs in at the record's portal and attaches the target's disks.
     pub(crate) fn login(&mut self, record: &Record) -> Result<Session, Failure> {
         let initiator = self.host.initiator_name()?;
-        let Place { iqn, address, port } = record.place.clone();
+        let NodeKey { iqn, address, port } = record.key.clone();
         let Some((at, network)) = self.host.network_of(&iqn, &address, port)? else {
             return Err(Failure::new(
                 Exit::ConnectTimeout,
-                format!("{} does not listen", record.place.portal()),
+                format!("{} does not listen", record.key.portal()),
             ));
         };
         let sid = self.next_sid()?;
-        let chap = proof(record);
+        let chap = chap_of(record);
         let mut session = Session {
             sid,
-            // Another number on purpose: whoever mixes the two up shall notice.
+            // A different number on purpose, so that a mix-up of the two is noticed.
             host: sid + 10,
             iqn,
             address,
@@ -149,8 +149,8 @@ impl<'a> Sessions<'a> {
             boot: boot()?,
         };
         self.save(&session)?;
-        let made = self.make(&mut session, &initiator, at.ip(), chap.as_ref(), record);
-        if let Err(failure) = made {
+        let result = self.establish(&mut session, &initiator, at.ip(), chap.as_ref(), record);
+        if let Err(failure) = result {
             self.undo(session)?;
             return Err(failure);
         }
@@ -158,7 +158,7 @@ impl<'a> Sessions<'a> {
         Ok(session)
     }
 
-    fn make(
+    fn establish(
         &self,
         session: &mut Session,
         initiator: &str,
@@ -167,7 +167,7 @@ impl<'a> Sessions<'a> {
         record: &Record,
     ) -> Result<(), Failure> {
         let network = Targets::open(&session.network)?;
-        let target = knock(&network, session, initiator, from, chap)?;
+        let target = login_to(&network, session, initiator, from, chap)?;
         self.tree.build(&SessionView {
             sid: session.sid,
             host: session.host,
@@ -188,7 +188,7 @@ impl<'a> Sessions<'a> {
         Ok(self.save(session)?)
     }
 
-    /// Looks at the target again: sizes, identities, new units, and whether it is there at all.
+    /// Re-reads the target: whether it exists, sizes, identities and new units.
     pub(crate) fn rescan(&mut self, session: &mut Session) -> Result<(), Failure> {
         let result = self.refresh(session);
         self.save(session)?;
@@ -200,10 +200,10 @@ impl<'a> Sessions<'a> {
         let network = Targets::open(&session.network)?;
         let target = match network.attached(&session.iqn, &session.key)? {
             Some(target) => Some(target),
-            // What somebody has mounted cannot be swapped for the file that the LUN has now, so such a session stays out.
+            // A disk in use cannot switch to the LUN's new file, so such a session stays lost.
             None if self.is_cut_off(&network, session)? => None,
-            // A session whose target went away tries to log in again and again, so it succeeds when the target is back.
-            None => self.knock_again(&network, session)?,
+            // A session without its target retries its login forever, so it succeeds once the target is back.
+            None => self.reconnect(&network, session)?,
         };
         session.lost = target.is_none();
         let link = if session.lost {
@@ -222,16 +222,15 @@ impl<'a> Sessions<'a> {
         };
         for (lun, unit) in &target.luns {
             match session.disks.get(lun).cloned() {
-                Some(disk) => self.look(session, *lun, unit, &disk)?,
+                Some(disk) => self.rescan_disk(session, *lun, unit, &disk)?,
                 None => self.attach(session, *lun, unit, None)?,
             }
         }
-        // A unit that is no longer mapped stays as it was: nothing answers, so nothing is learned.
+        // A disk whose LUN is no longer mapped keeps its cached state, as in the kernel.
         Ok(())
     }
 
-    /// Whether a disk in use shows the file that its unit had when the target was removed, and the target that is back
-    /// has another one for the same unit.
+    /// True if a disk in use is attached to its unit's old file, which was replaced when the target was removed.
     fn is_cut_off(&self, network: &Targets, session: &Session) -> io::Result<bool> {
         let Some(target) = network.get(&session.iqn)? else {
             return Ok(false);
@@ -241,7 +240,7 @@ impl<'a> Sessions<'a> {
             let Some(unit) = unit.filter(|unit| unit.serial == disk.unit.serial) else {
                 continue;
             };
-            if self.losetup.shows(&disk.device, &disk.backing)?
+            if self.losetup.is_attached_to(&disk.device, &disk.backing)?
                 && !disk.backing.is_same(&Backing::of(&unit.file)?)
                 && loop_device::is_claimed(&disk.device)
             {
@@ -251,16 +250,16 @@ impl<'a> Sessions<'a> {
         Ok(false)
     }
 
-    fn knock_again(&self, network: &Targets, session: &Session) -> Result<Option<Target>, Failure> {
-        // iscsid would use the settings of the first login; those of the record are as good.
-        let records = super::record::list(self.host, &exactly(&session.place()))?;
-        let chap = records.iter().find_map(proof);
+    fn reconnect(&self, network: &Targets, session: &Session) -> Result<Option<Target>, Failure> {
+        // iscsid would use the settings of the first login; those of the record are good enough.
+        let records = super::record::list(self.host, &exactly(&session.node_key()))?;
+        let chap = records.iter().find_map(chap_of);
         let (address, port) = (&session.address, session.port);
         let Some((at, _)) = self.host.network_of(&session.iqn, address, port)? else {
             return Ok(None);
         };
         let initiator = self.host.initiator_name()?;
-        match knock(network, session, &initiator, at.ip(), chap.as_ref()) {
+        match login_to(network, session, &initiator, at.ip(), chap.as_ref()) {
             Ok(target) => Ok(Some(target)),
             Err(refused) if matches!(refused.exit, Exit::FatalLogin | Exit::Authentication) => {
                 Ok(None)
@@ -269,23 +268,23 @@ impl<'a> Sessions<'a> {
         }
     }
 
-    /// One disk at a rescan.
-    fn look(
+    /// Rescans one disk.
+    fn rescan_disk(
         &self,
         session: &mut Session,
         lun: u16,
         unit: &LogicalUnit,
         disk: &Disk,
     ) -> Result<(), Failure> {
-        let attached = self.losetup.shows(&disk.device, &disk.backing)?;
-        // Asked first: a unit without a file must not cost us the disk we have.
+        let attached = self.losetup.is_attached_to(&disk.device, &disk.backing)?;
+        // Check this first: if the unit's file is missing, keep the existing disk.
         let same_file = disk.backing.is_same(&Backing::of(&unit.file)?);
         if attached && !same_file && loop_device::is_claimed(&disk.device) {
-            // The real disk would show the new unit's blocks from now on, under a mounted file system. This one cannot.
+            // A real disk would now show the new unit's blocks, even under a mounted file system. A loop device cannot.
             self.tree.identify(session.sid, session.host, lun, unit)?;
         } else if attached && same_file {
             self.losetup.grow(&disk.device)?;
-            // All of it, not only the identity: a killed command may have attached the disk and shown nothing.
+            // Write the whole entry, not only the identity: a killed command may have attached the disk without adding it.
             self.tree
                 .add_disk(session.sid, session.host, lun, unit, &disk.device)?;
         } else {
@@ -300,18 +299,18 @@ impl<'a> Sessions<'a> {
         Ok(())
     }
 
-    /// Logs out: the disks and all that shows the session go. It works for a lost session as well.
+    /// Logs out: removes the disks and the session's entries in the tree. It also works for a lost session.
     pub(crate) fn logout(&mut self, session: Session) -> io::Result<()> {
         self.live.remove(&session.sid);
         self.undo(session)
     }
 
-    /// After everything was logged out: takes away what no session accounts for.
+    /// Removes leftovers from the tree, after all sessions are logged out.
     pub(crate) fn sweep(&self) -> io::Result<()> {
         self.tree.sweep()
     }
 
-    /// Shows the unit as a disk, in the place of what the `occupied` device shows, if there is one.
+    /// Attaches the unit as a disk, reusing the `occupied` device if there is one.
     fn attach(
         &self,
         session: &mut Session,
@@ -334,7 +333,7 @@ impl<'a> Sessions<'a> {
             .add_disk(session.sid, session.host, lun, unit, &device)?)
     }
 
-    /// From any stage to nothing, in an order that can be taken up again at any point.
+    /// Removes a session in any stage. It can be interrupted at any point and repeated.
     fn undo(&self, mut session: Session) -> io::Result<()> {
         if session.stage != Stage::Ending {
             session.stage = Stage::Ending;
@@ -347,7 +346,7 @@ impl<'a> Sessions<'a> {
             .collect();
         self.tree.remove(session.sid, session.host, &devices)?;
         for disk in session.disks.values() {
-            if self.losetup.shows(&disk.device, &disk.backing)? {
+            if self.losetup.is_attached_to(&disk.device, &disk.backing)? {
                 self.losetup.detach(&disk.device)?;
             }
         }
@@ -362,19 +361,20 @@ impl<'a> Sessions<'a> {
             .write_json(&file(self.host, session.sid), session, Durability::Reboot)
     }
 
-    /// Numbers are not used twice, as in a kernel that runs (`iscsi_session_nr` counts up). The counter is written before the
-    /// session is, so a killed login uses its number up, too; should the counter be lost, the sessions tell.
+    /// The next session number. As in the kernel (`iscsi_session_nr`), numbers are not reused until a reboot. The counter is
+    /// written before the session, so a killed login also consumes its number. If the counter is lost, the live sessions' numbers
+    /// are used.
     fn next_sid(&self) -> io::Result<u32> {
         let counter = self.host.state_dir().join("last-sid");
         let used = store::read_json::<u32>(&counter)?.unwrap_or(0);
-        let lives = self.live.keys().last().copied().unwrap_or(0);
-        let sid = used.max(lives) + 1;
+        let newest = self.live.keys().last().copied().unwrap_or(0);
+        let sid = used.max(newest) + 1;
         self.lock.write_json(&counter, &sid, Durability::Reboot)?;
         Ok(sid)
     }
 }
 
-/// The sessions as they are written down, whatever their stage.
+/// Reads the stored sessions, in any stage.
 pub(crate) fn read(host: &Host) -> io::Result<Vec<Session>> {
     let dir = host.state_dir().join("sessions");
     let mut sessions: Vec<Session> = Vec::new();
@@ -385,22 +385,22 @@ pub(crate) fn read(host: &Host) -> io::Result<Vec<Session>> {
     Ok(sessions)
 }
 
-/// What the record says to prove ourselves with.
-fn proof(record: &Record) -> Option<Chap> {
+/// The CHAP credentials in the record.
+fn chap_of(record: &Record) -> Option<Chap> {
     (record.get("node.session.auth.authmethod") == "CHAP").then(|| Chap {
         user: record.get("node.session.auth.username"),
         password: record.get("node.session.auth.password"),
-        // As open-iscsi does: whoever has a password for the target wants to hear it.
+        // As in open-iscsi: a password for the target requires mutual CHAP.
         mutual: Some(Credential {
             user: record.get("node.session.auth.username_in"),
             password: record.get("node.session.auth.password_in"),
         })
-        .filter(|asked| !asked.password.is_empty()),
+        .filter(|target| !target.password.is_empty()),
     })
 }
 
-/// The target's answer to a login, in open-iscsi's exit codes.
-fn knock(
+/// Logs in to the target; a refusal becomes open-iscsi's exit code.
+fn login_to(
     network: &Targets,
     session: &Session,
     initiator: &str,
@@ -415,7 +415,7 @@ fn knock(
         .login(&session.iqn, &session.key, &ours, chap)
         .map_err(|refusal| {
             let exit = match refusal {
-                // RFC 7143 section 11.13.5: 0203 and 0206 are initiator errors, which an initiator does not try again.
+                // RFC 7143 section 11.13.5: 0203 and 0206 are initiator errors, which an initiator does not retry.
                 Refusal::NoTarget | Refusal::SessionLimit => Exit::FatalLogin,
                 Refusal::Authentication => Exit::Authentication,
                 Refusal::Io(_) => Exit::Internal,

@@ -1,4 +1,4 @@
-//! The part of `/sys` that shows iSCSI sessions and their disks: the files, symlinks and formats of the kernel's.
+//! The part of `/sys` with iSCSI sessions and their disks, with the files, symbolic links and formats of the kernel.
 //!
 //! ```text
 //! devices/platform/hostH/iscsi_host/hostH/…
@@ -8,8 +8,8 @@
 //! class/{iscsi_host,iscsi_session,iscsi_connection}/… -> the folders above
 //! class/block/loopX -> the real /sys/class/block/loopX
 //! ```
-//! A session appears when all of it is there (its link in `class/iscsi_session` is made last) and goes link first.
-//! Identity is a copy taken at attach and at rescan, like the kernel's: it may be stale.
+//! A session appears only when it is complete (its link in `class/iscsi_session` is created last), and is removed link first.
+//! Like the kernel's, a disk's identity is cached at attach and at rescan, and may be out of date.
 
 use std::fs;
 use std::io;
@@ -19,10 +19,10 @@ use std::path::{Path, PathBuf};
 use crate::store::{self, Durability, Lock};
 use crate::target::LogicalUnit;
 
-/// Below here the kernel shows the real loop devices.
+/// The kernel's folder of the real loop devices.
 const REAL_BLOCK: &str = "/sys/class/block";
 
-/// What the tree tells of a session.
+/// The data of a session in the tree.
 #[derive(Debug)]
 pub(crate) struct SessionView<'a> {
     pub(crate) sid: u32,
@@ -32,16 +32,16 @@ pub(crate) struct SessionView<'a> {
     pub(crate) address: &'a str,
     pub(crate) port: u16,
     pub(crate) tpgt: u16,
-    /// Seconds until I/O fails when the target is gone.
+    /// Seconds until I/O fails after the target is gone.
     pub(crate) recovery_tmo: &'a str,
 }
 
-/// Whether the target is there.
+/// The state of a session's connection to its target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LinkState {
-    /// All is well.
+    /// Logged in.
     Up,
-    /// The target does not know us any more.
+    /// The target no longer has this session.
     Lost,
 }
 
@@ -73,20 +73,20 @@ impl<'a> Tree<'a> {
         Self { sys, lock }
     }
 
-    /// Writes the session's own folders. Nobody sees it before [`Tree::show`].
-    pub(crate) fn build(&self, shown: &SessionView<'_>) -> io::Result<()> {
-        let SessionView { sid, host, .. } = *shown;
+    /// Writes the session's own folders. They are invisible until [`Tree::show`].
+    pub(crate) fn build(&self, view: &SessionView<'_>) -> io::Result<()> {
+        let SessionView { sid, host, .. } = *view;
         let line = |text: &str| format!("{text}\n").into_bytes();
         let device = self.host(host);
         let session = device.join(format!("session{sid}/iscsi_session/session{sid}"));
         self.files(
             &session,
             &[
-                ("targetname", line(shown.iqn)),
-                ("initiatorname", line(shown.initiator)),
+                ("targetname", line(view.iqn)),
+                ("initiatorname", line(view.initiator)),
                 ("state", LinkState::Up.session().into()),
-                ("recovery_tmo", line(shown.recovery_tmo)),
-                ("tpgt", line(&shown.tpgt.to_string())),
+                ("recovery_tmo", line(view.recovery_tmo)),
+                ("tpgt", line(&view.tpgt.to_string())),
                 ("ifacename", line("default")),
                 ("creator", line("1")),
             ],
@@ -95,13 +95,13 @@ impl<'a> Tree<'a> {
         let connection = device.join(format!(
             "session{sid}/connection{sid}:0/iscsi_connection/connection{sid}:0"
         ));
-        let port = line(&shown.port.to_string());
+        let port = line(&view.port.to_string());
         self.files(
             &connection,
             &[
-                ("persistent_address", line(shown.address)),
+                ("persistent_address", line(view.address)),
                 ("persistent_port", port.clone()),
-                ("address", line(shown.address)),
+                ("address", line(view.address)),
                 ("port", port),
                 ("state", line("up")),
             ],
@@ -110,19 +110,19 @@ impl<'a> Tree<'a> {
             &format!("../../../connection{sid}:0"),
             &connection.join("device"),
         )?;
-        let place = device.join(format!("iscsi_host/host{host}"));
+        let scsi_host = device.join(format!("iscsi_host/host{host}"));
         self.files(
-            &place,
+            &scsi_host,
             &[
-                ("initiatorname", line(shown.initiator)),
-                ("ipaddress", line(shown.address)),
+                ("initiatorname", line(view.initiator)),
+                ("ipaddress", line(view.address)),
                 ("netdev", line("<NULL>")),
             ],
         )?;
-        linked(&format!("../../../host{host}"), &place.join("device"))
+        linked(&format!("../../../host{host}"), &scsi_host.join("device"))
     }
 
-    /// Makes the session visible.
+    /// Makes the session visible, by creating its links in `class`.
     pub(crate) fn show(&self, sid: u32, host: u32) -> io::Result<()> {
         for (class, inner) in entries(sid, host) {
             let name = inner.rsplit('/').next().unwrap_or_default();
@@ -132,7 +132,7 @@ impl<'a> Tree<'a> {
         Ok(())
     }
 
-    /// Takes all that shows the session away; what is gone already is no error.
+    /// Removes all entries of the session. Idempotent.
     pub(crate) fn remove(&self, sid: u32, host: u32, devices: &[String]) -> io::Result<()> {
         for (class, inner) in entries(sid, host).iter().rev() {
             let name = inner.rsplit('/').next().unwrap_or_default();
@@ -144,7 +144,7 @@ impl<'a> Tree<'a> {
         store::remove_tree(&self.host(host))
     }
 
-    /// Shows a disk, or what is missing of it.
+    /// Adds a disk, or the missing parts of its entry.
     pub(crate) fn add_disk(
         &self,
         sid: u32,
@@ -170,7 +170,7 @@ impl<'a> Tree<'a> {
         linked(&real, &folder.join("block").join(name))
     }
 
-    /// Takes a disk away.
+    /// Removes a disk.
     pub(crate) fn remove_disk(
         &self,
         sid: u32,
@@ -182,7 +182,7 @@ impl<'a> Tree<'a> {
         store::remove(&self.block(device))
     }
 
-    /// Copies what SCSI INQUIRY says of the unit now.
+    /// Updates the unit's identity from its current SCSI INQUIRY data.
     pub(crate) fn identify(
         &self,
         sid: u32,
@@ -208,7 +208,7 @@ impl<'a> Tree<'a> {
         }
     }
 
-    /// Shows whether the target is there.
+    /// Writes the state files of the session and its disks.
     pub(crate) fn state(
         &self,
         sid: u32,
@@ -229,7 +229,7 @@ impl<'a> Tree<'a> {
         Ok(())
     }
 
-    /// Takes away whatever no session accounts for. Only when there is none.
+    /// Removes all leftovers. Call it only if there is no session.
     pub(crate) fn sweep(&self) -> io::Result<()> {
         for class in ["iscsi_session", "iscsi_connection", "iscsi_host", "block"] {
             let folder = self.sys.join("class").join(class);
@@ -240,7 +240,7 @@ impl<'a> Tree<'a> {
         store::remove_tree(&self.sys.join("devices/platform"))
     }
 
-    /// Writes files that readers may be reading: each changes in one step, and only when it changes.
+    /// Writes files that may be read concurrently: atomically, and only if their content changes.
     fn files(&self, folder: &Path, contents: &[(&str, Vec<u8>)]) -> io::Result<()> {
         fs::create_dir_all(folder)?;
         for (name, content) in contents {
@@ -266,7 +266,7 @@ impl<'a> Tree<'a> {
     }
 }
 
-/// Class and place of what a session shows, the session itself last.
+/// Class and path of a session's entries, the session itself last.
 fn entries(sid: u32, host: u32) -> [(&'static str, String); 3] {
     [
         ("iscsi_host", format!("iscsi_host/host{host}")),
@@ -281,7 +281,7 @@ fn entries(sid: u32, host: u32) -> [(&'static str, String); 3] {
     ]
 }
 
-/// `/dev/loop3` is `loop3`.
+/// `loop3` of `/dev/loop3`.
 fn short(device: &str) -> &str {
     device.rsplit('/').next().unwrap_or(device)
 }
@@ -295,7 +295,7 @@ fn page(code: u8, content: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// SPC-4 section 7.8.6: one designator of the logical unit, binary, of type NAA. `None` for digits that are none.
+/// SPC-4 section 7.8.6: one binary designator of type NAA for the logical unit. `None` if `naa` is not valid hex.
 fn designator(naa: &str) -> Option<Vec<u8>> {
     let digits = naa.as_bytes();
     if !digits.len().is_multiple_of(2) || digits.len() > 32 {
@@ -308,7 +308,7 @@ fn designator(naa: &str) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// Makes a link, unless it is there already: a reader must not miss it for a moment.
+/// Creates a link, unless it exists already: readers must not miss it even for a moment.
 fn linked(to: &str, link: &Path) -> io::Result<()> {
     if fs::read_link(link).is_ok_and(|old| old == Path::new(to)) {
         return Ok(());
@@ -336,11 +336,11 @@ mod tests {
     }
 
     #[test]
-    fn a_session_comes_and_goes_like_the_kernels() {
+    fn a_session_appears_and_disappears_as_in_the_kernel() {
         let dir = tempfile::tempdir().unwrap();
         let lock = Lock::take(&dir.path().join("lock")).unwrap();
         let tree = Tree::new(dir.path().to_owned(), &lock);
-        let shown = SessionView {
+        let view = SessionView {
             sid: 3,
             host: 7,
             iqn: "iqn.t",
@@ -350,7 +350,7 @@ mod tests {
             tpgt: 1,
             recovery_tmo: "120",
         };
-        tree.build(&shown).unwrap();
+        tree.build(&view).unwrap();
         let class = dir.path().join("class/iscsi_session");
         assert!(!class.join("session3").exists());
         tree.show(3, 7).unwrap();

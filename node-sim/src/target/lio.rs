@@ -1,23 +1,23 @@
-//! Targets of the kernel's own iSCSI target (LIO), through configfs alone.
+//! Target backend for the kernel's iSCSI target (LIO), configured through configfs only.
 //!
-//! A unit's file becomes a loop device, that an iblock backstore named by the unit's serial, and that a LUN of each target
-//! that maps it. Targets admit any initiator (demo mode), with CHAP where it is wanted.
+//! A unit's file is attached to a loop device, which becomes an iblock backstore named by the unit's serial number, which becomes
+//! a LUN of each target that maps it. Targets admit any initiator (demo mode), with CHAP if it is required.
 //!
 //! ```text
 //! <configfs>/target/core/iblock_3260/<serial>         a backstore, linked to by …
 //! <configfs>/target/iscsi/<iqn>/tpgt_1/lun/lun_<N>    … the LUNs
-//! <dir>/notes.json       targets, loop devices and their files, written down before they are made
-//! <dir>/lock             orders all that is done
+//! <dir>/notes.json       targets, loop devices and their files, written before they are created
+//! <dir>/lock             serializes all operations
 //! ```
-//! What is in configfs and not in the notes belongs to somebody else and is left alone.
+//! Objects in configfs that are not in the notes are foreign and left alone.
 //!
 //! # What stock LIO cannot do
-//! - The NAA is `6001405` and the first 25 hex digits of the serial; hyphens are dropped, and nothing else can be said.
-//! - A target has no limit on its sessions: `max_sessions` is not enforced.
-//! - Writing 0 to a portal group's `enable` drops its sessions, so a disabled target is one without portals. When no other
+//! - The NAA is always `6001405` and the first 25 hex digits of the serial number, without hyphens.
+//! - The number of a target's sessions is not limited: `max_sessions` is not enforced.
+//! - Writing 0 to a portal group's `enable` drops its sessions, so a disabled target is one without portals. If no other
 //!   target listens there, an initiator's connection is refused.
-//! - Sessions of demo mode show no address. It is known as long as all connections to the portals come from one; else
-//!   it is told as `0.0.0.0`.
+//! - Sessions in demo mode do not show an address. It is known only if all connections to the portals come from a single
+//!   address; otherwise it is reported as `0.0.0.0`.
 //! - The unit serial page (VPD 0x80) ends with a NUL after the serial.
 
 mod configfs;
@@ -40,25 +40,25 @@ use super::{LogicalUnit, Session, Target, TargetBackend};
 use crate::loop_device::{self, Backing, Losetup};
 use crate::store::{self, Durability, Lock};
 
-/// Longest that the kernel may take for one call; tenths of a second are normal.
+/// Deadline of one operation in the kernel; tenths of a second are normal.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// The kernel's target, as far as it is ours.
+/// Our targets in the kernel's iSCSI target.
 #[derive(Clone, Debug)]
 pub struct Lio {
     dir: PathBuf,
     tree: Tree,
 }
 
-/// What we have made, or were about to make.
+/// The objects that we have created, or were about to create.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Notes {
     targets: BTreeSet<String>,
-    /// By serial.
+    /// By serial number.
     units: BTreeMap<String, Attached>,
 }
 
-/// A unit's loop device. Ours only as long as it shows the file.
+/// A unit's loop device. It is ours only as long as it is attached to the file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Attached {
     device: String,
@@ -66,10 +66,10 @@ struct Attached {
 }
 
 impl Lio {
-    /// The kernel's target; `dir` is for notes, and is made when missing.
+    /// Opens the kernel's iSCSI target; `dir` is for the notes and is created if missing.
     ///
     /// # Errors
-    /// The kernel has no target, or the folder cannot be made.
+    /// The kernel's target is not available, or the folder cannot be created.
     pub fn open(dir: &Path) -> io::Result<Self> {
         let tree = Tree::at(Path::new("/sys/kernel/config/target"));
         tree.check()?;
@@ -80,17 +80,17 @@ impl Lio {
         })
     }
 
-    /// Does some work under the lock, on a thread that is left to itself when the kernel does not come back.
+    /// Runs `work` under the lock, on a thread that is abandoned if the kernel does not return in time.
     fn work<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Work<'_>) -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
-        let side = self.clone();
+        let lio = self.clone();
         bounded(move || {
-            let lock = Lock::take(&side.dir.join("lock"))?;
-            let notes = store::read_json(&side.dir.join("notes.json"))?.unwrap_or_default();
+            let lock = Lock::take(&lio.dir.join("lock"))?;
+            let notes = store::read_json(&lio.dir.join("notes.json"))?.unwrap_or_default();
             work(&mut Work {
-                side: &side,
+                lio: &lio,
                 lock: &lock,
                 losetup: Losetup::new(&lock),
                 notes,
@@ -129,15 +129,15 @@ impl TargetBackend for Lio {
     fn close(&self) -> io::Result<()> {
         self.work(|work| {
             work.align(&[])?;
-            work.side.tree.leave();
+            work.lio.tree.remove_parents();
             Ok(())
         })
     }
 }
 
-/// Work on the tree, by the holder of the lock.
+/// The state of an operation that holds the lock.
 struct Work<'a> {
-    side: &'a Lio,
+    lio: &'a Lio,
     lock: &'a Lock,
     losetup: Losetup<'a>,
     notes: Notes,
@@ -146,9 +146,9 @@ struct Work<'a> {
 impl Work<'_> {
     fn align(&mut self, targets: &[Target]) -> io::Result<()> {
         let wanted = |iqn: &String| targets.iter().any(|target| target.iqn == *iqn);
-        let strays: Vec<String> = self.notes.targets.iter().cloned().collect();
-        for stray in strays.iter().filter(|iqn| !wanted(iqn)) {
-            self.remove(stray)?;
+        let existing: Vec<String> = self.notes.targets.iter().cloned().collect();
+        for iqn in existing.iter().filter(|iqn| !wanted(iqn)) {
+            self.remove(iqn)?;
         }
         for portals in [Portals::Keep, Portals::Open] {
             for target in targets {
@@ -158,10 +158,10 @@ impl Work<'_> {
         self.sweep()
     }
 
-    /// Makes a target what it should be, and looks whether the kernel has it so.
+    /// Creates or updates a target, and verifies the result in configfs.
     fn make(&mut self, target: &Target, portals: Portals) -> io::Result<()> {
         plan::check(target)?;
-        let tree = &self.side.tree;
+        let tree = &self.lio.tree;
         if !self.notes.targets.contains(&target.iqn) {
             if tree.target(&target.iqn)?.is_some() {
                 return Err(io::Error::new(
@@ -175,90 +175,92 @@ impl Work<'_> {
         for unit in target.luns.values() {
             self.attach(unit)?;
         }
-        let tree = &self.side.tree;
-        let shown = tree.target(&target.iqn)?;
-        tree.apply(&plan::target(target, shown.as_ref(), portals))?;
-        let shown = tree.target(&target.iqn)?;
-        taken(&plan::target(target, shown.as_ref(), portals))
+        let tree = &self.lio.tree;
+        let state = tree.target(&target.iqn)?;
+        tree.apply(&plan::target(target, state.as_ref(), portals))?;
+        let state = tree.target(&target.iqn)?;
+        ensure_done(&plan::target(target, state.as_ref(), portals))
     }
 
     fn remove(&mut self, iqn: &str) -> io::Result<()> {
         if !self.notes.targets.contains(iqn) {
             return Ok(());
         }
-        let tree = &self.side.tree;
-        if let Some(shown) = tree.target(iqn)? {
-            tree.apply(&plan::removal(iqn, &shown))?;
+        let tree = &self.lio.tree;
+        if let Some(state) = tree.target(iqn)? {
+            tree.apply(&plan::removal(iqn, &state))?;
         }
         self.notes.targets.remove(iqn);
         self.save()
     }
 
-    /// Makes the unit's loop device and backstore what they should be, its capacity first of all.
+    /// Creates or updates the unit's loop device and backstore, starting with its capacity.
     fn attach(&mut self, unit: &LogicalUnit) -> io::Result<()> {
         let backing = Backing::of(&unit.file)?;
-        let good = match self.notes.units.get(&unit.serial) {
+        let is_current = match self.notes.units.get(&unit.serial) {
             Some(attached) => {
                 attached.backing.is_same(&backing)
-                    && self.losetup.shows(&attached.device, &attached.backing)?
+                    && self
+                        .losetup
+                        .is_attached_to(&attached.device, &attached.backing)?
             }
             None => false,
         };
-        if !good {
+        if !is_current {
             self.detach(&unit.serial)?;
-            let (notes, side, lock) = (&mut self.notes, self.side, self.lock);
+            let (notes, lio, lock) = (&mut self.notes, self.lio, self.lock);
             self.losetup.attach(&backing, None, |device| {
                 let attached = Attached {
                     device: device.to_owned(),
                     backing: backing.clone(),
                 };
                 notes.units.insert(unit.serial.clone(), attached);
-                save(side, lock, notes)
+                save(lio, lock, notes)
             })?;
         }
         let device = self.notes.units[&unit.serial].device.clone();
-        // A loop device counts in sectors.
+        // A loop device has whole sectors.
         let capacity = super::capacity(unit)? / 512 * 512;
         if loop_device::size(&device) != Some(capacity) {
             self.losetup.grow(&device)?;
         }
-        // An iblock backstore announces the write cache that its device has.
+        // An iblock backstore announces its device's write cache.
         loop_device::set_write_cache(&device, unit.write_cache)?;
-        let tree = &self.side.tree;
-        let shown = tree.backstore(&unit.serial)?;
-        if !plan::is_backstore(unit, &device, shown.as_ref()) {
+        let tree = &self.lio.tree;
+        let state = tree.backstore(&unit.serial)?;
+        if !plan::is_backstore(unit, &device, state.as_ref()) {
             tree.apply(&plan::backstore_removal(&unit.serial))?;
             tree.apply(&plan::backstore(unit, &device))?;
         }
-        let shown = tree.backstore(&unit.serial)?;
-        if plan::is_backstore(unit, &device, shown.as_ref()) {
+        let state = tree.backstore(&unit.serial)?;
+        if plan::is_backstore(unit, &device, state.as_ref()) {
             Ok(())
         } else {
             Err(io::Error::other(format!(
-                "the kernel did not make a backstore of {device}: {shown:?}"
+                "the kernel did not make a backstore of {device}: {state:?}"
             )))
         }
     }
 
-    /// Takes the unit's backstore and loop device away, as far as they are there.
+    /// Removes the unit's backstore and loop device, if they exist.
     fn detach(&mut self, serial: &str) -> io::Result<()> {
         let Some(noted) = self.notes.units.get(serial).cloned() else {
             return Ok(());
         };
-        self.side.tree.apply(&plan::backstore_removal(serial))?;
-        if self.losetup.shows(&noted.device, &noted.backing)? {
+        self.lio.tree.apply(&plan::backstore_removal(serial))?;
+        if self.losetup.is_attached_to(&noted.device, &noted.backing)? {
             self.losetup.detach(&noted.device)?;
         }
         self.notes.units.remove(serial);
         self.save()
     }
 
-    /// Takes away the units that no target of ours maps any more.
+    /// Removes the units that are no longer mapped by any of our targets.
     fn sweep(&mut self) -> io::Result<()> {
         let mut mapped = BTreeSet::new();
         for iqn in &self.notes.targets {
-            if let Some(shown) = self.side.tree.target(iqn)? {
-                mapped.extend(shown.luns.into_values().flatten());
+            if let Some(state) = self.lio.tree.target(iqn)? {
+                mapped.extend(state.luns.into_values().flatten());
             }
         }
         let units: Vec<String> = self.notes.units.keys().cloned().collect();
@@ -269,19 +271,19 @@ impl Work<'_> {
     }
 
     fn save(&self) -> io::Result<()> {
-        save(self.side, self.lock, &self.notes)
+        save(self.lio, self.lock, &self.notes)
     }
 }
 
-fn save(side: &Lio, lock: &Lock, notes: &Notes) -> io::Result<()> {
-    lock.write_json(&side.dir.join("notes.json"), notes, Durability::Always)
+fn save(lio: &Lio, lock: &Lock, notes: &Notes) -> io::Result<()> {
+    lock.write_json(&lio.dir.join("notes.json"), notes, Durability::Always)
 }
 
-/// Whatever would still have to be done was not taken by the kernel.
-fn taken(rest: &[Op]) -> io::Result<()> {
+/// Fails if operations are left to do: the kernel has not applied them.
+fn ensure_done(rest: &[Op]) -> io::Result<()> {
     match rest.first() {
         None => Ok(()),
-        Some(op) => Err(io::Error::other(format!("the kernel did not take {op:?}"))),
+        Some(op) => Err(io::Error::other(format!("the kernel did not apply {op:?}"))),
     }
 }
 
@@ -294,7 +296,7 @@ fn bounded<T: Send + 'static>(
         Err(io::Error::new(
             io::ErrorKind::TimedOut,
             format!(
-                "the kernel's target does not come back after {} s",
+                "the kernel's target did not answer within {} s",
                 DEADLINE.as_secs()
             ),
         ))

@@ -1,14 +1,14 @@
-//! Targets as a folder of JSON files: the export for initiators on this same machine, who attach loop devices.
+//! Targets as a folder of JSON files: the backend for initiators on the same machine, which attach loop devices.
 //!
 //! ```text
-//! <dir>/<iqn>.json              what the target is, written by the exporting side
-//! <dir>/<iqn>.sessions/<key>    one live session, written by the initiator side
-//! <dir>/.targets.lock             orders all writers
+//! <dir>/<iqn>.json              the target, written by the target side
+//! <dir>/<iqn>.sessions/<key>    a live session, written by the initiator side
+//! <dir>/.targets.lock           serializes all writers
 //! ```
-//! Readers take no lock: every file appears and changes in one step.
+//! Readers take no lock: every file is written atomically.
 //!
-//! A disk of a session is a loop device over the LUN's own file, so a target that is removed cannot simply drop its
-//! sessions: what an initiator writes afterwards would still reach the LUN. So the LUN gets another file, see [`divorce`].
+//! A session's disk is a loop device over the LUN's own file, so removing a target does not stop its sessions: later writes of
+//! the initiator would still reach the LUN. So the LUN gets a new file, see [`cut_off`].
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -19,9 +19,9 @@ use std::path::{Path, PathBuf};
 use super::{Chap, Session, Target, TargetBackend};
 use crate::store::{self, Durability, Lock};
 
-mod divorce;
+mod cut_off;
 
-pub use divorce::thaw;
+pub use cut_off::thaw;
 
 /// The targets in one folder.
 #[derive(Clone, Debug)]
@@ -29,16 +29,16 @@ pub struct Targets {
     dir: PathBuf,
 }
 
-/// Why a login was turned down.
+/// Why a login was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
-    /// No such target here, or it is disabled.
+    /// The target does not exist or is disabled.
     #[error("target not found")]
     NoTarget,
-    /// The initiator did not prove itself.
+    /// The initiator's CHAP credentials are wrong.
     #[error("authentication failed")]
     Authentication,
-    /// `max_sessions` sessions live already.
+    /// There are `max_sessions` sessions already.
     #[error("too many sessions")]
     SessionLimit,
     /// The folder could not be read or written.
@@ -47,10 +47,10 @@ pub enum Refusal {
 }
 
 impl Targets {
-    /// Opens the folder, making it when it is missing.
+    /// Opens the folder and creates it if it is missing.
     ///
     /// # Errors
-    /// The folder can be neither found nor made.
+    /// The folder cannot be created.
     pub fn open(dir: &Path) -> io::Result<Self> {
         fs::create_dir_all(dir)?;
         Ok(Self {
@@ -63,39 +63,39 @@ impl Targets {
         &self.dir
     }
 
-    /// Makes the target, or makes it what it should be now; live sessions go on and notice at their next rescan. What they write to a
-    /// unit that is taken out of the target does not reach its LUN from now on.
+    /// Creates or updates the target. Live sessions continue and see the change at their next rescan. Their writes to a unit that
+    /// is removed from the target no longer reach its LUN.
     ///
     /// # Errors
-    /// The name is none a target can have, or the file could not be written; then the old one is still there.
+    /// The target's name is invalid, or the file could not be written; then the old one remains.
     pub fn put(&self, target: &Target) -> io::Result<()> {
         let path = self.file(&target.iqn)?;
         let lock = self.lock()?;
         let kept = |file: &PathBuf| target.luns.values().any(|unit| unit.file == *file);
         for file in self.files_cut_off(&target.iqn, kept)? {
-            divorce::divorce(&file)?;
+            cut_off::replace_file(&file)?;
         }
         lock.write_json(&path, target, Durability::Always)
     }
 
-    /// Removes the target and drops its sessions. What these write from now on does not reach its LUNs, unless a session of
-    /// another target has the LUN, too. A target that is not there is no error.
+    /// Removes the target and drops its sessions. Their writes no longer reach its LUNs, unless a session of another target uses
+    /// the LUN, too. Idempotent.
     ///
     /// # Errors
-    /// The name is none a target can have, a LUN's file could not be replaced, or the files could not be removed.
+    /// The target's name is invalid, a LUN's file could not be replaced, or the files could not be removed.
     pub fn remove(&self, iqn: &str) -> io::Result<()> {
         let (path, sessions) = (self.file(iqn)?, self.sessions_dir(iqn)?);
         let _lock = self.lock()?;
-        // First of all: who is killed afterwards removes the target next time, and these files again.
+        // Do this first: after a kill the next removal of the target repeats it.
         for file in self.files_cut_off(iqn, |_| false)? {
-            divorce::divorce(&file)?;
+            cut_off::replace_file(&file)?;
         }
         store::remove(&path)?;
         store::remove_tree(&sessions)?;
         store::sync_folder(&self.dir)
     }
 
-    /// The files that sessions of this target write to, and those of no other, but for what they keep.
+    /// The files that only sessions of this target write to, except those for which `kept` is true.
     fn files_cut_off(
         &self,
         iqn: &str,
@@ -106,7 +106,7 @@ impl Targets {
         };
         let mut files: Vec<PathBuf> = target.luns.into_values().map(|unit| unit.file).collect();
         files.retain(|file| !kept(file));
-        // All targets are looked at only when one loses something under a session.
+        // Read all targets only if this one loses a unit that a session uses.
         if files.is_empty() || self.sessions(iqn)?.is_empty() {
             return Ok(Vec::new());
         }
@@ -120,14 +120,14 @@ impl Targets {
         Ok(files)
     }
 
-    /// One target; `None` when there is none of this name.
+    /// One target; `None` if there is none with this name.
     ///
     /// # Errors
-    /// The file cannot be read or is not ours.
+    /// The file cannot be read or parsed.
     pub fn get(&self, iqn: &str) -> io::Result<Option<Target>> {
         match self.file(iqn) {
             Ok(path) => store::read_json(&path),
-            // Whatever cannot be a target's name is the name of no target.
+            // There cannot be a target with an invalid name.
             Err(_) => Ok(None),
         }
     }
@@ -143,7 +143,7 @@ impl Targets {
                 .extension()
                 .is_some_and(|ext| ext == "json")
             {
-                // A target that was removed since the folder was listed is simply not there any more.
+                // The target may have been removed after the folder was listed.
                 targets.extend(store::read_json(&self.dir.join(name))?);
             }
         }
@@ -151,10 +151,10 @@ impl Targets {
         Ok(targets)
     }
 
-    /// The sessions that live on a target; none for a target that is not there.
+    /// The live sessions of a target; empty if it does not exist.
     ///
     /// # Errors
-    /// The name is none a target can have, or a session's file cannot be read.
+    /// The target's name is invalid, or a session's file cannot be read.
     pub fn sessions(&self, iqn: &str) -> io::Result<Vec<Session>> {
         let dir = self.sessions_dir(iqn)?;
         let mut sessions = Vec::new();
@@ -164,24 +164,24 @@ impl Targets {
         Ok(sessions)
     }
 
-    /// For the initiator side: opens a session, known by `key` from now on, and answers what the target exports.
-    /// A key that is known already is the same session again.
+    /// For the initiator side: opens a session with the id `key` and returns the target. An existing key is the same session
+    /// again.
     ///
     /// # Errors
-    /// The reasons a target has to turn an initiator down.
+    /// The target refuses the login, see [`Refusal`].
     pub fn login(
         &self,
         iqn: &str,
         key: &str,
         session: &Session,
-        proof: Option<&Chap>,
+        offered: Option<&Chap>,
     ) -> Result<Target, Refusal> {
         let lock = self.lock()?;
         let target = self
             .get(iqn)?
             .filter(|target| target.enabled)
             .ok_or(Refusal::NoTarget)?;
-        if !agree(target.chap.as_ref(), proof) {
+        if !is_authenticated(target.chap.as_ref(), offered) {
             return Err(Refusal::Authentication);
         }
         let dir = self.sessions_dir(iqn)?;
@@ -199,7 +199,7 @@ impl Targets {
         Ok(target)
     }
 
-    /// For the initiator side: closes a session. One that is not there is no error.
+    /// For the initiator side: closes a session. Idempotent.
     ///
     /// # Errors
     /// The session's file could not be removed.
@@ -213,13 +213,13 @@ impl Targets {
         store::sync_folder(&self.dir)
     }
 
-    /// For the initiator side: the target, as long as this session lives on it.
+    /// For the initiator side: the target of a session; `None` if the session or the target no longer exists.
     ///
     /// # Errors
     /// The target's file cannot be read.
     pub fn attached(&self, iqn: &str, key: &str) -> io::Result<Option<Target>> {
-        let lives = self.sessions_dir(iqn)?.join(key).try_exists()?;
-        if lives { self.get(iqn) } else { Ok(None) }
+        let is_alive = self.sessions_dir(iqn)?.join(key).try_exists()?;
+        if is_alive { self.get(iqn) } else { Ok(None) }
     }
 
     fn lock(&self) -> io::Result<Lock> {
@@ -227,19 +227,19 @@ impl Targets {
     }
 
     fn file(&self, iqn: &str) -> io::Result<PathBuf> {
-        Ok(self.dir.join(format!("{}.json", safe(iqn)?)))
+        Ok(self.dir.join(format!("{}.json", file_name_of(iqn)?)))
     }
 
     fn sessions_dir(&self, iqn: &str) -> io::Result<PathBuf> {
-        Ok(self.dir.join(format!("{}.sessions", safe(iqn)?)))
+        Ok(self.dir.join(format!("{}.sessions", file_name_of(iqn)?)))
     }
 }
 
 impl TargetBackend for Targets {
     fn align(&self, targets: &[Target]) -> io::Result<()> {
-        for stray in self.list()? {
-            if targets.iter().all(|target| target.iqn != stray.iqn) {
-                Targets::remove(self, &stray.iqn)?;
+        for existing in self.list()? {
+            if targets.iter().all(|target| target.iqn != existing.iqn) {
+                Targets::remove(self, &existing.iqn)?;
             }
         }
         targets
@@ -264,19 +264,22 @@ impl TargetBackend for Targets {
     }
 }
 
-/// Whether both sides of a login are content. `proof` is what the initiator proves itself with and, as `mutual`, what it
-/// wants to be proven in return; a target without CHAP asks nobody and can prove nothing.
-fn agree(wanted: Option<&Chap>, proof: Option<&Chap>) -> bool {
-    let known = wanted.is_none_or(|wanted| {
-        proof.is_some_and(|proof| proof.user == wanted.user && proof.password == wanted.password)
+/// True if the credentials of both sides match. `offered` has the initiator's credentials and, as `mutual`, those that it requires
+/// of the target. A target without CHAP accepts every initiator and cannot authenticate itself.
+fn is_authenticated(required: Option<&Chap>, offered: Option<&Chap>) -> bool {
+    let initiator_ok = required.is_none_or(|required| {
+        offered.is_some_and(|offered| {
+            offered.user == required.user && offered.password == required.password
+        })
     });
-    let asked = proof.and_then(|proof| proof.mutual.as_ref());
-    known && asked.is_none_or(|asked| wanted.and_then(|chap| chap.mutual.as_ref()) == Some(asked))
+    let asked = offered.and_then(|offered| offered.mutual.as_ref());
+    initiator_ok
+        && asked.is_none_or(|asked| required.and_then(|chap| chap.mutual.as_ref()) == Some(asked))
 }
 
-/// An IQN as a file name: letters, digits, `-`, `.` and `:` stay, all else (slashes, blanks, …) is
-/// written as `%XX`. Two names never share a file, and none begins with a dot.
-fn safe(iqn: &str) -> io::Result<String> {
+/// An IQN as a file name: letters, digits, `-`, `.` and `:` stay, everything else (slashes, spaces, …) is escaped as `%XX`. Two
+/// names never share a file, and no file name starts with a dot.
+fn file_name_of(iqn: &str) -> io::Result<String> {
     // RFC 7143 section 4.2.7.1: a name has at most 223 bytes.
     if iqn.is_empty() || iqn.len() > 223 {
         return Err(io::Error::new(

@@ -1,24 +1,24 @@
-//! Targets of tgt, an iSCSI target in user space: a `tgtd` of our own, told what to do by `tgtadm`.
+//! Target backend for tgt, an iSCSI target in user space: runs its own `tgtd`, configured with `tgtadm`.
 //!
 //! ```text
-//! <dir>/control-port     the daemon's control port: `tgtadm -C <port> --op show --mode target` looks into it
-//! <dir>/lock             orders all that is done
+//! <dir>/control-port     the daemon's control port, for `tgtadm -C <port> --op show --mode target`
+//! <dir>/lock             serializes all operations
 //! ```
-//! The daemon outlives a user that is killed. It bears the folder's name in its environment, by which it is found again; it
-//! opens its portals only after all targets are made, because an initiator that comes back to a portal without its target
-//! gives up for good, and it has none while there is no target, as a NAS. A daemon that died is started again by the next change, with all targets.
+//! The daemon survives a killed caller, and is found again by the folder's name in its environment. It opens its portals only
+//! after all targets are created, because an initiator that reconnects to a portal without its target gives up for good. Like a
+//! NAS, it has no portal open while there is no target. The next change restarts a dead daemon with all targets.
 //!
 //! # What tgt cannot do
 //! - All targets listen on all portals of the daemon, which are those of [`Tgt::open`].
-//! - A CHAP name has one password for the whole daemon: a target that wants another is refused.
-//! - A target has no limit on its sessions: `max_sessions` is not enforced.
-//! - It says TPGS 0 (a NAS: 1, implicit ALUA), and the T10 designator of VPD page 0x83 is the SCSI ID without the vendor: both
-//!   are written into its sources, and no parameter changes them. The kernel's target ([`super::lio`]) has them right.
-//! - A unit below 512 bytes has no block, and it would say that it has 2 TiB: it is not exported.
-//! - A new unit bears tgt's own serial for the moment between two commands.
+//! - A CHAP name has one password for the whole daemon: a target with another password is refused.
+//! - The number of a target's sessions is not limited: `max_sessions` is not enforced.
+//! - It reports TPGS 0 (a NAS: 1, implicit ALUA), and the T10 designator of VPD page 0x83 is the SCSI ID without the vendor:
+//!   both are hard-coded in its sources. The kernel's target ([`super::lio`]) has the correct values.
+//! - A unit below 512 bytes has no block, and tgt would report 2 TiB for it: it is not exported.
+//! - A new unit has tgt's default serial number until the next command sets it.
 //! - Growth takes a unit offline for some ms; the initiator's commands wait.
-//! - `tgtadm` takes passwords on its command line only, where everybody on this machine can read them. They are a
-//!   simulator's; a real NAS has its own ways.
+//! - `tgtadm` accepts passwords only on its command line, where every user of the machine can read them. They are only
+//!   a simulator's passwords.
 
 mod argv;
 mod daemon;
@@ -37,75 +37,74 @@ use self::plan::Memory;
 use super::{Session, Target, TargetBackend};
 use crate::store::Lock;
 
-/// A daemon of our own.
+/// The targets of one `tgtd`.
 #[derive(Debug)]
 pub struct Tgt {
     dir: PathBuf,
     portals: Vec<SocketAddr>,
-    /// What the daemon shall do, to the best of our knowledge: it cannot be asked for all of it.
-    known: Mutex<Known>,
+    /// The desired state, and what we remember of the daemon's state: it does not show all of it.
+    desired: Mutex<Desired>,
 }
 
 #[derive(Debug, Default)]
-struct Known {
-    wanted: BTreeMap<String, Target>,
+struct Desired {
+    targets: BTreeMap<String, Target>,
     memory: Memory,
 }
 
 impl Tgt {
-    /// A daemon that listens on these portals; it is started by the first change. `dir` is for notes, and is made when
-    /// missing.
+    /// A daemon for these portals, which the first change starts. `dir` is for its state and is created if missing.
     ///
     /// # Errors
-    /// There is no portal, or the folder cannot be made.
+    /// There is no portal, or the folder cannot be created.
     pub fn open(dir: &Path, portals: Vec<SocketAddr>) -> io::Result<Self> {
         if portals.is_empty() {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
-                "tgt wants at least one portal",
+                "tgt needs at least one portal",
             ));
         }
         fs::create_dir_all(dir)?;
         Ok(Self {
             dir: fs::canonicalize(dir)?,
             portals,
-            known: Mutex::default(),
+            desired: Mutex::default(),
         })
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn desired(&self) -> MutexGuard<'_, Desired> {
+        self.desired.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> io::Result<Lock> {
         Lock::take(&self.dir.join("lock"))
     }
 
-    /// Starts a daemon when there is none, and makes all that is wanted.
-    fn revive<'a>(&self, lock: &'a Lock, known: &mut Known) -> io::Result<Daemon<'a>> {
+    /// Starts the daemon with all targets, unless it is running.
+    fn ensure_running<'a>(&self, lock: &'a Lock, desired: &mut Desired) -> io::Result<Daemon<'a>> {
         let daemon = Daemon::of(&self.dir, lock)?;
-        if !daemon.lives()? {
-            known.memory = Memory::default();
+        if !daemon.is_alive()? {
+            desired.memory = Memory::default();
             daemon.start()?;
-            for target in known.wanted.values() {
-                make(&daemon, &mut known.memory, target, &known.wanted)?;
+            for target in desired.targets.values() {
+                make(&daemon, &mut desired.memory, target, &desired.targets)?;
             }
-            self.listen(&daemon, known)?;
+            self.listen(&daemon, desired)?;
         }
         Ok(daemon)
     }
 
-    /// Opens the portals while there is a target, and closes them when there is none.
-    fn listen(&self, daemon: &Daemon<'_>, known: &Known) -> io::Result<()> {
-        let none = known.wanted.is_empty();
+    /// Opens the portals if there is a target, otherwise closes them.
+    fn listen(&self, daemon: &Daemon<'_>, desired: &Desired) -> io::Result<()> {
+        let none = desired.targets.is_empty();
         daemon.listen(if none { &[] } else { &self.portals })
     }
 
-    /// Tells now that a portal cannot be had, and not only when there is a target.
+    /// Checks that each portal is available, so that this fails early and not only with the first target.
     fn try_portals(&self) -> io::Result<()> {
         self.portals.iter().try_for_each(|portal| {
-            let tried = TcpListener::bind(portal);
-            tried
+            let bound = TcpListener::bind(portal);
+            bound
                 .map(drop)
                 .map_err(|why| daemon::cannot(portal, &why.to_string()))
         })
@@ -114,21 +113,22 @@ impl Tgt {
 
 impl TargetBackend for Tgt {
     fn align(&self, targets: &[Target]) -> io::Result<()> {
-        let (lock, mut known) = (self.lock()?, self.known());
-        let known = &mut *known;
-        known.memory = Memory::default();
-        known.wanted = targets
+        let (lock, mut desired) = (self.lock()?, self.desired());
+        let desired = &mut *desired;
+        desired.memory = Memory::default();
+        desired.targets = targets
             .iter()
             .map(|target| (target.iqn.clone(), target.clone()))
             .collect();
         let daemon = Daemon::of(&self.dir, &lock)?;
-        if daemon.lives()? {
-            // Accounts do not tell their passwords, so they are made anew; nobody logs in meanwhile.
+        if daemon.is_alive()? {
+            // tgt does not show the passwords of accounts, so re-create them. The portals are closed meanwhile, so that no login
+            // fails.
             daemon.listen(&[])?;
-            for step in plan::strays(
+            for step in plan::leftovers(
                 &show::targets(&daemon.show("target")?)?,
                 &show::accounts(&daemon.show("account")?),
-                &known.wanted,
+                &desired.targets,
             ) {
                 daemon.run(&step)?;
             }
@@ -136,9 +136,9 @@ impl TargetBackend for Tgt {
             daemon.start()?;
         }
         for target in targets {
-            make(&daemon, &mut known.memory, target, &known.wanted)?;
+            make(&daemon, &mut desired.memory, target, &desired.targets)?;
         }
-        self.listen(&daemon, known)?;
+        self.listen(&daemon, desired)?;
         if targets.is_empty() {
             self.try_portals()?;
         }
@@ -146,37 +146,37 @@ impl TargetBackend for Tgt {
     }
 
     fn put(&self, target: &Target) -> io::Result<()> {
-        let (lock, mut known) = (self.lock()?, self.known());
-        let known = &mut *known;
-        plan::check(target, &known.wanted)?;
-        known.wanted.insert(target.iqn.clone(), target.clone());
-        let daemon = self.revive(&lock, known)?;
-        make(&daemon, &mut known.memory, target, &known.wanted)?;
-        if known.wanted.len() == 1 {
-            self.listen(&daemon, known)?;
+        let (lock, mut desired) = (self.lock()?, self.desired());
+        let desired = &mut *desired;
+        plan::check(target, &desired.targets)?;
+        desired.targets.insert(target.iqn.clone(), target.clone());
+        let daemon = self.ensure_running(&lock, desired)?;
+        make(&daemon, &mut desired.memory, target, &desired.targets)?;
+        if desired.targets.len() == 1 {
+            self.listen(&daemon, desired)?;
         }
         Ok(())
     }
 
     fn remove(&self, iqn: &str) -> io::Result<()> {
-        let (lock, mut known) = (self.lock()?, self.known());
-        let known = &mut *known;
-        known.wanted.remove(iqn);
-        let daemon = self.revive(&lock, known)?;
+        let (lock, mut desired) = (self.lock()?, self.desired());
+        let desired = &mut *desired;
+        desired.targets.remove(iqn);
+        let daemon = self.ensure_running(&lock, desired)?;
         let shown = show::targets(&daemon.show("target")?)?;
         let Some(shown) = shown.into_iter().find(|shown| shown.iqn == iqn) else {
-            return self.listen(&daemon, known);
+            return self.listen(&daemon, desired);
         };
-        for step in plan::removal(&shown, &known.memory, &known.wanted) {
+        for step in plan::removal(&shown, &desired.memory, &desired.targets) {
             daemon.run(&step)?;
-            known.memory.learn(iqn, &step);
+            desired.memory.learn(iqn, &step);
         }
         let left = show::targets(&daemon.show("target")?)?;
         if left.iter().any(|shown| shown.iqn == iqn) {
             return Err(io::Error::other(format!("tgtd still has {iqn}")));
         }
-        if known.wanted.is_empty() {
-            self.listen(&daemon, known)?;
+        if desired.targets.is_empty() {
+            self.listen(&daemon, desired)?;
         }
         Ok(())
     }
@@ -189,7 +189,7 @@ impl TargetBackend for Tgt {
     fn sessions_of(&self, iqns: &[String]) -> io::Result<Vec<Vec<Session>>> {
         let lock = self.lock()?;
         let daemon = Daemon::of(&self.dir, &lock)?;
-        let shown = if daemon.lives()? {
+        let shown = if daemon.is_alive()? {
             show::targets(&daemon.show("target")?)?
         } else {
             Vec::new()
@@ -202,23 +202,23 @@ impl TargetBackend for Tgt {
     }
 
     fn close(&self) -> io::Result<()> {
-        let (lock, mut known) = (self.lock()?, self.known());
-        *known = Known::default();
-        Daemon::of(&self.dir, &lock)?.end()
+        let (lock, mut desired) = (self.lock()?, self.desired());
+        *desired = Desired::default();
+        Daemon::of(&self.dir, &lock)?.stop()
     }
 }
 
-/// Makes a target what it should be, and looks whether the daemon has it so.
+/// Creates or updates a target, and verifies the result.
 fn make(
     daemon: &Daemon<'_>,
     memory: &mut Memory,
     target: &Target,
-    wanted: &BTreeMap<String, Target>,
+    targets: &BTreeMap<String, Target>,
 ) -> io::Result<()> {
-    plan::check(target, wanted)?;
+    plan::check(target, targets)?;
     let sizes = plan::sizes(target)?;
     let shown = show::targets(&daemon.show("target")?)?;
-    let steps = plan::target(target, &shown, memory, wanted, &sizes);
+    let steps = plan::target(target, &shown, memory, targets, &sizes);
     if steps.is_empty() {
         return Ok(());
     }
@@ -227,8 +227,8 @@ fn make(
         memory.learn(&target.iqn, &step);
     }
     let shown = show::targets(&daemon.show("target")?)?;
-    match plan::target(target, &shown, memory, wanted, &sizes).first() {
+    match plan::target(target, &shown, memory, targets, &sizes).first() {
         None => Ok(()),
-        Some(step) => Err(io::Error::other(format!("tgtd did not take {step:?}"))),
+        Some(step) => Err(io::Error::other(format!("tgtd did not apply {step:?}"))),
     }
 }

@@ -18,7 +18,7 @@ fn good(line: &str) -> Options {
 }
 
 #[test]
-fn command_lines_that_make_sense() {
+fn valid_command_lines_are_parsed() {
     let lines = [
         "--version",
         "-V",
@@ -57,7 +57,7 @@ fn command_lines_that_make_sense() {
 }
 
 #[test]
-fn command_lines_that_do_not() {
+fn invalid_command_lines_are_refused() {
     let lines = [
         ("", "no mode specified"),
         ("-T iqn.t", "no mode specified"),
@@ -131,7 +131,7 @@ fn command_lines_that_do_not() {
 }
 
 #[test]
-fn one_meaning_in_any_order_and_form() {
+fn order_and_form_of_options_do_not_matter() {
     let one = good("--mode node --targetname iqn.t --portal 127.0.0.1:3260 --login");
     for other in [
         "-l -p 127.0.0.1:3260 -T iqn.t -m node",
@@ -143,7 +143,7 @@ fn one_meaning_in_any_order_and_form() {
 }
 
 #[test]
-fn portals_in_all_their_forms() {
+fn portals_are_parsed_in_all_forms() {
     let cases = [
         ("10.0.0.5", "10.0.0.5", None, None),
         ("10.0.0.5:3261", "10.0.0.5", Some(3261), None),
@@ -166,7 +166,7 @@ fn portals_in_all_their_forms() {
 
 proptest! {
     #[test]
-    fn no_command_line_is_too_odd(args in prop::collection::vec("-{0,2}[a-zA-Z:,.=\\[\\]0-9ü]{0,8}", 0..8)) {
+    fn no_command_line_causes_a_panic(args in prop::collection::vec("-{0,2}[a-zA-Z:,.=\\[\\]0-9ü]{0,8}", 0..8)) {
         let _ = parse(&args);
     }
 }

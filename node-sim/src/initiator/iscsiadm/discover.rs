@@ -26,7 +26,7 @@ impl Command<'_, '_> {
         match options.op()? {
             Some(Op::New) => {
                 discovery::add(self.host, &self.sessions, &source)?;
-                self.console.say(format!(
+                self.console.print(format!(
                     "New discovery record for [{},{}] added.",
                     source.address, source.port
                 ));
@@ -34,7 +34,7 @@ impl Command<'_, '_> {
             Some(Op::Delete) => discovery::delete(self.host, &source)?,
             None | Some(Op::Show) => self
                 .console
-                .say(discovery::show(self.host, &source)?.trim_end()),
+                .print(discovery::show(self.host, &source)?.trim_end()),
             Some(Op::Update | Op::NonPersistent) => {
                 return Err(Failure::invalid(
                     "this operation on a discovery record is not simulated by node-sim",
@@ -46,19 +46,21 @@ impl Command<'_, '_> {
 
     fn discover(&mut self, source: &Source, options: &Options) -> Result<Exit, Failure> {
         if options.ops.contains(&Op::Show) {
-            return Err(Failure::invalid("discovery does not go with --op show"));
+            return Err(Failure::invalid(
+                "discovery cannot be combined with --op show",
+            ));
         }
         let found = discovery::discover(self.host, &self.sessions, source, options, self.console)?;
         if !options.login {
             return Ok(Exit::Success);
         }
-        // A portal of one target found twice is logged in to once.
-        let places: BTreeSet<_> = found.iter().map(|record| record.place.clone()).collect();
+        // Log in only once to a portal that was found twice for a target.
+        let keys: BTreeSet<_> = found.iter().map(|record| record.key.clone()).collect();
         let mut records = Vec::new();
-        for place in places {
-            let kept = record::list(self.host, &exactly(&place))?;
+        for key in keys {
+            let kept = record::list(self.host, &exactly(&key))?;
             records.extend(if kept.is_empty() {
-                vec![Record::new(place, Some(1), Origin::Static)]
+                vec![Record::new(key, Some(1), Origin::Static)]
             } else {
                 kept
             });
@@ -72,7 +74,7 @@ impl Command<'_, '_> {
         }
         let sources = discovery::sources(self.host)?;
         for source in &sources {
-            self.console.say(source);
+            self.console.print(source);
         }
         Ok(if sources.is_empty() {
             Exit::NoObjects

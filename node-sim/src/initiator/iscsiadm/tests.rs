@@ -1,4 +1,4 @@
-//! Exit codes and texts, without root: targets without LUNs need no loop devices.
+//! Exit codes and output, without root: targets without LUNs need no loop devices.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -274,7 +274,7 @@ fn a_bad_update_changes_nothing() {
 }
 
 #[test]
-fn logins_that_are_turned_down() {
+fn refused_logins() {
     let bench = Bench::new();
     let target = bench.target("iqn.t");
     let login = |iqn: &str, portal: &str| {
@@ -373,7 +373,7 @@ fn chap() {
 }
 
 #[test]
-fn discovery_makes_and_forgets_records() {
+fn discovery_creates_and_deletes_records() {
     let bench = Bench::new();
     bench.target("iqn.a");
     bench.target("iqn.b");
@@ -431,7 +431,7 @@ fn discovery_makes_and_forgets_records() {
 fn a_target_that_goes_and_comes_back() {
     let bench = Bench::new();
     bench.target("iqn.t");
-    // Keeps the portal up.
+    // Keeps the portal open.
     bench.target("iqn.z");
     bench.check("-m node -T iqn.t -p 127.0.0.1 -o new", 0, "");
     bench.check("-m node -T iqn.t -l", 0, "");
@@ -484,13 +484,13 @@ fn init_again_keeps_the_initiators_name() {
 }
 
 #[test]
-fn an_initiator_without_a_name_gets_one_when_iscsid_is_called() {
+fn an_initiator_without_a_name_gets_one_when_iscsid_starts() {
     let bench = Bench::new();
     let root = bench.dir.path().join("root");
     let host = Host::at(&root);
     let text = || fs::read_to_string(root.join("etc/iscsi/initiatorname.iscsi")).unwrap();
     assert!(!host.start_iscsid().unwrap(), "it has one");
-    host.unname().unwrap();
+    host.remove_initiator_name().unwrap();
     let program = std::env::current_exe().unwrap();
     Host::init(&root, &[bench.dir.path().join("targets")], None, &program).unwrap();
     assert_eq!(
@@ -504,15 +504,15 @@ fn an_initiator_without_a_name_gets_one_when_iscsid_is_called() {
     let made = text();
     assert!(made.starts_with("InitiatorName=iqn.1993-08.org.debian:01:"));
     assert!(!host.start_iscsid().unwrap());
-    // A login calls it, too.
-    host.unname().unwrap();
+    // A login starts it, too.
+    host.remove_initiator_name().unwrap();
     bench.target("iqn.t");
     bench.check("-m discovery -t st -p 127.0.0.1", 0, "iqn.t");
     assert_eq!(text(), made);
 }
 
 #[test]
-fn multipathd_is_there_when_it_is_installed() {
+fn multipathd_exists_only_if_it_is_installed() {
     let bench = Bench::new();
     let root = bench.dir.path().join("root");
     let (host, program) = (Host::at(&root), std::env::current_exe().unwrap());
@@ -528,7 +528,7 @@ fn multipathd_is_there_when_it_is_installed() {
 }
 
 #[test]
-fn a_session_number_is_never_given_again() {
+fn session_numbers_are_never_reused() {
     let bench = Bench::new();
     let numbers = |bench: &Bench| -> Vec<u32> {
         let read = super::super::session::read(&Host::at(&bench.dir.path().join("root")));
@@ -540,7 +540,7 @@ fn a_session_number_is_never_given_again() {
         bench.check(&format!("-m node -T {iqn} -l"), 0, "successful");
     }
     assert_eq!(numbers(&bench), [1, 2]);
-    // The newest is gone, and so are all: the next has another number.
+    // All sessions are gone, and the next one still gets a new number.
     for (out, left) in [("iqn.b", vec![1, 3]), ("iqn.a", vec![3, 4])] {
         bench.check(&format!("-m node -T {out} -u"), 0, "successful");
         bench.check(&format!("-m node -T {out} -l"), 0, "successful");
@@ -549,18 +549,18 @@ fn a_session_number_is_never_given_again() {
     bench.check("-m session -u", 0, "successful");
     bench.check("-m node -T iqn.a -l", 0, "successful");
     assert_eq!(numbers(&bench), [5]);
-    // A login that fails has used its number up, as one that is killed has.
+    // A failed login has consumed its number, as a killed one has.
     bench.targets.remove("iqn.b").unwrap();
     bench.check("-m node -T iqn.b -l", 19, "refuses");
     bench.target("iqn.b");
     bench.check("-m node -T iqn.b -l", 0, "successful");
     assert_eq!(numbers(&bench), [5, 7]);
-    // Not even where the counter is lost, as long as a session lives.
+    // Even if the counter is lost, as long as a session is alive.
     fs::remove_file(bench.dir.path().join("root/var/node-sim/last-sid")).unwrap();
     bench.check("-m node -T iqn.b -u", 0, "successful");
     bench.check("-m node -T iqn.b -l", 0, "successful");
     assert_eq!(numbers(&bench), [5, 6]);
-    // An update of the host root keeps them as well.
+    // An update of the host root keeps the counter as well.
     let root = bench.dir.path().join("root");
     let program = std::env::current_exe().unwrap();
     Host::init(&root, &[bench.dir.path().join("targets")], None, &program).unwrap();

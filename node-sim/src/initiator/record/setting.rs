@@ -1,19 +1,19 @@
-//! The settings a node record has, with open-iscsi's names, its shipped defaults, and what it takes for a value.
+//! Table of the settings of a node record: open-iscsi's names, its shipped defaults, and the valid values.
 
 use crate::initiator::console::Failure;
 
-/// What a value may be.
+/// The type of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Part of what a record is found by, or told by its origin.
+    /// Part of a record's key or origin; cannot be changed.
     Fixed,
-    /// A whole number.
+    /// An integer.
     Number,
-    /// Anything on one line.
+    /// Any single line of text.
     Text,
-    /// Like text, but starred in print.
+    /// Like text, but masked in output.
     Secret,
-    /// One of these.
+    /// One of these values.
     Choice(&'static [&'static str]),
 }
 
@@ -26,7 +26,7 @@ pub(super) struct Setting {
 }
 
 impl Setting {
-    /// Whether the value makes sense.
+    /// Checks that the value is valid.
     pub(super) fn accept(&self, value: &str) -> Result<(), Failure> {
         let fits = match self.kind {
             Kind::Fixed => false,
@@ -62,7 +62,7 @@ const fn setting(name: &'static str, default: &'static str, kind: Kind) -> Setti
     }
 }
 
-/// All of them, in the order in which a record lists them.
+/// All settings, in the order of a record.
 pub(super) const SETTINGS: &[Setting] = &[
     setting("node.name", "", Kind::Fixed),
     setting("node.tpgt", "", Kind::Fixed),

@@ -7,8 +7,8 @@ fn host() -> (tempfile::TempDir, Host, Lock) {
     (dir, host, lock)
 }
 
-fn place(iqn: &str, port: u16) -> Place {
-    Place {
+fn key(iqn: &str, port: u16) -> NodeKey {
+    NodeKey {
         iqn: iqn.into(),
         address: "127.0.0.1".into(),
         port,
@@ -16,7 +16,7 @@ fn place(iqn: &str, port: u16) -> Place {
 }
 
 fn fixed(iqn: &str, tpgt: Option<u16>) -> Record {
-    Record::new(place(iqn, 3260), tpgt, Origin::Static)
+    Record::new(key(iqn, 3260), tpgt, Origin::Static)
 }
 
 /// Every file and link below `etc/iscsi`.
@@ -44,7 +44,7 @@ fn files(host: &Host) -> Vec<String> {
 }
 
 #[test]
-fn laid_out_as_open_iscsi_does() {
+fn the_layout_is_that_of_open_iscsi() {
     let (_dir, host, lock) = host();
     write(&host, &lock, &mut fixed("iqn.a", Some(1))).unwrap();
     write(&host, &lock, &mut fixed("iqn.b", None)).unwrap();
@@ -55,7 +55,7 @@ fn laid_out_as_open_iscsi_does() {
     write(
         &host,
         &lock,
-        &mut Record::new(place("iqn.c", 3261), Some(2), source),
+        &mut Record::new(key("iqn.c", 3261), Some(2), source),
     )
     .unwrap();
     let want = [
@@ -89,22 +89,22 @@ fn laid_out_as_open_iscsi_does() {
 }
 
 #[test]
-fn what_is_written_is_read_again() {
+fn records_are_read_as_written() {
     let (_dir, host, lock) = host();
     let source = Origin::SendTargets {
         address: "fd00::5".into(),
         port: 3260,
     };
-    let place = Place {
+    let key = NodeKey {
         iqn: "iqn.a".into(),
         address: "fd00::5".into(),
         port: 3260,
     };
-    let mut record = Record::new(place, Some(1), source);
+    let mut record = Record::new(key, Some(1), source);
     record.set("node.session.auth.password", "a = b").unwrap();
     record.set("node.session.scan", "manual").unwrap();
     write(&host, &lock, &mut record).unwrap();
-    let read = list(&host, &exactly(&record.place)).unwrap();
+    let read = list(&host, &exactly(&record.key)).unwrap();
     assert_eq!(
         (read[0].origin.clone(), read[0].tpgt),
         (record.origin.clone(), Some(1))
@@ -170,7 +170,7 @@ fn settings_are_checked() {
 }
 
 #[test]
-fn a_portal_group_tag_is_taken_over_and_is_never_lost() {
+fn a_portal_group_tag_is_taken_over_and_never_lost() {
     let (_dir, host, lock) = host();
     write(&host, &lock, &mut fixed("iqn.a", None)).unwrap();
     write(&host, &lock, &mut fixed("iqn.a", Some(1))).unwrap();
@@ -195,28 +195,28 @@ fn names_that_are_paths_are_refused() {
 }
 
 #[test]
-fn a_record_that_a_power_cut_has_torn_is_none_and_in_the_way() {
+fn a_truncated_record_is_ignored_but_cannot_be_deleted() {
     let (_dir, host, lock) = host();
     write(&host, &lock, &mut fixed("iqn.a", None)).unwrap();
     write(&host, &lock, &mut fixed("iqn.b", None)).unwrap();
     let file = host.iscsi_dir().join("nodes/iqn.a/127.0.0.1,3260");
     let text = fs::read_to_string(&file).unwrap();
-    // A last line without an end is left out, and no harm comes of it.
+    // A last line without a newline is ignored.
     fs::write(&file, format!("{text}node.session.scan = ")).unwrap();
     assert_eq!(list(&host, &Pattern::default()).unwrap().len(), 2);
-    let a = exactly(&place("iqn.a", 3260));
+    let a = exactly(&key("iqn.a", 3260));
     for (left, name) in [(300, Some("iqn.a".to_owned())), (0, None)] {
         fs::write(&file, &text[..left]).unwrap();
         assert_eq!(list(&host, &Pattern::default()).unwrap().len(), 1);
-        assert_eq!(torn(&host).unwrap()[0].name, name);
-        let blocks = must_not_be_torn(&host, &a).is_err();
+        assert_eq!(truncated(&host).unwrap()[0].name, name);
+        let blocks = must_not_be_truncated(&host, &a).is_err();
         assert_eq!(blocks, name.is_some());
-        must_not_be_torn(&host, &exactly(&place("iqn.b", 3260))).unwrap();
+        must_not_be_truncated(&host, &exactly(&key("iqn.b", 3260))).unwrap();
     }
 }
 
 #[test]
-fn a_record_of_another_release_keeps_all_from_being_shown() {
+fn a_record_of_another_release_makes_listing_fail() {
     let (_dir, host, lock) = host();
     write(&host, &lock, &mut fixed("iqn.a", None)).unwrap();
     write(&host, &lock, &mut fixed("iqn.b", None)).unwrap();
@@ -227,7 +227,7 @@ fn a_record_of_another_release_keeps_all_from_being_shown() {
     let failure = must_be_readable(&host).unwrap_err();
     assert_eq!(failure.exit, Exit::Invalid);
     assert!(failure.text.contains("node.future"));
-    // Who changes or deletes records does not mind.
+    // Updates and deletes still work.
     assert_eq!(list(&host, &Pattern::default()).unwrap().len(), 2);
     fs::write(host.iscsi_dir().join("nodes/stray"), "").unwrap();
     assert_eq!(
@@ -237,7 +237,7 @@ fn a_record_of_another_release_keeps_all_from_being_shown() {
 }
 
 #[test]
-fn iscsid_conf_leaks_into_new_records() {
+fn iscsid_conf_has_the_defaults_of_new_records() {
     let (_dir, host, _lock) = host();
     let conf = "# node.session.nr_sessions = 9\nnode.session.nr_sessions = 2\nnode.startup=automatic\nnode.name = x\nnode.session.scan = never\niscsid.startup = y\n";
     fs::create_dir_all(host.iscsi_dir()).unwrap();

@@ -1,4 +1,4 @@
-//! EFFECT: the kernel's configfs tree, read as data and changed by a list of operations.
+//! EFFECT: reads LIO's configfs tree into [`ConfigfsState`], and applies a list of [`Op`]s to it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -9,16 +9,16 @@ use std::path::{Path, PathBuf};
 
 use crate::store;
 
-/// The folder of all our backstores; each is named by its unit's serial.
+/// The folder of our backstores; each is named by its unit's serial number.
 pub(super) const BACKSTORES: &str = "core/iblock_3260";
 
-/// One change of the tree. Paths are relative to its root. All but the writes may be repeated.
+/// One change of the tree. Paths are relative to its root. All except the writes are idempotent.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) enum Op {
     Mkdir(String),
     Rmdir(String),
     Write(String, String),
-    /// A write that an older kernel, or a device that cannot do it, may refuse.
+    /// A write that may fail, on an older kernel or a device without the feature.
     Try(String, String),
     Link {
         at: String,
@@ -27,7 +27,7 @@ pub(super) enum Op {
     Unlink(String),
 }
 
-/// What is written may be a password.
+/// Without the written values, which may be passwords.
 impl fmt::Debug for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -40,7 +40,7 @@ impl fmt::Debug for Op {
     }
 }
 
-/// A target's portal group as the kernel has it.
+/// The actual state of a target's portal group.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub(super) struct ConfigfsState {
     pub(super) enabled: bool,
@@ -48,15 +48,15 @@ pub(super) struct ConfigfsState {
     pub(super) attribs: BTreeMap<String, String>,
     /// `auth/*`.
     pub(super) auth: BTreeMap<String, String>,
-    /// The name of the backstore behind each LUN; `None` = a LUN that was only begun.
+    /// The backstore's name of each LUN; `None` = an unfinished LUN, without a link to a backstore.
     pub(super) luns: BTreeMap<u16, Option<String>>,
     pub(super) portals: BTreeSet<SocketAddr>,
 }
 
-/// Without the secrets.
+/// Without the CHAP secrets.
 impl fmt::Debug for ConfigfsState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shown")
+        f.debug_struct("ConfigfsState")
             .field("enabled", &self.enabled)
             .field("attribs", &self.attribs)
             .field("luns", &self.luns)
@@ -65,7 +65,7 @@ impl fmt::Debug for ConfigfsState {
     }
 }
 
-/// A backstore as the kernel has it.
+/// The actual state of a backstore.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Backstore {
     pub(super) enabled: bool,
@@ -86,45 +86,45 @@ impl Tree {
         }
     }
 
-    /// Whether the kernel has a target at all.
+    /// Checks that the kernel's target is available.
     pub(super) fn check(&self) -> io::Result<()> {
         let core = self.root.join("core");
-        fs::metadata(&core).map(drop).map_err(|wrong| {
+        fs::metadata(&core).map(drop).map_err(|error| {
             io::Error::new(
-                wrong.kind(),
+                error.kind(),
                 format!(
-                    "{}: {wrong} (it takes root, configfs, and modprobe target_core_mod)",
+                    "{}: {error} (this needs root, configfs, and modprobe target_core_mod)",
                     core.display()
                 ),
             )
         })
     }
 
-    /// The target's portal group; `None` when there is no such target, the default when it has no group yet.
+    /// The target's portal group; `None` if the target does not exist, the default if it has no portal group yet.
     pub(super) fn target(&self, iqn: &str) -> io::Result<Option<ConfigfsState>> {
         let target = self.root.join("iscsi").join(iqn);
         if !target.try_exists()? {
             return Ok(None);
         }
         let group = target.join("tpgt_1");
-        let mut shown = ConfigfsState {
+        let mut state = ConfigfsState {
             enabled: text(&group.join("enable"))? == "1",
             attribs: texts(&group.join("attrib"))?,
             auth: texts(&group.join("auth"))?,
             ..ConfigfsState::default()
         };
         for portal in store::names(&group.join("np"))? {
-            shown.portals.extend(portal.parse::<SocketAddr>());
+            state.portals.extend(portal.parse::<SocketAddr>());
         }
         for name in store::names(&group.join("lun"))? {
             if let Some(lun) = name
                 .strip_prefix("lun_")
                 .and_then(|number| number.parse().ok())
             {
-                shown.luns.insert(lun, link(&group.join("lun").join(name))?);
+                state.luns.insert(lun, link(&group.join("lun").join(name))?);
             }
         }
-        Ok(Some(shown))
+        Ok(Some(state))
     }
 
     /// Names of the initiators with a session on the target, as the kernel prints them.
@@ -160,8 +160,8 @@ impl Tree {
 
     pub(super) fn apply(&self, ops: &[Op]) -> io::Result<()> {
         ops.iter().try_for_each(|op| {
-            self.one(op).map_err(|wrong| {
-                // The kernel says "Invalid argument" to a portal whatever is wrong with it.
+            self.apply_one(op).map_err(|error| {
+                // The kernel returns EINVAL for every problem with a portal.
                 let hint = match op {
                     Op::Mkdir(path) if path.contains("/np/") => {
                         "; is it an address of this machine, and free?"
@@ -173,22 +173,22 @@ impl Tree {
                     | Op::Link { .. }
                     | Op::Unlink(_) => "",
                 };
-                io::Error::new(wrong.kind(), format!("{op:?}: {wrong}{hint}"))
+                io::Error::new(error.kind(), format!("{op:?}: {error}{hint}"))
             })
         })
     }
 
-    fn one(&self, op: &Op) -> io::Result<()> {
-        let fine = |result: io::Result<()>, kind| match result {
-            Err(wrong) if wrong.kind() == kind => Ok(()),
+    fn apply_one(&self, op: &Op) -> io::Result<()> {
+        let ignore = |result: io::Result<()>, kind| match result {
+            Err(error) if error.kind() == kind => Ok(()),
             other => other,
         };
         match op {
-            Op::Mkdir(path) => fine(
+            Op::Mkdir(path) => ignore(
                 fs::create_dir(self.root.join(path)),
                 io::ErrorKind::AlreadyExists,
             ),
-            Op::Rmdir(path) => fine(
+            Op::Rmdir(path) => ignore(
                 fs::remove_dir(self.root.join(path)),
                 io::ErrorKind::NotFound,
             ),
@@ -197,26 +197,26 @@ impl Tree {
                 let _ = fs::write(self.root.join(path), value);
                 Ok(())
             }
-            Op::Link { at, to } => fine(
+            Op::Link { at, to } => ignore(
                 std::os::unix::fs::symlink(self.root.join(to), self.root.join(at)),
                 io::ErrorKind::AlreadyExists,
             ),
-            Op::Unlink(path) => fine(
+            Op::Unlink(path) => ignore(
                 fs::remove_file(self.root.join(path)),
                 io::ErrorKind::NotFound,
             ),
         }
     }
 
-    /// Takes away the folders that all targets and backstores are in, unless somebody else's are in them too.
-    pub(super) fn leave(&self) {
+    /// Removes the parent folders of targets and backstores, unless they still have foreign ones.
+    pub(super) fn remove_parents(&self) {
         for shared in [BACKSTORES, "iscsi"] {
             let _ = fs::remove_dir(self.root.join(shared));
         }
     }
 }
 
-/// The backstore that a LUN's folder links to.
+/// The backstore to which a LUN's folder links.
 fn link(lun: &Path) -> io::Result<Option<String>> {
     for entry in fs::read_dir(lun)? {
         let entry = entry?;
@@ -240,14 +240,14 @@ fn texts(dir: &Path) -> io::Result<BTreeMap<String, String>> {
         .collect()
 }
 
-/// An attribute without its line's end; empty when the kernel does not have it.
+/// An attribute without its trailing newline; empty if the kernel does not have it.
 fn text(path: &Path) -> io::Result<String> {
     match fs::read(path) {
         Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).trim_end().to_owned()),
-        Err(wrong) if wrong.kind() == io::ErrorKind::NotFound => Ok(String::new()),
-        Err(wrong) => Err(io::Error::new(
-            wrong.kind(),
-            format!("{}: {wrong}", path.display()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        Err(error) => Err(io::Error::new(
+            error.kind(),
+            format!("{}: {error}", path.display()),
         )),
     }
 }
@@ -258,7 +258,7 @@ mod tests {
     use super::super::plan::{self, Portals};
     use super::*;
 
-    /// A folder with what the kernel would make by itself.
+    /// A folder with the entries that the kernel would create.
     fn tree() -> (tempfile::TempDir, Tree) {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("core")).unwrap();
@@ -274,26 +274,26 @@ mod tests {
     }
 
     #[test]
-    fn what_is_applied_is_shown_and_leaves_nothing_to_do() {
+    fn an_applied_plan_is_read_back_and_leaves_nothing_to_do() {
         let (_dir, tree) = tree();
         tree.apply(&plan::backstore(&unit(), "/dev/loop7")).unwrap();
-        let shown = tree.backstore(SERIAL).unwrap();
-        assert!(plan::is_backstore(&unit(), "/dev/loop7", shown.as_ref()));
-        assert!(!plan::is_backstore(&unit(), "/dev/loop8", shown.as_ref()));
+        let state = tree.backstore(SERIAL).unwrap();
+        assert!(plan::is_backstore(&unit(), "/dev/loop7", state.as_ref()));
+        assert!(!plan::is_backstore(&unit(), "/dev/loop8", state.as_ref()));
 
         let target = target();
-        let shown = tree.target(IQN).unwrap();
-        assert_eq!(shown, Some(ConfigfsState::default()));
-        let ops = plan::target(&target, shown.as_ref(), Portals::Open);
+        let state = tree.target(IQN).unwrap();
+        assert_eq!(state, Some(ConfigfsState::default()));
+        let ops = plan::target(&target, state.as_ref(), Portals::Open);
         tree.apply(&ops).unwrap();
-        let shown = tree.target(IQN).unwrap().unwrap();
-        assert_eq!(shown.luns[&1].as_deref(), Some(SERIAL));
-        assert_eq!(shown.portals.len(), 2);
-        assert_eq!(plan::target(&target, Some(&shown), Portals::Open), []);
+        let state = tree.target(IQN).unwrap().unwrap();
+        assert_eq!(state.luns[&1].as_deref(), Some(SERIAL));
+        assert_eq!(state.portals.len(), 2);
+        assert_eq!(plan::target(&target, Some(&state), Portals::Open), []);
     }
 
     #[test]
-    fn nothing_there_is_nothing_shown() {
+    fn an_empty_tree_has_no_targets() {
         let dir = tempfile::tempdir().unwrap();
         let tree = Tree::at(dir.path());
         assert_eq!(tree.target(IQN).unwrap(), None);
@@ -309,10 +309,10 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_write_does_not_tell_the_password() {
+    fn the_error_of_a_failed_write_has_no_password() {
         let (_dir, tree) = tree();
         let op = Op::Write("no/auth/password".into(), "hush".into());
-        let wrong = tree.apply(&[op]).unwrap_err().to_string();
-        assert!(wrong.starts_with("write to no/auth/password: "), "{wrong}");
+        let error = tree.apply(&[op]).unwrap_err().to_string();
+        assert!(error.starts_with("write to no/auth/password: "), "{error}");
     }
 }

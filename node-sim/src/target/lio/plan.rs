@@ -1,4 +1,4 @@
-//! PURE: what the kernel has and what it should have → the operations between them, in an order that is safe to break off.
+//! PURE: computes the operations from the actual to the desired state of LIO, in an order that is safe to interrupt.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -7,23 +7,23 @@ use std::net::SocketAddr;
 use super::configfs::{BACKSTORES, Backstore, ConfigfsState, Op};
 use crate::target::{LogicalUnit, Target};
 
-/// Demo mode: any initiator is let in and may write. The kernel remembers it, so that LUNs mapped later reach it too.
+/// Demo mode: any initiator may log in and write. The kernel caches its ACL, so that it also sees LUNs that are mapped later.
 const ATTRIBS: [(&str, &str); 3] = [
     ("generate_node_acls", "1"),
     ("cache_dynamic_acls", "1"),
     ("demo_mode_write_protect", "0"),
 ];
 
-/// When portals are opened.
+/// Whether to open portals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Portals {
-    /// Those that are open and should be stay so; none is opened.
+    /// Keep open portals that should be open; open no others.
     Keep,
-    /// All that should be open are opened.
+    /// Open all portals that should be open.
     Open,
 }
 
-/// Refuses names that would be more than one file name.
+/// Refuses names that are not a valid single file name.
 pub(super) fn check(target: &Target) -> io::Result<()> {
     let plain = |name: &str| {
         !name.is_empty()
@@ -38,24 +38,24 @@ pub(super) fn check(target: &Target) -> io::Result<()> {
         None => Ok(()),
         Some(name) => Err(io::Error::new(
             io::ErrorKind::InvalidInput,
-            format!("{name:?}: a name is made of letters, digits, '-', '.' and ':'"),
+            format!("{name:?}: a name may have only letters, digits, '-', '.' and ':'"),
         )),
     }
 }
 
-/// From what the kernel shows (`None`: no such target) to `target`. Nothing to do when they agree.
-pub(super) fn target(target: &Target, shown: Option<&ConfigfsState>, portals: Portals) -> Vec<Op> {
+/// The operations from the actual state (`None`: no such target) to `target`. Empty if they are equal.
+pub(super) fn target(target: &Target, state: Option<&ConfigfsState>, portals: Portals) -> Vec<Op> {
     let group = group(&target.iqn);
     let mut ops = Vec::new();
     let blank = ConfigfsState::default();
-    let shown = shown.unwrap_or(&blank);
-    if *shown == blank {
+    let state = state.unwrap_or(&blank);
+    if *state == blank {
         ops.push(Op::Mkdir("iscsi".to_owned()));
         ops.push(Op::Mkdir(format!("iscsi/{}", target.iqn)));
         ops.push(Op::Mkdir(group.clone()));
     }
     let attrib = |name: &str, value: &str| {
-        let differs = shown.attribs.get(name).is_none_or(|now| now != value);
+        let differs = state.attribs.get(name).is_none_or(|now| now != value);
         differs.then(|| Op::Write(format!("{group}/attrib/{name}"), value.to_owned()))
     };
     ops.extend(
@@ -63,8 +63,8 @@ pub(super) fn target(target: &Target, shown: Option<&ConfigfsState>, portals: Po
             .iter()
             .filter_map(|(name, value)| attrib(name, value)),
     );
-    // A secret is there before it is asked for, and asked for as long as it is there.
-    let secrets = secrets(target, shown, &group);
+    // Set the secrets before authentication is required, and remove them after it is no longer required.
+    let secrets = secrets(target, state, &group);
     if target.chap.is_some() {
         ops.extend(secrets);
         ops.extend(attrib("authentication", "1"));
@@ -72,8 +72,8 @@ pub(super) fn target(target: &Target, shown: Option<&ConfigfsState>, portals: Po
         ops.extend(attrib("authentication", "0"));
         ops.extend(secrets);
     }
-    ops.extend(luns(target, shown, &group));
-    if !shown.enabled {
+    ops.extend(luns(target, state, &group));
+    if !state.enabled {
         ops.push(Op::Write(format!("{group}/enable"), "1".to_owned()));
     }
     let wanted: BTreeSet<SocketAddr> = if target.enabled {
@@ -81,18 +81,18 @@ pub(super) fn target(target: &Target, shown: Option<&ConfigfsState>, portals: Po
     } else {
         BTreeSet::new()
     };
-    for portal in shown.portals.difference(&wanted) {
+    for portal in state.portals.difference(&wanted) {
         ops.push(Op::Rmdir(format!("{group}/np/{portal}")));
     }
     if portals == Portals::Open {
-        for portal in wanted.difference(&shown.portals) {
+        for portal in wanted.difference(&state.portals) {
             ops.push(Op::Mkdir(format!("{group}/np/{portal}")));
         }
     }
     ops
 }
 
-fn secrets(target: &Target, shown: &ConfigfsState, group: &str) -> Vec<Op> {
+fn secrets(target: &Target, state: &ConfigfsState, group: &str) -> Vec<Op> {
     let chap = target.chap.as_ref();
     let mutual = chap.and_then(|chap| chap.mutual.as_ref());
     let wanted = [
@@ -104,8 +104,8 @@ fn secrets(target: &Target, shown: &ConfigfsState, group: &str) -> Vec<Op> {
     wanted
         .into_iter()
         .filter_map(|(name, value)| {
-            // The kernel takes the word NULL for "none", and shows it again.
-            let now = shown.auth.get(name).map(String::as_str);
+            // The kernel uses the word NULL for "none", in writes and reads.
+            let now = state.auth.get(name).map(String::as_str);
             let now = now.filter(|now| !matches!(*now, "" | "NULL"));
             (now != value.map(String::as_str)).then(|| {
                 let value = value.map_or("NULL", String::as_str).to_owned();
@@ -115,17 +115,17 @@ fn secrets(target: &Target, shown: &ConfigfsState, group: &str) -> Vec<Op> {
         .collect()
 }
 
-fn luns(target: &Target, shown: &ConfigfsState, group: &str) -> Vec<Op> {
+fn luns(target: &Target, state: &ConfigfsState, group: &str) -> Vec<Op> {
     let mut ops = Vec::new();
     let wanted = |lun: &u16| target.luns.get(lun).map(|unit| &unit.serial);
-    for (lun, backstore) in &shown.luns {
+    for (lun, backstore) in &state.luns {
         if wanted(lun).is_none() || backstore.as_ref() != wanted(lun) {
             ops.extend(lun_removal(group, *lun, backstore.as_deref()));
         }
     }
     for (lun, unit) in &target.luns {
         let serial = &unit.serial;
-        if shown.luns.get(lun) != Some(&Some(serial.clone())) {
+        if state.luns.get(lun) != Some(&Some(serial.clone())) {
             ops.push(Op::Mkdir(format!("{group}/lun/lun_{lun}")));
             ops.push(Op::Link {
                 at: format!("{group}/lun/lun_{lun}/{serial}"),
@@ -145,18 +145,18 @@ fn lun_removal(group: &str, lun: u16, backstore: Option<&str>) -> Vec<Op> {
         .collect()
 }
 
-/// Takes a target away: no new sessions, then no old ones, then the rest from the leaves up.
-pub(super) fn removal(iqn: &str, shown: &ConfigfsState) -> Vec<Op> {
+/// Removes a target: first new sessions are refused, then existing ones are dropped, then the rest is removed from the leaves up.
+pub(super) fn removal(iqn: &str, state: &ConfigfsState) -> Vec<Op> {
     let group = group(iqn);
-    let mut ops: Vec<Op> = shown
+    let mut ops: Vec<Op> = state
         .portals
         .iter()
         .map(|portal| Op::Rmdir(format!("{group}/np/{portal}")))
         .collect();
-    if shown.enabled {
+    if state.enabled {
         ops.push(Op::Write(format!("{group}/enable"), "0".to_owned()));
     }
-    for (lun, backstore) in &shown.luns {
+    for (lun, backstore) in &state.luns {
         ops.extend(lun_removal(&group, *lun, backstore.as_deref()));
     }
     ops.push(Op::Rmdir(group));
@@ -164,7 +164,7 @@ pub(super) fn removal(iqn: &str, shown: &ConfigfsState) -> Vec<Op> {
     ops
 }
 
-/// Makes a backstore of a block device.
+/// Creates a backstore on a block device.
 pub(super) fn backstore(unit: &LogicalUnit, device: &str) -> Vec<Op> {
     let dir = format!("{BACKSTORES}/{}", unit.serial);
     let write = |file: &str, value: &str| Op::Write(format!("{dir}/{file}"), value.to_owned());
@@ -183,13 +183,13 @@ pub(super) fn backstore(unit: &LogicalUnit, device: &str) -> Vec<Op> {
     ]
 }
 
-/// Whether this is the backstore that the unit wants.
-pub(super) fn is_backstore(unit: &LogicalUnit, device: &str, shown: Option<&Backstore>) -> bool {
-    shown
-        .is_some_and(|shown| shown.enabled && shown.device == device && shown.serial == unit.serial)
+/// True if this is the correct backstore of the unit.
+pub(super) fn is_backstore(unit: &LogicalUnit, device: &str, state: Option<&Backstore>) -> bool {
+    state
+        .is_some_and(|state| state.enabled && state.device == device && state.serial == unit.serial)
 }
 
-/// Takes a backstore away.
+/// Removes a backstore.
 pub(super) fn backstore_removal(serial: &str) -> Vec<Op> {
     vec![Op::Rmdir(format!("{BACKSTORES}/{serial}"))]
 }

@@ -1,4 +1,4 @@
-//! Who is logged in to a target.
+//! The sessions of a LIO target, from configfs and the kernel's table of TCP connections.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,18 +8,18 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use super::configfs::Tree;
 use crate::target::Session;
 
-/// The sessions of a target. Demo mode shows initiators without addresses, so these are looked for among the connections to
-/// the target's portals: certain when there is only one, and told as `0.0.0.0` otherwise.
+/// The sessions of a target. Demo mode shows initiators without addresses, so the address is taken from the TCP connections to
+/// the target's portals. If these come from more than one address, it is unknown and reported as `0.0.0.0`.
 pub(super) fn list(tree: &Tree, iqn: &str) -> io::Result<Vec<Session>> {
     let initiators = initiators(&tree.dynamic_sessions(iqn)?);
-    let Some(shown) = tree.target(iqn)?.filter(|_| !initiators.is_empty()) else {
+    let Some(state) = tree.target(iqn)?.filter(|_| !initiators.is_empty()) else {
         return Ok(Vec::new());
     };
     let mut peers = BTreeSet::new();
     for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
         match fs::read_to_string(table) {
-            Ok(table) => peers.extend(callers(&table, &shown.portals)),
-            // A kernel without IPv6 has no such table.
+            Ok(table) => peers.extend(remote_addresses(&table, &state.portals)),
+            // A kernel without IPv6 does not have this table.
             Err(missing) if missing.kind() == io::ErrorKind::NotFound => {}
             Err(wrong) => return Err(wrong),
         }
@@ -32,7 +32,7 @@ pub(super) fn list(tree: &Tree, iqn: &str) -> io::Result<Vec<Session>> {
     Ok(initiators.into_iter().map(session).collect())
 }
 
-/// `dynamic_sessions`: a name and a line's end for each, and NULs between them.
+/// Parses `dynamic_sessions`: a name and a newline per session, with NULs between them.
 fn initiators(text: &str) -> Vec<String> {
     text.split(['\n', '\0'])
         .map(str::trim)
@@ -41,24 +41,24 @@ fn initiators(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// Where the established connections to these portals come from, by a table such as `/proc/net/tcp`.
-fn callers(table: &str, portals: &BTreeSet<SocketAddr>) -> Vec<IpAddr> {
+/// The remote addresses of established connections to these portals, in a table like `/proc/net/tcp`.
+fn remote_addresses(table: &str, portals: &BTreeSet<SocketAddr>) -> Vec<IpAddr> {
     let listens = |local: SocketAddr| {
         portals.iter().any(|portal| {
             portal.port() == local.port()
                 && (portal.ip() == local.ip() || portal.ip().is_unspecified())
         })
     };
-    let caller = |line: &str| {
+    let remote = |line: &str| {
         let mut words = line.split_whitespace().skip(1);
-        let (local, remote) = (endpoint(words.next()?)?, endpoint(words.next()?)?);
+        let (local, peer) = (endpoint(words.next()?)?, endpoint(words.next()?)?);
         // 01 is TCP_ESTABLISHED.
-        (words.next()? == "01" && listens(local)).then(|| remote.ip())
+        (words.next()? == "01" && listens(local)).then(|| peer.ip())
     };
-    table.lines().filter_map(caller).collect()
+    table.lines().filter_map(remote).collect()
 }
 
-/// `0100007F:0CBC`: an address in words of the machine's byte order, and a port.
+/// Parses `0100007F:0CBC`: an address as 32-bit words in host byte order, and a port.
 fn endpoint(text: &str) -> Option<SocketAddr> {
     let (address, port) = text.split_once(':')?;
     let port = u16::from_str_radix(port, 16).ok()?;
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn initiators_as_the_kernel_prints_them() {
+    fn initiators_are_parsed_as_the_kernel_prints_them() {
         let text = "iqn.1993-08.org.debian:01:vm\n\0iqn.b\n\0";
         assert_eq!(initiators(text), ["iqn.1993-08.org.debian:01:vm", "iqn.b"]);
         assert_eq!(initiators(""), Vec::<String>::new());
@@ -91,7 +91,7 @@ mod tests {
 
     #[cfg(target_endian = "little")]
     #[test]
-    fn callers_are_those_who_are_connected_to_a_portal() {
+    fn remote_addresses_are_those_of_connections_to_a_portal() {
         let portals = BTreeSet::from([
             "10.9.0.1:3260".parse().unwrap(),
             "[::1]:3260".parse().unwrap(),
@@ -105,10 +105,10 @@ mod tests {
    5: 0101090A:0CBC 0500090A:A68A 01 00000000:00000000 00:00000000 00000000     0        0 12279
 ";
         let ip = |text: &str| text.parse::<IpAddr>().unwrap();
-        assert_eq!(callers(table, &portals), [ip("10.9.0.2")]);
+        assert_eq!(remote_addresses(table, &portals), [ip("10.9.0.2")]);
         let six = "   0: 00000000000000000000000001000000:0CBC B80D0120000000000000000007000000:A68A 01 0:0";
-        assert_eq!(callers(six, &portals), [ip("2001:db8::7")]);
+        assert_eq!(remote_addresses(six, &portals), [ip("2001:db8::7")]);
         let any = BTreeSet::from(["0.0.0.0:3260".parse().unwrap()]);
-        assert_eq!(callers(table, &any).len(), 2);
+        assert_eq!(remote_addresses(table, &any).len(), 2);
     }
 }

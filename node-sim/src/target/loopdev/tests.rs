@@ -57,7 +57,7 @@ fn put_get_list_remove() {
 }
 
 #[test]
-fn strange_names_stay_in_the_folder_and_apart() {
+fn unusual_names_stay_in_the_folder_and_are_distinct() {
     let (dir, targets) = targets();
     for iqn in [
         "../../evil",
@@ -94,13 +94,13 @@ fn a_session_lives_until_logout_or_until_its_target_goes() {
     assert!(targets.attached(IQN, "h-1").unwrap().is_some());
     targets.remove(IQN).unwrap();
     assert_eq!(targets.sessions(IQN).unwrap(), []);
-    // A target of the same name that comes later knows nothing of the old session.
+    // A later target of the same name does not have the old session.
     targets.put(&target(IQN)).unwrap();
     assert!(targets.attached(IQN, "h-1").unwrap().is_none());
 }
 
 #[test]
-fn logins_are_turned_down_for_the_reasons_a_target_has() {
+fn logins_are_refused() {
     let (_dir, targets) = targets();
     let login = |key, proof: Option<&Chap>| targets.login(IQN, key, &session(), proof);
     assert!(matches!(login("k", None), Err(Refusal::NoTarget)));
@@ -141,7 +141,7 @@ fn logins_are_turned_down_for_the_reasons_a_target_has() {
 }
 
 #[test]
-fn an_initiator_that_asks_for_proof_wants_the_right_one() {
+fn mutual_chap_is_verified() {
     let (_dir, targets) = targets();
     let nas = |password: &str| Credential {
         user: "nas".into(),
@@ -182,7 +182,7 @@ fn a_target_written_before_mutual_chap_is_still_read() {
 }
 
 #[test]
-fn align_makes_these_targets_and_no_others() {
+fn align_exports_exactly_these_targets() {
     let (_dir, targets) = targets();
     targets.put(&target("iqn.a")).unwrap();
     targets.put(&target("iqn.b")).unwrap();
@@ -191,11 +191,11 @@ fn align_makes_these_targets_and_no_others() {
 }
 
 #[test]
-fn no_other_target_is_read_where_nothing_is_taken_out() {
+fn other_targets_are_read_only_if_a_unit_is_removed() {
     let (_dir, targets) = targets();
     targets.put(&target(IQN)).unwrap();
     targets.login(IQN, "key", &session(), None).unwrap();
-    // Whoever looks at all targets falls over this one.
+    // Reading all targets would fail at this one.
     fs::write(targets.dir().join("iqn.broken.json"), "{").unwrap();
     targets.list().unwrap_err();
     let mut changed = target(IQN);

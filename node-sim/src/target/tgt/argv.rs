@@ -1,18 +1,18 @@
-//! PURE: what `tgtadm` is told, one command each.
+//! PURE: the `tgtadm` commands, as [`Step`]s and their arguments.
 
 use std::fmt;
 use std::net::SocketAddr;
 
 use crate::target::LogicalUnit;
 
-/// One change of the daemon.
+/// One change of the daemon's state, by one `tgtadm` command.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) enum Step {
     NewTarget {
         tid: u32,
         iqn: String,
     },
-    /// With its units and sessions.
+    /// Also deletes its units and drops its sessions.
     DeleteTarget {
         tid: u32,
     },
@@ -21,23 +21,23 @@ pub(super) enum Step {
         lun: u16,
         file: String,
     },
-    /// What the unit says of itself.
+    /// Sets the unit's INQUIRY data.
     Describe {
         tid: u32,
         lun: u16,
         params: String,
     },
-    /// The unit's commands wait from now on.
+    /// From now on commands to the unit wait.
     Offline {
         tid: u32,
         lun: u16,
     },
-    /// Opens the unit's file anew, which is when the daemon looks how large it is, and lets its commands go on.
+    /// Reopens the unit's file, at which tgtd reads its size, and resumes waiting commands.
     Reopen {
         tid: u32,
         lun: u16,
         file: String,
-        /// What is to be found there; the daemon is not told.
+        /// The expected size in bytes; not an argument of the command.
         size: u64,
     },
     DeleteUnit {
@@ -59,11 +59,11 @@ pub(super) enum Step {
         tid: u32,
         account: Account,
     },
-    /// Lets any initiator in.
+    /// Allows logins of any initiator.
     Admit {
         tid: u32,
     },
-    /// Lets no initiator in; sessions go on.
+    /// Refuses all logins; sessions continue.
     Shut {
         tid: u32,
     },
@@ -71,16 +71,16 @@ pub(super) enum Step {
     DeletePortal(SocketAddr),
 }
 
-/// An account as a target knows it.
+/// A CHAP account of a target.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Account {
     pub(super) user: String,
-    /// The target proves itself with it, instead of the initiator.
+    /// Mutual CHAP: the target authenticates itself with it, not the initiator.
     pub(super) outgoing: bool,
 }
 
 impl Step {
-    /// The command's arguments, but for the control port.
+    /// The command's arguments, without the control port.
     pub(super) fn argv(&self) -> Vec<String> {
         let words = |fixed: &str| -> Vec<String> {
             ["--lld", "iscsi"]
@@ -89,7 +89,7 @@ impl Step {
                 .map(ToOwned::to_owned)
                 .collect()
         };
-        // Whatever may hold a blank is pushed as a word of its own.
+        // Values that may have spaces are separate arguments.
         let with = |fixed: String, last: &[&str]| {
             let mut argv = words(&fixed);
             argv.extend(last.iter().map(|word| (*word).to_owned()));
@@ -158,7 +158,7 @@ impl Step {
     }
 }
 
-/// As the command line, without its password.
+/// The command line, without the password.
 impl fmt::Debug for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut argv = self.argv();
@@ -170,8 +170,8 @@ impl fmt::Debug for Step {
     }
 }
 
-/// A unit's parameters: vendor, product, revision, serial and the NAA. Tgt makes the NAA of a `scsi_id` that is `3` and
-/// 32 hex digits.
+/// A unit's parameters: vendor, product, revision, serial number and the NAA. tgt derives the NAA from a `scsi_id` of `3` and 32
+/// hex digits.
 pub(super) fn description(unit: &LogicalUnit) -> String {
     format!(
         "vendor_id={},product_id={},product_rev={},scsi_sn={},scsi_id={},{},{}",
@@ -185,19 +185,19 @@ pub(super) fn description(unit: &LogicalUnit) -> String {
     )
 }
 
-/// The caching mode page (SBC-3, page 8, 18 bytes): byte 2 has WCE, the volatile write cache, in bit 2; the rest is what tgt has
-/// there by itself.
+/// The caching mode page (SBC-3, page 8, 18 bytes): byte 2 has WCE, the volatile write cache, in bit 2; the rest is tgt's
+/// default.
 fn caching(unit: &LogicalUnit) -> String {
     let wce = if unit.write_cache { "0x14" } else { "0x10" };
     format!("mode_page=8:0:18:{wce}:0:0xff:0xff:0:0:0xff:0xff:0xff:0xff:0x80:0x14:0:0:0:0:0:0")
 }
 
-/// Tgt announces UNMAP for a unit that it is told is thin, and punches holes then.
+/// For a thin unit tgt announces UNMAP, and punches holes.
 pub(super) fn thinness(unit: &LogicalUnit) -> String {
     format!("thin_provisioning={}", u8::from(unit.unmap))
 }
 
-/// What `--op show` tells as the unit's SCSI ID once it is described.
+/// The unit's SCSI ID in `--op show`, after [`Step::Describe`].
 pub(super) fn scsi_id(unit: &LogicalUnit) -> String {
     format!("3{}", unit.naa)
 }
@@ -207,7 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_commands_that_were_tried_by_hand() {
+    fn commands_have_the_arguments_of_tgtadm() {
         let check = |step: Step, want: &str| {
             assert_eq!(
                 step.argv(),
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_blank_in_a_name_splits_no_word_and_no_password_is_shown() {
+    fn arguments_may_have_spaces_and_passwords_are_masked() {
         let step = Step::NewAccount {
             user: "a b".into(),
             password: "hush hush".into(),

@@ -1,4 +1,4 @@
-//! EFFECT: the daemon's life, and `tgtadm`.
+//! EFFECT: starts, finds and stops `tgtd`, and runs `tgtadm`.
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -15,25 +15,25 @@ use super::show;
 use crate::exec;
 use crate::store::{self, Durability, Lock};
 
-/// The daemon's environment names the folder that it works for.
-const MARK: &str = "NODE_SIM_TGT";
+/// The daemon's environment variable with the folder that it belongs to, by which it is found again.
+const ENV: &str = "NODE_SIM_TGT";
 /// Where tgt keeps its control sockets: `socket.<port>` and `socket.<port>.lock`.
 const SOCKETS: &str = "/var/run/tgtd";
-/// What `tgtadm` says of a unit with a command under way.
+/// The message of `tgtadm` about a unit with commands in progress.
 const STILL_ACTIVE: &str = "this logical unit is still active";
-/// Longest that the daemon may take to answer, or to be gone.
+/// How long to wait for the daemon to answer or to end.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// The daemon of one folder, alive or not.
+/// The daemon of one folder, running or not.
 #[derive(Debug)]
 pub(super) struct Daemon<'a> {
     lock: &'a Lock,
-    mark: String,
+    env: String,
     control: String,
 }
 
 impl<'a> Daemon<'a> {
-    /// The daemon of this folder, for the holder of the folder's lock. Its control port is chosen once, and written down.
+    /// The daemon of this folder, for the holder of the folder's lock. Its control port is chosen once and stored.
     pub(super) fn of(dir: &Path, lock: &'a Lock) -> io::Result<Self> {
         let note = dir.join("control-port");
         let control = match fs::read_to_string(&note) {
@@ -43,45 +43,45 @@ impl<'a> Daemon<'a> {
                 lock.write(&note, control.as_bytes(), Durability::Always)?;
                 control
             }
-            Err(wrong) => return Err(wrong),
+            Err(error) => return Err(error),
         };
         Ok(Self {
             lock,
-            mark: format!("{MARK}={}", dir.display()),
+            env: format!("{ENV}={}", dir.display()),
             control,
         })
     }
 
-    pub(super) fn lives(&self) -> io::Result<bool> {
+    pub(super) fn is_alive(&self) -> io::Result<bool> {
         Ok(!self.pids()?.is_empty())
     }
 
-    /// Starts the daemon, with no portal that an initiator would knock at.
+    /// Starts the daemon, without any portal that an initiator knows.
     pub(super) fn start(&self) -> io::Result<()> {
         self.sweep()?;
-        // Told of no portal it takes all of port 3260, so it gets one that nobody knows, until it is told to listen.
-        let nowhere = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?;
-        let portal = format!("portal={nowhere}");
-        let (name, value) = self.mark.split_once('=').unwrap_or_default();
+        // Without a portal it listens on port 3260 of all addresses, so give it a random one until `listen` is called.
+        let unused = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?;
+        let portal = format!("portal={unused}");
+        let (name, value) = self.env.split_once('=').unwrap_or_default();
         exec::run(
             self.lock,
             "tgtd",
             &["-C", &self.control, "--iscsi", &portal],
             &[(name, value)],
         )?;
-        let mut said = String::new();
+        let mut last_error = String::new();
         exec::until(DEADLINE, || match self.show("system") {
             Ok(_) => Ok(true),
-            Err(wrong) => {
-                said = wrong.to_string();
+            Err(error) => {
+                last_error = error.to_string();
                 Ok(false)
             }
         })?
         .then_some(())
-        .ok_or_else(|| io::Error::new(io::ErrorKind::TimedOut, format!("tgtd: {said}")))
+        .ok_or_else(|| io::Error::new(io::ErrorKind::TimedOut, format!("tgtd: {last_error}")))
     }
 
-    /// Makes the daemon listen on these portals and no others; live sessions go on.
+    /// Makes the daemon listen on exactly these portals; live sessions continue.
     pub(super) fn listen(&self, portals: &[SocketAddr]) -> io::Result<()> {
         let now = show::portals(&self.show("portal")?);
         for portal in now.iter().filter(|portal| !portals.contains(portal)) {
@@ -89,12 +89,12 @@ impl<'a> Daemon<'a> {
         }
         for portal in portals.iter().filter(|portal| !now.contains(portal)) {
             self.run(&Step::NewPortal(*portal))
-                .map_err(|wrong| cannot(portal, &wrong.to_string()))?;
+                .map_err(|error| cannot(portal, &error.to_string()))?;
         }
         let now = show::portals(&self.show("portal")?);
         match portals.iter().find(|portal| !now.contains(portal)) {
             None => Ok(()),
-            Some(portal) => Err(cannot(portal, "it is not among its portals")),
+            Some(portal) => Err(cannot(portal, "tgtd does not list it")),
         }
     }
 
@@ -103,14 +103,14 @@ impl<'a> Daemon<'a> {
         self.tgtadm(&["--lld", "iscsi", "--op", "show", "--mode", mode])
     }
 
-    /// A unit that an initiator's command is busy with can be taken away a moment later.
+    /// Runs one `tgtadm` command. Retries while a unit is busy with an initiator's command.
     pub(super) fn run(&self, step: &Step) -> io::Result<()> {
         let argv = step.argv();
         let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
         let mut busy = None;
         let done = exec::until(DEADLINE, || match self.tgtadm(&argv) {
-            Err(wrong) if wrong.to_string().contains(STILL_ACTIVE) => {
-                busy = Some(wrong);
+            Err(error) if error.to_string().contains(STILL_ACTIVE) => {
+                busy = Some(error);
                 Ok(false)
             }
             answer => answer.map(|_| true),
@@ -126,19 +126,19 @@ impl<'a> Daemon<'a> {
         exec::run(self.lock, "tgtadm", &all, &[])
     }
 
-    /// Ends the daemon and removes its sockets. It has nothing to save: what initiators were told is written is in the
-    /// files. (Asked politely, by SIGTERM, it stops answering and lives on.)
-    pub(super) fn end(&self) -> io::Result<()> {
+    /// Kills the daemon and removes its sockets. It has nothing to save: acknowledged writes are in the files. (On SIGTERM it
+    /// stops answering but does not exit.)
+    pub(super) fn stop(&self) -> io::Result<()> {
         for pid in self.pids()? {
-            // It may be gone by itself by now.
+            // It may have just ended by itself.
             let _ = kill(pid, Signal::SIGKILL);
         }
-        if exec::until(DEADLINE, || Ok(!self.lives()?))? {
+        if exec::until(DEADLINE, || Ok(!self.is_alive()?))? {
             self.sweep()
         } else {
             Err(io::Error::new(
                 io::ErrorKind::TimedOut,
-                "tgtd does not end when it is killed",
+                "tgtd did not end after SIGKILL",
             ))
         }
     }
@@ -149,7 +149,7 @@ impl<'a> Daemon<'a> {
             .try_for_each(|socket| store::remove(socket))
     }
 
-    /// The daemon's processes: itself and its logger.
+    /// The daemon's process ids: its own and its logger's.
     fn pids(&self) -> io::Result<Vec<Pid>> {
         let mut pids = Vec::new();
         for name in store::names(Path::new("/proc"))? {
@@ -157,13 +157,13 @@ impl<'a> Daemon<'a> {
                 continue;
             };
             let process = Path::new("/proc").join(name);
-            // A process that ends while we look is not there.
+            // A process may end between two reads.
             let is_tgtd = fs::read(process.join("comm")).is_ok_and(|comm| comm == b"tgtd\n");
             let is_ours = || {
                 let environ = fs::read(process.join("environ")).unwrap_or_default();
                 environ
                     .split(|byte| *byte == 0)
-                    .any(|entry| entry == self.mark.as_bytes())
+                    .any(|entry| entry == self.env.as_bytes())
             };
             if is_tgtd && is_ours() {
                 pids.push(Pid::from_raw(pid));
@@ -173,7 +173,7 @@ impl<'a> Daemon<'a> {
     }
 }
 
-/// A portal that cannot be had.
+/// The error for a portal that is not available.
 pub(super) fn cannot(portal: &SocketAddr, why: &str) -> io::Error {
     io::Error::new(
         io::ErrorKind::AddrInUse,
@@ -187,7 +187,7 @@ fn sockets(control: &str) -> [PathBuf; 2] {
     ["", ".lock"].map(|end| Path::new(SOCKETS).join(format!("socket.{control}{end}")))
 }
 
-/// A control port that no daemon has. Tgt reads a signed 16-bit number.
+/// A control port that no daemon uses. tgt parses it as a signed 16-bit number.
 fn free_control_port(dir: &Path) -> io::Result<String> {
     let mut hasher = DefaultHasher::new();
     dir.hash(&mut hasher);

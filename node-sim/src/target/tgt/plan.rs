@@ -1,4 +1,4 @@
-//! PURE: what the daemon has and what it should have → the steps between them.
+//! PURE: computes the steps from the actual to the desired state of tgtd.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -7,15 +7,15 @@ use super::argv::{self, Account, Step};
 use super::show::{TgtState, Unit};
 use crate::target::{Target, capacity};
 
-/// The size of a block, of each unit.
+/// The block size of every unit, in bytes.
 const BLOCK: u64 = 512;
 
-/// What the daemon was told and does not tell again.
+/// State of the daemon that it does not show.
 #[derive(Default)]
 pub(super) struct Memory {
-    /// Of every account that there is.
+    /// The password of every existing account.
     passwords: BTreeMap<String, String>,
-    /// The capacity that a unit was opened with, where we opened it.
+    /// The capacity at which we last opened a unit.
     sizes: BTreeMap<(String, u16), u64>,
 }
 
@@ -29,7 +29,7 @@ impl std::fmt::Debug for Memory {
 }
 
 impl Memory {
-    /// Takes note of a step that was done for a target.
+    /// Records a step that was applied to a target.
     pub(super) fn learn(&mut self, iqn: &str, step: &Step) {
         match step {
             Step::NewAccount { user, password } => {
@@ -58,7 +58,7 @@ impl Memory {
     }
 }
 
-/// Refuses what tgt cannot do.
+/// Refuses targets that tgt does not support.
 pub(super) fn check(target: &Target, wanted: &BTreeMap<String, Target>) -> io::Result<()> {
     let refused = |why: String| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
     for unit in target.luns.values() {
@@ -73,7 +73,7 @@ pub(super) fn check(target: &Target, wanted: &BTreeMap<String, Target>) -> io::R
         if file.is_none_or(|file| file.contains([',', '\n']))
             || params.iter().any(|param| param.contains([',', '=', '\n']))
         {
-            return refused(format!("tgtadm cannot be told of {unit:?}: it has a comma"));
+            return refused(format!("tgtadm cannot describe {unit:?}: it has a comma"));
         }
     }
     let own = accounts(target);
@@ -88,7 +88,7 @@ pub(super) fn check(target: &Target, wanted: &BTreeMap<String, Target>) -> io::R
             .any(|(ours, secret)| ours.user == theirs.user && *secret != password);
         if clash {
             return refused(format!(
-                "tgt has one password for each CHAP name, and {} is used with another already: take another name, or export through lio",
+                "tgt has one password for each CHAP name, and {} is already used with another one: use another name, or export through lio",
                 theirs.user
             ));
         }
@@ -96,7 +96,7 @@ pub(super) fn check(target: &Target, wanted: &BTreeMap<String, Target>) -> io::R
     Ok(())
 }
 
-/// The capacities of a target's units now.
+/// The current capacities of a target's units.
 pub(super) fn sizes(target: &Target) -> io::Result<BTreeMap<u16, u64>> {
     target
         .luns
@@ -105,7 +105,7 @@ pub(super) fn sizes(target: &Target) -> io::Result<BTreeMap<u16, u64>> {
         .collect()
 }
 
-/// From what the daemon shows to `target`, one of `wanted`. Nothing to do when they agree.
+/// The steps from the actual state to `target`, one of `wanted`. Empty if they are equal.
 pub(super) fn target(
     target: &Target,
     shown: &[TgtState],
@@ -129,7 +129,7 @@ pub(super) fn target(
     let accounts = accounts_of(target, &now, memory, wanted);
     let mut admits = now.admits;
     if admits && (!target.enabled || !accounts.is_empty()) {
-        // A target without accounts asks nobody for a password, so it is shut while they change.
+        // A target without accounts requires no password, so refuse logins while the accounts change.
         steps.push(Step::Shut { tid: now.tid });
         admits = false;
     }
@@ -155,7 +155,7 @@ fn units(
                 && wanted.file.to_str() == Some(&unit.file)
         })
     };
-    // The file of a unit that is offline is not shown. It is described before it is ever taken offline.
+    // tgtd does not show the file of an offline unit. Units are described before they are ever taken offline.
     let kept = |lun: &u16| {
         now.units.get(lun).filter(|unit| {
             same(lun, unit)
@@ -166,7 +166,7 @@ fn units(
                         .is_some_and(|wanted| wanted.serial == unit.serial))
         })
     };
-    // What has not one block is taken for a unit of 2 TiB, so it is not exported.
+    // tgt reports 2 TiB for a unit without a single block, so it is not exported.
     let fits = |lun: &u16| sizes.get(lun).is_some_and(|size| *size >= BLOCK);
     let gone = |lun: &&u16| kept(lun).is_none() || !fits(lun);
     for lun in now.units.keys().filter(gone) {
@@ -203,7 +203,7 @@ fn units(
     steps
 }
 
-/// As the daemon prints a size.
+/// A size as the daemon prints it.
 fn megabytes(size: u64) -> u64 {
     (size + 500_000) / 1_000_000
 }
@@ -226,7 +226,7 @@ fn accounts(target: &Target) -> Vec<(Account, String)> {
         .collect()
 }
 
-/// Accounts that are to be unbound, deleted, made and bound.
+/// The steps that unbind, delete, create and bind accounts.
 fn accounts_of(
     target: &Target,
     now: &TgtState,
@@ -236,11 +236,11 @@ fn accounts_of(
     let tid = now.tid;
     let own = accounts(target);
     let bound: BTreeSet<&Account> = now.accounts.iter().collect();
-    let right = |user: &str, password: &String| memory.passwords.get(user) == Some(password);
+    let has_password = |user: &str, password: &String| memory.passwords.get(user) == Some(password);
     let same = bound == own.iter().map(|(account, _)| account).collect()
         && own
             .iter()
-            .all(|(account, password)| right(&account.user, password));
+            .all(|(account, password)| has_password(&account.user, password));
     if same {
         return Vec::new();
     }
@@ -262,8 +262,8 @@ fn accounts_of(
     steps.extend(stale.into_iter().map(|user| Step::DeleteAccount { user }));
     let mut made = BTreeSet::new();
     for (account, password) in own {
-        let there = memory.passwords.contains_key(&account.user) && !gone.contains(&account.user);
-        if !there && made.insert(account.user.clone()) {
+        let exists = memory.passwords.contains_key(&account.user) && !gone.contains(&account.user);
+        if !exists && made.insert(account.user.clone()) {
             let user = account.user.clone();
             steps.push(Step::NewAccount { user, password });
         }
@@ -272,9 +272,9 @@ fn accounts_of(
     steps
 }
 
-/// Accounts that nobody wants, or not with this password.
+/// Accounts that no target uses, or not with this password.
 fn stale(wanted: &[(Account, String)], memory: &Memory) -> Vec<String> {
-    let wants = |user: &String, password: &String| {
+    let is_used = |user: &String, password: &String| {
         wanted
             .iter()
             .any(|(account, secret)| account.user == *user && secret == password)
@@ -282,12 +282,12 @@ fn stale(wanted: &[(Account, String)], memory: &Memory) -> Vec<String> {
     memory
         .passwords
         .iter()
-        .filter(|(user, password)| !wants(user, password))
+        .filter(|(user, password)| !is_used(user, password))
         .map(|(user, _)| user.clone())
         .collect()
 }
 
-/// Takes a target away that is no longer among the wanted ones, with the accounts that only it had.
+/// Removes a target that is no longer wanted, with the accounts that only it used.
 pub(super) fn removal(
     shown: &TgtState,
     memory: &Memory,
@@ -301,8 +301,8 @@ pub(super) fn removal(
         .collect()
 }
 
-/// What an earlier life has left in the daemon: targets that nobody wants, and all accounts.
-pub(super) fn strays(
+/// Removes what an earlier caller has left in the daemon: unwanted targets, and all accounts.
+pub(super) fn leftovers(
     shown: &[TgtState],
     accounts: &[String],
     wanted: &BTreeMap<String, Target>,

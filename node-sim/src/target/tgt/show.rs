@@ -1,4 +1,4 @@
-//! PURE: what `tgtadm --op show` prints.
+//! PURE: parsers of the output of `tgtadm --op show`.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -7,20 +7,20 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use super::argv::Account;
 use crate::target::Session;
 
-/// A target as the daemon has it.
+/// The actual state of a target.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct TgtState {
     pub(super) tid: u32,
     pub(super) iqn: String,
     pub(super) sessions: Vec<Session>,
-    /// Without LUN 0, which is the daemon's own.
+    /// Without LUN 0, which is the daemon's controller.
     pub(super) units: BTreeMap<u16, Unit>,
     pub(super) accounts: Vec<Account>,
-    /// Any initiator is let in.
+    /// Logins of any initiator are allowed.
     pub(super) admits: bool,
 }
 
-/// A unit as the daemon has it.
+/// The actual state of a unit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Unit {
     pub(super) scsi_id: String,
@@ -29,7 +29,7 @@ pub(super) struct Unit {
     pub(super) file: String,
     /// In millions of bytes, rounded.
     pub(super) megabytes: u64,
-    /// It says that it takes UNMAP.
+    /// It announces support for UNMAP.
     pub(super) thin: bool,
 }
 
@@ -42,7 +42,7 @@ enum Section {
     Acl,
 }
 
-/// `--mode target`: indented blocks of `key: value`.
+/// Parses `--mode target`: indented blocks of `key: value`.
 pub(super) fn targets(text: &str) -> io::Result<Vec<TgtState>> {
     let mut targets: Vec<TgtState> = Vec::new();
     let (mut section, mut lun) = (Section::Other, 0);
@@ -53,14 +53,14 @@ pub(super) fn targets(text: &str) -> io::Result<Vec<TgtState>> {
         if depth == 0 && key.starts_with("Target ") {
             let tid = key.trim_start_matches("Target ").parse();
             targets.push(TgtState {
-                tid: tid.map_err(|_| strange(line))?,
+                tid: tid.map_err(|_| unexpected(line))?,
                 iqn: value.to_owned(),
                 ..TgtState::default()
             });
             continue;
         }
         let Some(target) = targets.last_mut() else {
-            return Err(strange(line));
+            return Err(unexpected(line));
         };
         if depth == 4 {
             section = match words {
@@ -86,14 +86,14 @@ pub(super) fn targets(text: &str) -> io::Result<Vec<TgtState>> {
                 }
             }
             (Section::Units, "LUN") => {
-                lun = value.parse().map_err(|_| strange(line))?;
+                lun = value.parse().map_err(|_| unexpected(line))?;
                 if lun != 0 {
                     target.units.insert(lun, Unit::default());
                 }
             }
             (Section::Units, _) => {
                 if let Some(unit) = target.units.get_mut(&lun) {
-                    unit.read(key, value).ok_or_else(|| strange(line))?;
+                    unit.read(key, value).ok_or_else(|| unexpected(line))?;
                 }
             }
             (Section::Accounts, _) => target.accounts.push(account(words)),
@@ -128,7 +128,7 @@ fn account(words: &str) -> Account {
     }
 }
 
-/// `--mode account`: a headline and a name a line.
+/// Parses `--mode account`: a header, then one name per line.
 pub(super) fn accounts(text: &str) -> Vec<String> {
     text.lines()
         .filter_map(|line| line.strip_prefix("    "))
@@ -136,7 +136,7 @@ pub(super) fn accounts(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// `--mode portal`: `Portal: 10.9.0.1:3260,1`, the last being the portal group's tag.
+/// Parses `--mode portal`: `Portal: 10.9.0.1:3260,1`, the last number being the portal group tag.
 pub(super) fn portals(text: &str) -> Vec<SocketAddr> {
     text.lines()
         .filter_map(|line| line.strip_prefix("Portal: "))
@@ -144,10 +144,10 @@ pub(super) fn portals(text: &str) -> Vec<SocketAddr> {
         .collect()
 }
 
-fn strange(line: &str) -> io::Error {
+fn unexpected(line: &str) -> io::Error {
     io::Error::new(
         io::ErrorKind::InvalidData,
-        format!("tgtadm printed {line:?}, which nobody expected"),
+        format!("unexpected output of tgtadm: {line:?}"),
     )
 }
 
@@ -213,7 +213,7 @@ Target 7: iqn.2000-01.com.synology:t2
 ";
 
     #[test]
-    fn targets_as_recorded() {
+    fn recorded_targets_are_parsed() {
         let shown = targets(RECORDED).unwrap();
         let unit = Unit {
             scsi_id: "3600140513a3cd1edf296d4d4bdb712da".into(),
@@ -248,7 +248,7 @@ Target 7: iqn.2000-01.com.synology:t2
     }
 
     #[test]
-    fn what_is_not_understood_is_an_error() {
+    fn unexpected_output_is_an_error() {
         for text in [
             "Target x: iqn.t\n",
             "    LUN information:\n",

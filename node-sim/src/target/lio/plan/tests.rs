@@ -41,7 +41,7 @@ pub(in super::super) fn target() -> Target {
     }
 }
 
-/// What the kernel shows once `target()` is made.
+/// The actual state after `target()` was created.
 fn made() -> ConfigfsState {
     let text = |pairs: &[(&str, &str)]| {
         pairs
@@ -112,14 +112,14 @@ fn a_new_target_opens_last() {
 }
 
 #[test]
-fn nothing_to_do_when_all_is_as_it_should_be() {
+fn nothing_to_do_if_the_state_is_as_desired() {
     for portals in [Portals::Keep, Portals::Open] {
         assert_eq!(super::target(&target(), Some(&made()), portals), []);
     }
 }
 
 #[test]
-fn without_chap_nobody_is_asked_before_the_secrets_go() {
+fn chap_is_turned_off_before_the_secrets_are_removed() {
     let bare = Target {
         chap: None,
         ..target()
@@ -157,11 +157,11 @@ fn a_disabled_target_has_no_portals_and_keeps_its_sessions() {
 }
 
 #[test]
-fn another_unit_at_the_same_index_takes_the_place_of_the_old_one() {
+fn another_unit_at_the_same_index_replaces_the_old_one() {
     let mut changed = target();
     changed.luns.get_mut(&1).unwrap().serial = "other".into();
     let mut shown = made();
-    // A LUN that was only begun when the simulator was killed.
+    // A LUN that was unfinished when the simulator was killed.
     shown.luns.insert(2, None);
     assert_eq!(
         lines(&super::target(&changed, Some(&shown), Portals::Open)),
@@ -176,7 +176,7 @@ fn another_unit_at_the_same_index_takes_the_place_of_the_old_one() {
 }
 
 #[test]
-fn removal_goes_from_the_leaves_up_and_drops_sessions_first() {
+fn removal_drops_sessions_first_and_goes_from_the_leaves_up() {
     assert_eq!(
         lines(&removal(IQN, &made())),
         [
@@ -192,7 +192,7 @@ fn removal_goes_from_the_leaves_up_and_drops_sessions_first() {
 }
 
 #[test]
-fn names_that_lead_elsewhere_are_refused() {
+fn names_that_are_paths_are_refused() {
     check(&target()).unwrap();
     for name in ["", "../core", "a/b", ".", "a b"] {
         let evil = Target {

@@ -17,7 +17,7 @@ fn unit(serial: &str) -> LogicalUnit {
     }
 }
 
-fn wish(chap: Option<Chap>) -> Target {
+fn desired(chap: Option<Chap>) -> Target {
     Target {
         iqn: IQN.into(),
         enabled: true,
@@ -39,7 +39,7 @@ fn chap(password: &str) -> Chap {
     }
 }
 
-/// The daemon, as far as a plan can see it.
+/// A fake daemon that applies steps.
 #[derive(Default)]
 struct Fake {
     shown: Vec<TgtState>,
@@ -47,22 +47,22 @@ struct Fake {
 }
 
 impl Fake {
-    /// Makes a target and answers the steps; a second look must find nothing to do.
-    fn make(&mut self, wish: &Target, others: &[Target], size: u64) -> Vec<String> {
+    /// Creates or updates a target and returns the steps; a second plan must be empty.
+    fn make(&mut self, desired: &Target, others: &[Target], size: u64) -> Vec<String> {
         let wanted: BTreeMap<String, Target> = others
             .iter()
-            .chain([wish])
+            .chain([desired])
             .map(|target| (target.iqn.clone(), target.clone()))
             .collect();
-        let sizes: BTreeMap<u16, u64> = wish.luns.keys().map(|lun| (*lun, size)).collect();
-        let steps = target(wish, &self.shown, &self.memory, &wanted, &sizes);
-        let opened: BTreeMap<u16, u64> = wish.luns.keys().map(|lun| (*lun, size)).collect();
+        let sizes: BTreeMap<u16, u64> = desired.luns.keys().map(|lun| (*lun, size)).collect();
+        let steps = target(desired, &self.shown, &self.memory, &wanted, &sizes);
+        let opened: BTreeMap<u16, u64> = desired.luns.keys().map(|lun| (*lun, size)).collect();
         for step in &steps {
-            self.take(wish, step, &opened);
-            self.memory.learn(&wish.iqn, step);
+            self.take(desired, step, &opened);
+            self.memory.learn(&desired.iqn, step);
         }
         assert_eq!(
-            target(wish, &self.shown, &self.memory, &wanted, &sizes),
+            target(desired, &self.shown, &self.memory, &wanted, &sizes),
             [],
             "a second look"
         );
@@ -72,7 +72,7 @@ impl Fake {
             .collect()
     }
 
-    fn take(&mut self, wish: &Target, step: &Step, sizes: &BTreeMap<u16, u64>) {
+    fn take(&mut self, desired: &Target, step: &Step, sizes: &BTreeMap<u16, u64>) {
         if let Step::NewTarget { tid, iqn } = step {
             self.shown.push(TgtState {
                 tid: *tid,
@@ -83,7 +83,7 @@ impl Fake {
         let shown = self
             .shown
             .iter_mut()
-            .find(|shown| shown.iqn == wish.iqn)
+            .find(|shown| shown.iqn == desired.iqn)
             .unwrap();
         match step {
             Step::NewUnit { lun, file, .. } => {
@@ -100,8 +100,8 @@ impl Fake {
             Step::Describe { lun, params, .. } => {
                 let unit = shown.units.get_mut(lun).unwrap();
                 unit.thin = params.ends_with("thin_provisioning=1");
-                unit.serial.clone_from(&wish.luns[lun].serial);
-                unit.scsi_id = argv::scsi_id(&wish.luns[lun]);
+                unit.serial.clone_from(&desired.luns[lun].serial);
+                unit.scsi_id = argv::scsi_id(&desired.luns[lun]);
             }
             Step::Offline { lun, .. } => shown.units.get_mut(lun).unwrap().online = false,
             Step::Reopen { lun, size, .. } => {
@@ -133,10 +133,10 @@ impl Fake {
 }
 
 #[test]
-fn a_new_target_lets_initiators_in_last() {
+fn a_new_target_allows_logins_last() {
     let mut fake = Fake::default();
     assert_eq!(
-        fake.make(&wish(Some(chap("secretsecret"))), &[], GIB),
+        fake.make(&desired(Some(chap("secretsecret"))), &[], GIB),
         [
             "new --mode target --tid 1 --targetname iqn.t",
             "new --mode logicalunit --tid 1 --lun 1 --bstype rdwr --backing-store /luns/a.img",
@@ -151,19 +151,19 @@ fn a_new_target_lets_initiators_in_last() {
 }
 
 #[test]
-fn growth_opens_the_file_anew_and_goes_by_the_byte() {
+fn growth_reopens_the_file_and_compares_bytes() {
     let mut fake = Fake::default();
-    fake.make(&wish(None), &[], GIB);
+    fake.make(&desired(None), &[], GIB);
     let grown = [
         "update --mode logicalunit --tid 1 --lun 1 --params online=0",
         "update --mode logicalunit --tid 1 --lun 1 --params path=/luns/a.img",
     ];
-    assert_eq!(fake.make(&wish(None), &[], 2 * GIB), grown);
-    assert_eq!(fake.make(&wish(None), &[], 2 * GIB + 512), grown);
-    assert_eq!(fake.make(&wish(None), &[], 2 * GIB + 512), [""; 0]);
-    // After a restart only what the daemon shows is known, and that it was killed in the middle.
+    assert_eq!(fake.make(&desired(None), &[], 2 * GIB), grown);
+    assert_eq!(fake.make(&desired(None), &[], 2 * GIB + 512), grown);
+    assert_eq!(fake.make(&desired(None), &[], 2 * GIB + 512), [""; 0]);
+    // After a restart of the caller in the middle of a growth, only the daemon's output is known.
     fake.memory = Memory::default();
-    assert_eq!(fake.make(&wish(None), &[], 2 * GIB), [""; 0]);
+    assert_eq!(fake.make(&desired(None), &[], 2 * GIB), [""; 0]);
     fake.shown[0].units.get_mut(&1).unwrap().online = false;
     fake.shown[0].units.get_mut(&1).unwrap().file = "None".into();
     let steps = fake.make_offline();
@@ -173,10 +173,10 @@ fn growth_opens_the_file_anew_and_goes_by_the_byte() {
 impl Fake {
     /// An offline unit shows no file until it is opened again.
     fn make_offline(&mut self) -> Vec<String> {
-        let wish = wish(None);
-        let wanted = BTreeMap::from([(IQN.to_owned(), wish.clone())]);
+        let desired = desired(None);
+        let wanted = BTreeMap::from([(IQN.to_owned(), desired.clone())]);
         let sizes = BTreeMap::from([(1, 2 * GIB)]);
-        target(&wish, &self.shown, &self.memory, &wanted, &sizes)
+        target(&desired, &self.shown, &self.memory, &wanted, &sizes)
             .iter()
             .map(|step| format!("{step:?}").replace("tgtadm --lld iscsi --op ", ""))
             .collect()
@@ -184,10 +184,10 @@ impl Fake {
 }
 
 #[test]
-fn another_unit_at_the_same_index_takes_the_place_of_the_old_one() {
+fn another_unit_at_the_same_index_replaces_the_old_one() {
     let mut fake = Fake::default();
-    fake.make(&wish(None), &[], GIB);
-    let mut changed = wish(None);
+    fake.make(&desired(None), &[], GIB);
+    let mut changed = desired(None);
     changed.luns.insert(1, unit("b"));
     let steps = fake.make(&changed, &[], GIB);
     assert_eq!(steps[0], "delete --mode logicalunit --tid 1 --lun 1");
@@ -200,27 +200,27 @@ fn another_unit_at_the_same_index_takes_the_place_of_the_old_one() {
 }
 
 #[test]
-fn a_disabled_target_lets_nobody_in() {
+fn a_disabled_target_refuses_logins() {
     let mut fake = Fake::default();
-    fake.make(&wish(None), &[], GIB);
-    let mut disabled = wish(None);
+    fake.make(&desired(None), &[], GIB);
+    let mut disabled = desired(None);
     disabled.enabled = false;
     assert_eq!(
         fake.make(&disabled, &[], GIB),
         ["unbind --mode target --tid 1 --initiator-address ALL"]
     );
     assert_eq!(
-        fake.make(&wish(None), &[], GIB),
+        fake.make(&desired(None), &[], GIB),
         ["bind --mode target --tid 1 --initiator-address ALL"]
     );
 }
 
 #[test]
-fn a_changed_password_shuts_the_target_while_it_changes() {
+fn logins_are_refused_while_a_password_changes() {
     let mut fake = Fake::default();
-    fake.make(&wish(Some(chap("secretsecret"))), &[], GIB);
+    fake.make(&desired(Some(chap("secretsecret"))), &[], GIB);
     assert_eq!(
-        fake.make(&wish(Some(chap("another-secret"))), &[], GIB),
+        fake.make(&desired(Some(chap("another-secret"))), &[], GIB),
         [
             "unbind --mode target --tid 1 --initiator-address ALL",
             "unbind --mode account --tid 1 --user joe",
@@ -232,7 +232,7 @@ fn a_changed_password_shuts_the_target_while_it_changes() {
             "bind --mode target --tid 1 --initiator-address ALL",
         ]
     );
-    let none = fake.make(&wish(None), &[], GIB);
+    let none = fake.make(&desired(None), &[], GIB);
     assert!(none.contains(&"delete --mode account --user nas".to_owned()));
     assert!(fake.memory.passwords.is_empty());
 }
@@ -240,7 +240,7 @@ fn a_changed_password_shuts_the_target_while_it_changes() {
 #[test]
 fn targets_share_an_account_and_cannot_disagree_on_its_password() {
     let mut fake = Fake::default();
-    let first = wish(Some(chap("secretsecret")));
+    let first = desired(Some(chap("secretsecret")));
     let second = Target {
         iqn: "iqn.second".into(),
         ..first.clone()
@@ -261,7 +261,7 @@ fn targets_share_an_account_and_cannot_disagree_on_its_password() {
         wrong.contains("joe") && !wrong.contains("secret"),
         "{wrong}"
     );
-    // The last one with an account takes it along.
+    // Removing the last target with an account deletes the account.
     let shown = &fake.shown[1];
     let steps = removal(shown, &fake.memory, &wanted);
     assert_eq!(steps, [Step::DeleteTarget { tid: 2 }]);
@@ -269,11 +269,11 @@ fn targets_share_an_account_and_cannot_disagree_on_its_password() {
 }
 
 #[test]
-fn strays_of_an_earlier_life() {
+fn leftovers_of_an_earlier_caller_are_removed() {
     let shown = super::super::show::targets(super::super::show::tests::RECORDED).unwrap();
-    let wanted = BTreeMap::from([("iqn.2000-01.com.synology:t1".to_owned(), wish(None))]);
+    let wanted = BTreeMap::from([("iqn.2000-01.com.synology:t1".to_owned(), desired(None))]);
     assert_eq!(
-        strays(&shown, &["joe".to_owned()], &wanted),
+        leftovers(&shown, &["joe".to_owned()], &wanted),
         [
             Step::DeleteTarget { tid: 7 },
             Step::DeleteAccount { user: "joe".into() }
@@ -282,9 +282,9 @@ fn strays_of_an_earlier_life() {
 }
 
 #[test]
-fn a_comma_would_end_a_parameter() {
+fn a_comma_in_a_parameter_is_refused() {
     let check = |change: &dyn Fn(&mut LogicalUnit)| {
-        let mut target = wish(None);
+        let mut target = desired(None);
         change(target.luns.get_mut(&1).unwrap());
         check(&target, &BTreeMap::new())
     };
@@ -294,20 +294,20 @@ fn a_comma_would_end_a_parameter() {
 }
 
 #[test]
-fn a_unit_says_that_it_takes_unmap_when_it_does() {
+fn a_unit_announces_unmap_if_it_supports_it() {
     let mut fake = Fake::default();
-    let mut wish = wish(None);
-    let unmap = |on: bool, wish: &mut Target| {
-        wish.luns.get_mut(&1).unwrap().unmap = on;
+    let mut desired = desired(None);
+    let unmap = |on: bool, desired: &mut Target| {
+        desired.luns.get_mut(&1).unwrap().unmap = on;
     };
-    unmap(false, &mut wish);
-    let made = fake.make(&wish, &[], GIB);
+    unmap(false, &mut desired);
+    let made = fake.make(&desired, &[], GIB);
     assert!(made[2].ends_with("thin_provisioning=0"), "{made:?}");
     for on in [true, false] {
-        unmap(on, &mut wish);
+        unmap(on, &mut desired);
         let params = format!("thin_provisioning={}", u8::from(on));
         assert_eq!(
-            fake.make(&wish, &[], GIB),
+            fake.make(&desired, &[], GIB),
             [format!(
                 "update --mode logicalunit --tid 1 --lun 1 --params {params}"
             )]
@@ -318,16 +318,16 @@ fn a_unit_says_that_it_takes_unmap_when_it_does() {
 #[test]
 fn a_unit_without_a_block_is_not_exported() {
     let mut fake = Fake::default();
-    let wish = wish(None);
-    let tiny = fake.make(&wish, &[], 511);
+    let desired = desired(None);
+    let tiny = fake.make(&desired, &[], 511);
     assert!(
         !tiny.iter().any(|step| step.contains("logicalunit")),
         "{tiny:?}"
     );
-    assert!(fake.make(&wish, &[], 512)[0].starts_with("new --mode logicalunit"));
-    // Whoever was told of it before is not, when it has shrunk to nothing.
+    assert!(fake.make(&desired, &[], 512)[0].starts_with("new --mode logicalunit"));
+    // An exported unit that shrinks to nothing is removed.
     assert_eq!(
-        fake.make(&wish, &[], 1),
+        fake.make(&desired, &[], 1),
         ["delete --mode logicalunit --tid 1 --lun 1"]
     );
 }

@@ -1,12 +1,13 @@
-//! Parts a LUN from whoever still has its file open: the LUN goes on with a copy of the file, under the same path.
+//! Cuts initiators off from a LUN: replaces its file by a copy under the same path, so that writes through the open old file no
+//! longer reach the LUN.
 //!
-//! The cut is at one moment for all writes, as when a real target drops its sessions. While the file is copied it is
-//! immutable, which makes writes through a loop device fail (`chattr(1)`; setting the flag waits for writes under way),
-//! and when the copy has taken its place the old file is made so for good. Only for the rename, which an immutable file
-//! does not bear, it is not; a write in that moment goes to the old file and is lost. Where the file system has no such
-//! flag (or we have no right to it), all writes after the copy go there.
+//! All writes are cut off at the same moment, as when a real target drops its sessions. The file is immutable while it is copied,
+//! which makes writes through a loop device fail (`chattr(1)`; setting the flag waits for writes in progress), and the old file
+//! stays immutable after the copy has replaced it. Only during the rename it is not, because an immutable file cannot be renamed
+//! over; a write at that moment goes to the old file and is lost. If the file system does not support the flag (or we lack the
+//! privilege), all writes after the copy go to the old file.
 //!
-//! `kill -9` in between leaves a temporary file beside the LUN's, and the LUN's own file immutable: see [`thaw`].
+//! `kill -9` in between leaves a temporary file next to the LUN's, and the LUN's own file immutable: see [`thaw`].
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -18,31 +19,31 @@ use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
 
 use crate::{sparse, store};
 
-/// Replaces the file by a copy of it. A file that is not there is no error.
-pub(super) fn divorce(path: &Path) -> io::Result<()> {
+/// Replaces the file by a copy of it. Does nothing if the file does not exist.
+pub(super) fn replace_file(path: &Path) -> io::Result<()> {
     let old = match File::open(path) {
         Ok(old) => old,
         Err(missing) if missing.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(other) => return Err(other),
     };
-    let fresh = beside(path);
+    let fresh = fresh_path(path);
     freeze(&old, true);
     let copied = copy(&old, &fresh);
     freeze(&old, false);
-    if let Err(wrong) = copied.and_then(|()| fs::rename(&fresh, path)) {
+    if let Err(error) = copied.and_then(|()| fs::rename(&fresh, path)) {
         let _ = store::remove(&fresh);
-        let text = format!("{}: {wrong}", path.display());
-        return Err(io::Error::new(wrong.kind(), text));
+        let text = format!("{}: {error}", path.display());
+        return Err(io::Error::new(error.kind(), text));
     }
     freeze(&old, true);
     path.parent().map_or(Ok(()), store::sync_folder)
 }
 
-/// For who starts again after a kill: makes a LUN's file one that can be written and removed. A file beside it whose name
-/// ends in `.fresh` is what was being made; it may be removed.
+/// Recovery after a kill: makes a LUN's file writable and removable again. A file next to it with the suffix `.fresh` is an
+/// unfinished copy and may be removed.
 ///
 /// # Errors
-/// The file is there and cannot be opened, or stays immutable.
+/// The file exists and cannot be opened, or stays immutable.
 pub fn thaw(path: &Path) -> io::Result<()> {
     let file = match File::open(path) {
         Ok(file) => file,
@@ -53,12 +54,12 @@ pub fn thaw(path: &Path) -> io::Result<()> {
         Ok(flags) if flags.contains(IFlags::IMMUTABLE) => {
             Ok(ioctl_setflags(&file, flags - IFlags::IMMUTABLE)?)
         }
-        // A file system without flags has no immutable files.
+        // A file system without these flags has no immutable files.
         Ok(_) | Err(_) => Ok(()),
     }
 }
 
-/// Makes the file immutable or not, where that can be done.
+/// Sets or clears the immutable flag, if that is possible.
 fn freeze(file: &File, frozen: bool) {
     if let Ok(mut flags) = ioctl_getflags(file) {
         flags.set(IFlags::IMMUTABLE, frozen);
@@ -66,7 +67,7 @@ fn freeze(file: &File, frozen: bool) {
     }
 }
 
-/// A copy that survives a power cut, with the same mode and owner.
+/// Makes a synced copy with the same mode and owner.
 fn copy(old: &File, fresh: &Path) -> io::Result<()> {
     let to = File::create(fresh)?;
     sparse::copy(old, &to)?;
@@ -76,7 +77,7 @@ fn copy(old: &File, fresh: &Path) -> io::Result<()> {
     to.sync_all()
 }
 
-fn beside(path: &Path) -> PathBuf {
+fn fresh_path(path: &Path) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(".fresh");
     PathBuf::from(name)
@@ -89,14 +90,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_path_has_a_copy_and_the_old_file_goes_its_own_way() {
+    fn writes_to_the_old_file_do_not_reach_the_copy() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lun.img");
         fs::write(&path, b"before").unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
         let old = File::options().write(true).open(&path).unwrap();
-        divorce(&path).unwrap();
-        // It fails, or it goes into a file that has no name any more.
+        replace_file(&path).unwrap();
+        // The write fails, or goes to a file that no longer has a name.
         let _ = old.write_at(b"after!", 0);
         assert_eq!(fs::read(&path).unwrap(), b"before");
         let stat = fs::metadata(&path).unwrap();
@@ -107,21 +108,21 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_file_is_no_error_and_a_failure_leaves_the_old_one() {
+    fn a_missing_file_is_not_an_error_and_a_failure_keeps_the_old_one() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lun.img");
-        divorce(&path).unwrap();
+        replace_file(&path).unwrap();
         thaw(&path).unwrap();
         fs::write(&path, b"before").unwrap();
-        // The copy cannot be made.
-        fs::create_dir(beside(&path)).unwrap();
-        let wrong = divorce(&path).unwrap_err().to_string();
-        assert!(wrong.contains("lun.img"), "{wrong}");
+        // This makes the copy fail.
+        fs::create_dir(fresh_path(&path)).unwrap();
+        let error = replace_file(&path).unwrap_err().to_string();
+        assert!(error.contains("lun.img"), "{error}");
         fs::write(&path, b"still ours").unwrap();
     }
 
     #[test]
-    fn what_a_kill_leaves_can_be_thawed() {
+    fn a_file_left_immutable_by_a_kill_can_be_thawed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lun.img");
         fs::write(&path, b"before").unwrap();
