@@ -473,7 +473,7 @@ async fn who_takes_iscsids_socket_is_judged() {
         ..real(ISCSID, "real")
     };
     let child = Someone::starts(test, background).await;
-    nobody_is_believed(&linux(), "has ended: start iscsid anew, in the foreground").await;
+    nobody_is_believed(&linux(), "has ended: restart iscsid in the foreground").await;
     child.ends().await;
 
     // An older open-iscsi binds its name with zeros behind it. Who takes the other name does not hide it.

@@ -119,7 +119,7 @@ pub(crate) fn names(folder: &Path) -> io::Result<Vec<String>> {
     };
     let mut names = Vec::new();
     for entry in entries {
-        // Whatever is not UTF-8 was not written by us.
+        // We write no names that are not UTF-8.
         if let Ok(name) = entry?.file_name().into_string()
             && !name.starts_with('.')
         {

@@ -1,4 +1,4 @@
-//! What needs root: real loop devices behind the `iscsiadm` that a driver starts.
+//! Tests with real loop devices behind our `iscsiadm`. They need root.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -11,7 +11,7 @@ use std::process::Child;
 use std::thread;
 use std::time::Duration;
 
-use bench::{Bench, MIB, mark, node_sim, protect, until};
+use bench::{Bench, MIB, label, node_sim, protect, until};
 
 const IQN: &str = "iqn.2000-01.com.synology:0a1b.node1:12345678";
 
@@ -24,7 +24,7 @@ fn login_shows_the_disk_and_logout_takes_it_away() {
     bench.put(IQN, &[(1, &unit)]);
     bench.login(IQN);
     let device = bench.device(IQN, 1).unwrap();
-    assert_eq!(mark(&device), "alpha");
+    assert_eq!(label(&device), "alpha");
     assert_eq!(bench.bytes(IQN, 1), 16 * MIB);
     assert_eq!(bench.serial(IQN, 1), "serial-alpha");
     let disk = bench.disk(IQN, 1).unwrap();
@@ -47,7 +47,7 @@ fn login_shows_the_disk_and_logout_takes_it_away() {
             .exists()
     );
 
-    // What is written to the disk is in the LUN.
+    // Writes to the disk are in the LUN's file.
     let written = OpenOptions::new().write(true).open(&device).unwrap();
     written.write_all_at(b"written!", 4096).unwrap();
     written.sync_all().unwrap();
@@ -64,7 +64,7 @@ fn login_shows_the_disk_and_logout_takes_it_away() {
     bench.check("-m session", 21);
 }
 
-/// As a SCSI disk's, the protection ends with the disk. The loop device stays, for anybody to have next.
+/// As with a SCSI disk, the protection ends with the disk, although the loop device is reused.
 #[test]
 fn write_protection_ends_with_the_disk() {
     let Some(bench) = Bench::new("write_protection_ends_with_the_disk") else {
@@ -93,7 +93,7 @@ fn a_grown_file_is_seen_only_after_a_rescan() {
     bench.put(IQN, &[(1, &unit)]);
     bench.login(IQN);
     let device = bench.device(IQN, 1).unwrap();
-    // A size that is no whole number of anything but sectors, beyond 4 GiB.
+    // A size beyond 4 GiB that is a multiple of sectors only.
     let grown = (5 << 30) + 512;
     OpenOptions::new()
         .write(true)
@@ -132,11 +132,11 @@ fn a_rescan_attaches_new_luns_and_a_manual_login_none() {
     assert_eq!(bench.device(IQN, 1), None);
     assert!(bench.loops().is_empty());
     bench.check(&format!("-m node -T {IQN} -R"), 0);
-    assert_eq!(mark(&bench.device(IQN, 1).unwrap()), "alpha");
+    assert_eq!(label(&bench.device(IQN, 1).unwrap()), "alpha");
     bench.put(IQN, &[(1, &one), (2, &two)]);
     assert_eq!(bench.device(IQN, 2), None);
     bench.check("-m session -R", 0);
-    assert_eq!(mark(&bench.device(IQN, 2).unwrap()), "beta");
+    assert_eq!(label(&bench.device(IQN, 2).unwrap()), "beta");
     assert_eq!(bench.loops().len(), 2);
 }
 
@@ -171,7 +171,7 @@ fn what_a_cut_off_node_writes_does_not_reach_the_lun() {
     bench.put(IQN, &[(1, &unit)]);
     bench.login(IQN);
     let device = bench.device(IQN, 1).unwrap();
-    // As a mounted file system has it.
+    // In use, as by a mounted file system.
     let mounted = OpenOptions::new()
         .read(true)
         .write(true)
@@ -192,7 +192,7 @@ fn what_a_cut_off_node_writes_does_not_reach_the_lun() {
     assert_eq!(&holds(4096), b"early", "what was synced before is there");
     assert_eq!(holds(8192), [0; 5]);
 
-    // The target comes back under its name: who has the disk in use stays out.
+    // The target is back under its name: the session stays lost while its disk is in use.
     bench.put(IQN, &[(1, &unit)]);
     let state = || fs::read_to_string(bench.disk(IQN, 1).unwrap().join("state")).unwrap();
     for _ in 0..2 {
@@ -203,7 +203,7 @@ fn what_a_cut_off_node_writes_does_not_reach_the_lun() {
     }
     let _ = mounted.write_all_at(b"later", 12288);
     drop(mounted);
-    // Nobody uses it any more: the session logs in again and shows the LUN as it is now.
+    // The disk is no longer in use: the session logs in again and shows the current LUN.
     File::options()
         .write(true)
         .open(&unit.file)
@@ -212,7 +212,7 @@ fn what_a_cut_off_node_writes_does_not_reach_the_lun() {
         .unwrap();
     bench.check("-m session -R", 0);
     assert_eq!(state(), "running\n");
-    assert_eq!(mark(&bench.device(IQN, 1).unwrap()), "other");
+    assert_eq!(label(&bench.device(IQN, 1).unwrap()), "other");
     assert_eq!(holds(12288), [0; 5]);
     assert_eq!(bench.loops().len(), 1);
 }
@@ -241,13 +241,13 @@ fn a_lun_that_another_session_has_keeps_its_file() {
     assert_ne!(inode(&unit.file), before);
     assert_eq!(&fs::read(&unit.file).unwrap()[..8], b"written!");
 
-    // Without a session there is nobody to part from.
+    // Without a session the file need not be replaced.
     let before = inode(&unit.file);
     bench.put(IQN, &[(1, &unit)]);
     bench.targets.remove(IQN).unwrap();
     assert_eq!(inode(&unit.file), before);
 
-    // A unit that is taken out of a target takes no more writes either: the node's session is back by a rescan.
+    // A unit that is removed from a target is cut off, too. First a rescan restores the session.
     bench.put(IQN, &[(1, &unit)]);
     bench.check("-m session -R", 0);
     assert_eq!(bench.targets.sessions(IQN).unwrap().len(), 1);
@@ -270,10 +270,10 @@ fn another_lun_under_the_same_number() {
     assert_eq!(
         bench.serial(IQN, 1),
         "serial-alpha",
-        "a cache until somebody rescans"
+        "cached until the next rescan"
     );
 
-    // In use: the identity is the new one's, the content cannot be.
+    // In use: the rescan shows the new identity, but still the old content.
     let claimed = OpenOptions::new()
         .read(true)
         .custom_flags(nix::libc::O_EXCL)
@@ -281,15 +281,15 @@ fn another_lun_under_the_same_number() {
         .unwrap();
     bench.check("-m session -R", 0);
     assert_eq!(bench.serial(IQN, 1), "serial-beta");
-    assert_eq!(mark(&bench.device(IQN, 1).unwrap()), "alpha");
+    assert_eq!(label(&bench.device(IQN, 1).unwrap()), "alpha");
     drop(claimed);
     bench.check("-m session -R", 0);
     assert_eq!(bench.serial(IQN, 1), "serial-beta");
-    assert_eq!(mark(&bench.device(IQN, 1).unwrap()), "beta");
+    assert_eq!(label(&bench.device(IQN, 1).unwrap()), "beta");
     assert_eq!(bench.bytes(IQN, 1), 2 * MIB);
     assert_eq!(bench.loops().len(), 1);
 
-    // Another file of the same name is another file.
+    // A new file with the same name counts as another file.
     fs::remove_file(&two.file).unwrap();
     let again = bench.lun("beta", 3 * MIB);
     assert_eq!(again.file, two.file);
@@ -298,7 +298,7 @@ fn another_lun_under_the_same_number() {
     assert_eq!(bench.loops().len(), 1);
 }
 
-/// As a SCSI disk does: whoever has looked it up before the rescan finds the new identity under the old name.
+/// As with a SCSI disk, the new identity appears under the old device name.
 #[test]
 fn a_disk_keeps_its_name_when_another_lun_takes_its_number() {
     let Some(bench) = Bench::new("a_disk_keeps_its_name_when_another_lun_takes_its_number") else {
@@ -311,12 +311,12 @@ fn a_disk_keeps_its_name_when_another_lun_takes_its_number() {
     bench.put(IQN, &[(1, &luns[1])]);
     bench.login(IQN);
     let device = bench.device(IQN, 1).unwrap();
-    // From now on a free device is one with a lower number.
+    // From now on the first free device has a lower number.
     bench.check(&format!("-m node -T {other} -u"), 0);
     bench.put(IQN, &[(1, &luns[2])]);
     bench.check("-m session -R", 0);
     assert_eq!(bench.device(IQN, 1).unwrap(), device);
-    assert_eq!(mark(&device), "gamma");
+    assert_eq!(label(&device), "gamma");
     assert_eq!(bench.loops().len(), 1);
 }
 
@@ -332,7 +332,7 @@ fn a_disk_in_use_outlives_its_logout_until_it_is_closed() {
     bench.check(&format!("-m node -T {IQN} -u"), 0);
     assert_eq!(bench.disk(IQN, 1), None);
     assert_eq!(bench.loops().len(), 1);
-    // A new login meanwhile gets a device of its own.
+    // A new login meanwhile gets another device.
     bench.check(&format!("-m node -T {IQN} -l"), 0);
     assert_eq!(bench.loops().len(), 2);
     bench.check("-m session -u", 0);
@@ -375,13 +375,13 @@ fn eight_logins_at_once() {
     };
     assert_eq!(all("-m node -T IQN --login"), [Some(0); 8]);
     for iqn in &iqns {
-        assert_eq!(mark(&bench.device(iqn, 1).unwrap()), iqn[4..]);
+        assert_eq!(label(&bench.device(iqn, 1).unwrap()), iqn[4..]);
     }
     assert_eq!(all("-m node -T IQN --rescan"), [Some(0); 8]);
     assert_eq!(all("-m node -T IQN --logout"), [Some(0); 8]);
     bench.assert_clean();
 
-    // The same target eight times: one gets it.
+    // Eight logins at the same target: one succeeds.
     let mut codes = all("-m node -T iqn.t3 --login");
     codes.sort();
     assert_eq!(codes, [[Some(0)].as_slice(), &[Some(15); 7]].concat());
@@ -415,15 +415,14 @@ fn two_host_roots_attach_the_same_lun_and_keep_to_their_own() {
     assert_ne!(bench.device(IQN, 1), other.device(IQN, 1));
     assert_eq!(bench.targets.sessions(IQN).unwrap().len(), 2);
     assert!(other.cleanup().status.success());
-    assert_eq!(mark(&bench.device(IQN, 1).unwrap()), "alpha");
+    assert_eq!(label(&bench.device(IQN, 1).unwrap()), "alpha");
     assert_eq!(bench.targets.sessions(IQN).unwrap().len(), 1);
     bench.check("-m session -u", 0);
 }
 
 #[test]
-fn kill_9_at_any_moment_leaves_no_loop_device_that_nobody_knows() {
-    let Some(bench) = Bench::new("kill_9_at_any_moment_leaves_no_loop_device_that_nobody_knows")
-    else {
+fn kill_9_at_any_moment_leaks_no_loop_device() {
+    let Some(bench) = Bench::new("kill_9_at_any_moment_leaks_no_loop_device") else {
         return;
     };
     let (one, two) = (bench.lun("alpha", MIB), bench.lun("beta", MIB));
@@ -436,7 +435,7 @@ fn kill_9_at_any_moment_leaves_no_loop_device_that_nobody_knows() {
     let login = format!("-m node -T {IQN} --login");
     let (mut half_made, mut undone) = (0, 0);
     for round in 0..60_u64 {
-        // Login with scan, rescan that attaches, logout: each is killed at another moment every time.
+        // Login with scan, rescan that attaches, logout: each is killed after a different time in every round.
         let scan = if round % 2 == 0 { "auto" } else { "manual" };
         bench.check(
             &format!("-m node -T {IQN} -o update -n node.session.scan -v {scan}"),
@@ -446,7 +445,7 @@ fn kill_9_at_any_moment_leaves_no_loop_device_that_nobody_knows() {
         kill_after(bench.iscsiadm(&login).spawn().unwrap(), after);
         half_made += usize::from(bench.status()["sessions"][0]["state"] == "half-made");
         if round % 2 == 1 {
-            // The next login finds a whole session or none, never half of one.
+            // The next login finds a complete session or none, never a half-made one.
             let code = bench.iscsiadm(&login).output().unwrap().status.code();
             assert!(matches!(code, Some(0 | 15)), "{code:?}");
             kill_after(
@@ -454,8 +453,8 @@ fn kill_9_at_any_moment_leaves_no_loop_device_that_nobody_knows() {
                 after,
             );
             bench.check("-m session --rescan", 0);
-            assert_eq!(mark(&bench.device(IQN, 1).unwrap()), "alpha");
-            assert_eq!(mark(&bench.device(IQN, 2).unwrap()), "beta");
+            assert_eq!(label(&bench.device(IQN, 1).unwrap()), "alpha");
+            assert_eq!(label(&bench.device(IQN, 2).unwrap()), "beta");
             assert_eq!(bench.loops().len(), 2);
             kill_after(
                 bench.iscsiadm("-m session --logout").spawn().unwrap(),
@@ -466,7 +465,7 @@ fn kill_9_at_any_moment_leaves_no_loop_device_that_nobody_knows() {
         assert!(bench.cleanup().status.success());
         bench.assert_clean();
     }
-    // Otherwise this test has not tested anything.
+    // Otherwise the kills came too early or too late to test anything.
     assert!(
         half_made > 0 && undone > 0,
         "half-made: {half_made}, undone: {undone}"
@@ -474,8 +473,8 @@ fn kill_9_at_any_moment_leaves_no_loop_device_that_nobody_knows() {
 }
 
 #[test]
-fn cleanup_twice_and_a_status_for_people() {
-    let Some(bench) = Bench::new("cleanup_twice_and_a_status_for_people") else {
+fn cleanup_twice_and_a_status_for_humans() {
+    let Some(bench) = Bench::new("cleanup_twice_and_a_status_for_humans") else {
         return;
     };
     let unit = bench.lun("alpha", 16 * MIB);

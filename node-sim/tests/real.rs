@@ -1,8 +1,8 @@
-//! The real `iscsiadm` beside ours, command by command: records, exit codes, texts and the lock of the database. It takes root and
-//! the package open-iscsi, and no iSCSI in the kernel: the real one runs in a mount namespace with an `/etc/iscsi` of its own.
+//! Compares our `iscsiadm` with the real one, command by command: records, exit codes, output and the lock of the database. Needs
+//! root and the package open-iscsi, but no iSCSI in the kernel: the real one runs in a mount namespace with its own `/etc/iscsi`.
 //!
-//! `cargo test -p node-sim --test real -- --nocapture` lists every command with what both say. None differs without a reason, and a
-//! reason that explains nothing any more is a failure, too.
+//! `cargo test -p node-sim --test real -- --nocapture` lists every command with the output of both. Every difference needs a
+//! reason, and an obsolete reason is a failure, too.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -18,36 +18,36 @@ mod program;
 
 use program::{program, skip};
 
-/// What both must agree on, apart from what every line of the real one is freed of (see [`plain`]).
+/// What must be equal, after normalization (see [`normalize`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Agree {
-    /// Exit code, output and complaints.
+    /// Exit code, standard output and standard error.
     All,
-    /// Exit code and output; the complaint is in other words, for this reason.
+    /// Exit code and standard output; standard error differs, for this reason.
     Words(&'static str),
-    /// Exit code, and each line of our output; the real one has more, for this reason.
+    /// Exit code, and each line of our output; the real one prints more, for this reason.
     Lines(&'static str),
-    /// Neither, for this reason.
+    /// Nothing, for this reason.
     Nothing(&'static str),
 }
 
 use Agree::{All, Lines, Nothing, Words};
 
-const STRICT: &str = "ours judges its caller, and takes no command line that makes no sense";
-const OWN_WORDS: &str = "ours says it in fewer words";
-const NO_ISCSID: &str = "nobody is logged in without an iscsid and a kernel";
+const STRICT: &str = "ours is strict, and refuses invalid command lines";
+const OWN_WORDS: &str = "the text of ours is shorter";
+const NO_ISCSID: &str = "no login is possible without iscsid and a kernel";
 const HELP: &str = "ours does not point to its help";
-const IFACES: &str = "ours has no interface but the default one, and none of its settings";
+const IFACES: &str = "ours has only the default interface, without its settings";
 
 /// A step of the comparison.
 enum Step {
-    /// A command line, without the program's name.
+    /// Runs a command line, without the program's name.
     Run(&'static str, Agree),
-    /// A file below `/etc/iscsi` gets this text; nothing of it: it goes.
+    /// Writes a file below `/etc/iscsi`; `None` removes it.
     Write(&'static str, Option<&'static str>),
-    /// A file gets this at its end.
+    /// Appends to a file.
     Append(&'static str, &'static str),
-    /// A file keeps so many bytes.
+    /// Truncates a file to this number of bytes.
     Cut(&'static str, u64),
 }
 
@@ -57,7 +57,7 @@ const RECORD: &str = "nodes/iqn.a/10.0.0.5,3260";
 const OTHER: &str = "nodes/iqn.other/10.0.0.9,3260";
 
 const STEPS: &[Step] = &[
-    // Nothing there.
+    // An empty database.
     Run("-m node", All),
     Run("-m node -P 1", All),
     Run("-m node -P 7", All),
@@ -80,7 +80,7 @@ const STEPS: &[Step] = &[
     Run("-m discovery", All),
     Run("-m iface", All),
     Run("-m iface -I nope", Nothing(IFACES)),
-    // What makes no sense.
+    // Invalid command lines.
     Run("", Words(HELP)),
     Run("-m nonsense", Words(OWN_WORDS)),
     Run("-m node --nonsense", Words(OWN_WORDS)),
@@ -88,7 +88,7 @@ const STEPS: &[Step] = &[
     Run("-m node -T iqn.a -o new", Nothing(STRICT)),
     Run("-m node -T iqn.a -p 10.0.0.5:99999 -o new", Nothing(STRICT)),
     Write("nodes/iqn.a/10.0.0.5,99999", None),
-    // A record, from beginning to end.
+    // The life cycle of a record.
     Run("-m node -T iqn.a -p 10.0.0.5:3260 -o new", All),
     Run("-m node", All),
     Run("-m node -P 1", All),
@@ -156,7 +156,7 @@ const STEPS: &[Step] = &[
     Run("-m node -T iqn.a -o delete", All),
     Run("-m node -T iqn.other -o delete", All),
     Run("-m node", All),
-    // A last line that was not written to its end.
+    // A truncated last line.
     Run("-m node -T iqn.a -p 10.0.0.5:3260 -o new", All),
     Append(RECORD, "node.session.scan = man"),
     Run("-m node", Words("ours does not warn of a line")),
@@ -165,7 +165,7 @@ const STEPS: &[Step] = &[
         Words("ours does not warn of a line"),
     ),
     Run("-m node", All),
-    // A record that a power cut has torn.
+    // A record that was truncated by a power cut.
     Cut(RECORD, 100),
     Run("-m node", All),
     Run(
@@ -179,7 +179,7 @@ const STEPS: &[Step] = &[
     Run("-m node -T iqn.a -o delete", All),
     Write(RECORD, None),
     Run("-m node", All),
-    // A file where only folders are.
+    // A file among the folders of `nodes`.
     Write("nodes/stray", Some("")),
     Run("-m node", All),
     Run("-m node -T iqn.a -o delete", All),
@@ -193,15 +193,15 @@ const STEPS: &[Step] = &[
     Run("-m discoverydb -t st -p 10.0.0.5:3260", All),
 ];
 
-/// Two programs of the same name, each with a folder of its own.
+/// The real iscsiadm and ours, each with its own folder.
 struct Pair {
     dir: tempfile::TempDir,
     real: PathBuf,
 }
 
-/// How a command ended: exit code, output, complaints.
+/// The result of a command: exit code, standard output, standard error.
 #[derive(Debug, PartialEq, Eq)]
-struct Ended(Option<i32>, String, String);
+struct Outcome(Option<i32>, String, String);
 
 impl Pair {
     fn new(test: &str) -> Option<Self> {
@@ -221,7 +221,7 @@ impl Pair {
     fn of(real: &Path) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
-        let made = start(
+        let made = run_program(
             &[env!("CARGO_BIN_EXE_node-sim"), "init", "--root"],
             &[
                 at("ours").to_str().unwrap(),
@@ -234,10 +234,10 @@ impl Pair {
         assert_eq!(made.0, Some(0), "{made:?}");
         fs::create_dir_all(at("etc/iscsi")).unwrap();
         for name in ["passwd", "group", "nsswitch.conf", "hosts", "ld.so.cache"] {
-            // What is not there is not needed.
+            // Ignore missing files; they are not needed.
             let _ = fs::copy(Path::new("/etc").join(name), at("etc").join(name));
         }
-        // Without iscsid the real one has the settings that are built in, which ours has from here.
+        // Without iscsid the real one uses its built-in settings; give ours the same.
         let built_in =
             "node.session.initial_login_retry_max = 4\nnode.conn[0].timeo.login_timeout = 30\n";
         fs::write(at("ours/etc/iscsi/iscsid.conf"), built_in).unwrap();
@@ -263,23 +263,23 @@ impl Pair {
         self.dir.path().join(name)
     }
 
-    fn real(&self, line: &str) -> Ended {
+    fn real(&self, line: &str) -> Outcome {
         let real = self.real.to_str().unwrap();
         let words: Vec<&str> = line.split_whitespace().collect();
-        plain(
-            start(&["unshare", "--mount", "--net", real], &words),
+        normalize(
+            run_program(&["unshare", "--mount", "--net", real], &words),
             "/etc/iscsi",
         )
     }
 
-    fn ours(&self, line: &str) -> Ended {
+    fn ours(&self, line: &str) -> Outcome {
         let program = self.at("ours/bin/iscsiadm");
         let words: Vec<&str> = line.split_whitespace().collect();
         let root = fs::canonicalize(self.at("ours")).unwrap();
         let etc = root.join("etc/iscsi");
-        let Ended(code, out, err) = start(&[program.to_str().unwrap()], &words);
+        let Outcome(code, out, err) = run_program(&[program.to_str().unwrap()], &words);
         let err = err.replace(root.join("run").to_str().unwrap(), "/run");
-        plain(Ended(code, out, err), etc.to_str().unwrap())
+        normalize(Outcome(code, out, err), etc.to_str().unwrap())
     }
 
     fn change(&self, act: impl Fn(&Path)) {
@@ -314,17 +314,17 @@ impl Pair {
         None
     }
 
-    /// What is wrong, if anything.
+    /// A description of the difference, if it is not as expected.
     fn compare(&self, line: &str, agree: Agree, table: &mut String) -> Option<String> {
-        judge(line, agree, &self.real(line), &self.ours(line), table)
+        check_agreement(line, agree, &self.real(line), &self.ours(line), table)
     }
 }
 
-fn judge(
+fn check_agreement(
     line: &str,
     agree: Agree,
-    real: &Ended,
-    ours: &Ended,
+    real: &Outcome,
+    ours: &Outcome,
     table: &mut String,
 ) -> Option<String> {
     let (code, out, err) = (real.0 == ours.0, real.1 == ours.1, real.2 == ours.2);
@@ -338,7 +338,7 @@ fn judge(
         Lines(reason) => (code && ours_in_real && err, !out, reason),
         Nothing(reason) => (true, !(code && out && err), reason),
     };
-    let shown = |Ended(code, out, err): &Ended| {
+    let shown = |Outcome(code, out, err): &Outcome| {
         let first = |text: &str| text.lines().next().unwrap_or_default().to_owned();
         format!("{} | {} | {}", code.unwrap_or(-1), first(out), first(err))
     };
@@ -348,7 +348,7 @@ fn judge(
     }
     (!holds || !needed).then(|| {
         let why = if holds {
-            "nothing differs any more: take the reason away"
+            "nothing differs any more: remove the reason"
         } else {
             "they differ"
         };
@@ -356,22 +356,22 @@ fn judge(
     })
 }
 
-/// Frees what is said of what is of the place: paths, the release and its settings, and that no iscsid runs.
-fn plain(ended: Ended, etc: &str) -> Ended {
-    let Ended(code, out, err) = ended;
+/// Normalizes output: paths, the release and its settings, and messages that iscsid is not running.
+fn normalize(outcome: Outcome, etc: &str) -> Outcome {
+    let Outcome(code, out, err) = outcome;
     let no_iscsid = |line: &&str| {
         !line.contains("iscsid is not running") && !line.contains("can not connect to iSCSI daemon")
     };
-    // Settings that releases after 2.1.8 have, and ours.
+    // Settings of releases after 2.1.8 and of ours.
     let newer = |line: &&str| {
         line.starts_with("node.session.sess_reopen_log_freq = ")
             || line.starts_with("node.conn[0].tcp.congestion_control = ")
     };
-    let plain = |text: &str| {
-        let mut plain = String::new();
+    let normalize = |text: &str| {
+        let mut normalized = String::new();
         let lines = text.lines().filter(no_iscsid);
         for line in lines.filter(|line| !newer(line)) {
-            // The library says where in its source it complains.
+            // The library appends the source location of the error.
             let line = line.split_once(" # idbm.c").map_or(line, |(line, _)| line);
             let line = line.split_once(" # misc.c").map_or(line, |(line, _)| line);
             let line = line
@@ -381,31 +381,31 @@ fn plain(ended: Ended, etc: &str) -> Ended {
                 Some(_) => "# BEGIN RECORD".to_owned(),
                 None => line,
             };
-            let _ = writeln!(plain, "{}", line.trim_end());
+            let _ = writeln!(normalized, "{}", line.trim_end());
         }
-        plain
+        normalize
     };
-    Ended(code, plain(&out), plain(&err))
+    Outcome(code, normalize(&out), normalize(&err))
 }
 
-fn start(words: &[&str], args: &[&str]) -> Ended {
-    let ended = program(words[0])
+fn run_program(words: &[&str], args: &[&str]) -> Outcome {
+    let outcome = program(words[0])
         .args(&words[1..])
         .args(args)
         .env("LC_ALL", "C")
         .output()
         .unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    Ended(
-        ended.status.code(),
-        text(&ended.stdout),
-        text(&ended.stderr),
+    Outcome(
+        outcome.status.code(),
+        text(&outcome.stdout),
+        text(&outcome.stderr),
     )
 }
 
 #[test]
-fn every_command_says_what_the_real_one_says() {
-    let Some(pair) = Pair::new("every_command_says_what_the_real_one_says") else {
+fn every_command_behaves_as_the_real_one() {
+    let Some(pair) = Pair::new("every_command_behaves_as_the_real_one") else {
         return;
     };
     let mut table = String::new();
@@ -417,11 +417,11 @@ fn every_command_says_what_the_real_one_says() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// One who was killed has left the lock: 30 s for each command of this release, all at a time.
+/// A stale lock of a killed process: each command waits 30 s; the commands run in parallel.
 #[test]
-fn a_lock_that_is_left_is_waited_for_as_long() {
+fn a_stale_lock_is_waited_for_as_long() {
     let line = "-m node -T iqn.a -p 10.0.0.5:3260 -o update -n node.startup -v manual";
-    let test = "a_lock_that_is_left_is_waited_for_as_long";
+    let test = "a_stale_lock_is_waited_for_as_long";
     if Pair::new(test).is_none() {
         return;
     }
@@ -441,14 +441,17 @@ fn a_lock_that_is_left_is_waited_for_as_long() {
                 let ours = scope.spawn(|| pair.ours(line));
                 (real.join().unwrap(), ours.join().unwrap())
             });
-            assert!(started.elapsed().as_secs() >= 30, "nobody has waited");
+            assert!(
+                started.elapsed().as_secs() >= 30,
+                "neither has waited for the lock"
+            );
             let mut table = String::new();
-            let wrong = judge(line, agree, &real, &ours, &mut table);
+            let wrong = check_agreement(line, agree, &real, &ours, &mut table);
             eprintln!("{table}");
             let left = ["lock", "ours/run/lock/iscsi"]
                 .map(|folder| pair.at(folder).join("lock.write").exists());
             assert_eq!(wrong, None);
-            assert_eq!(left[0], left[1], "the lock that is left");
+            assert_eq!(left[0], left[1], "the stale lock");
         })
     };
     let all = [one(line, All), one("-m node", Words(OWN_WORDS))];

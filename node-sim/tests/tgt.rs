@@ -1,4 +1,4 @@
-//! A real `tgtd`, without an initiator: it takes root and the package tgt, and no kernel module.
+//! Tests with a real `tgtd`, without an initiator. They need root and the package tgt, but no kernel module.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -9,9 +9,9 @@ use std::path::Path;
 use node_sim::target::tgt::Tgt;
 use node_sim::target::{Chap, LogicalUnit, Target, TargetBackend};
 
-/// A side in a folder of its own. Its daemon ends with the test, even with one that fails.
+/// A target backend with its own folder. Its daemon is stopped at the end of the test, even if it fails.
 struct Bench {
-    side: Tgt,
+    backend: Tgt,
     portal: SocketAddr,
     dir: tempfile::TempDir,
 }
@@ -31,8 +31,12 @@ impl Bench {
         }
         let dir = tempfile::tempdir().unwrap();
         let portal = free_port();
-        let side = Tgt::open(&dir.path().join("tgt"), vec![portal]).unwrap();
-        Some(Self { side, portal, dir })
+        let backend = Tgt::open(&dir.path().join("tgt"), vec![portal]).unwrap();
+        Some(Self {
+            backend,
+            portal,
+            dir,
+        })
     }
 
     fn target(&self, iqn: &str, serials: &[&str]) -> Target {
@@ -66,15 +70,15 @@ impl Bench {
         TcpStream::connect(self.portal).is_ok()
     }
 
-    /// As after `kill -9` of whoever used the side: nothing is remembered but the folder.
-    fn again(&self) -> Tgt {
+    /// A new backend for the same folder, as after `kill -9` of the previous caller.
+    fn restarted(&self) -> Tgt {
         Tgt::open(&self.dir.path().join("tgt"), vec![self.portal]).unwrap()
     }
 }
 
 impl Drop for Bench {
     fn drop(&mut self) {
-        self.side.close().unwrap();
+        self.backend.close().unwrap();
     }
 }
 
@@ -98,82 +102,81 @@ fn a_target_is_made_grown_changed_and_removed() {
     let Some(bench) = Bench::new("a_target_is_made_grown_changed_and_removed") else {
         return;
     };
-    let side = &bench.side;
-    side.align(&[]).unwrap();
+    let backend = &bench.backend;
+    backend.align(&[]).unwrap();
     assert!(!bench.listens(), "without a target");
-    // Each step is read back by the side itself: it fails when the daemon shows anything else.
+    // The backend itself verifies each step: it fails if the daemon shows anything else.
     let mut target = bench.target("iqn.t", &["one", "two"]);
-    side.put(&target).unwrap();
+    backend.put(&target).unwrap();
     assert!(bench.listens());
-    side.put(&target).unwrap();
+    backend.put(&target).unwrap();
     target.luns.get_mut(&1).unwrap().unmap = false;
-    side.put(&target).unwrap();
+    backend.put(&target).unwrap();
     let grown = File::options()
         .write(true)
         .open(&target.luns[&1].file)
         .unwrap();
     grown.set_len(5 << 20).unwrap();
-    side.put(&target).unwrap();
+    backend.put(&target).unwrap();
     target.chap = Some(chap("secretsecret12"));
-    side.put(&target).unwrap();
+    backend.put(&target).unwrap();
     target.chap = Some(chap("secretsecret34"));
     target.luns.remove(&1);
-    side.put(&target).unwrap();
+    backend.put(&target).unwrap();
     target.enabled = false;
-    side.put(&target).unwrap();
+    backend.put(&target).unwrap();
     let clash = Target {
         iqn: "iqn.clash".to_owned(),
         chap: Some(chap("secretsecret56")),
         ..target.clone()
     };
-    let wrong = side.put(&clash).unwrap_err().to_string();
+    let wrong = backend.put(&clash).unwrap_err().to_string();
     assert!(wrong.contains("joe"), "{wrong}");
-    assert_eq!(side.sessions("iqn.t").unwrap(), []);
-    side.remove("iqn.t").unwrap();
-    side.remove("iqn.t").unwrap();
+    assert_eq!(backend.sessions("iqn.t").unwrap(), []);
+    backend.remove("iqn.t").unwrap();
+    backend.remove("iqn.t").unwrap();
     assert!(!bench.listens(), "the last target is gone");
-    // With the old target its account is gone too.
-    side.put(&clash).unwrap();
+    // The account was removed with the old target.
+    backend.put(&clash).unwrap();
     assert!(bench.listens());
 }
 
 #[test]
-fn the_daemon_of_an_earlier_life_is_found_and_made_to_follow() {
-    let Some(bench) = Bench::new("the_daemon_of_an_earlier_life_is_found_and_made_to_follow")
-    else {
+fn the_daemon_of_an_earlier_caller_is_found_and_updated() {
+    let Some(bench) = Bench::new("the_daemon_of_an_earlier_caller_is_found_and_updated") else {
         return;
     };
     let mut kept = bench.target("iqn.kept", &["one"]);
     kept.chap = Some(chap("secretsecret12"));
     bench
-        .side
+        .backend
         .align(&[kept.clone(), bench.target("iqn.stray", &["two"])])
         .unwrap();
     let port = fs::read_to_string(bench.dir.path().join("tgt/control-port")).unwrap();
     let socket = format!("/var/run/tgtd/socket.{port}");
     assert!(Path::new(&socket).exists());
 
-    let again = bench.again();
-    again.align(std::slice::from_ref(&kept)).unwrap();
+    let restarted = bench.restarted();
+    restarted.align(std::slice::from_ref(&kept)).unwrap();
     assert!(bench.listens());
-    // The stray's file is nobody's any more, and the account of before is no obstacle.
+    // The leftover target is gone, and the earlier account does not conflict.
     kept.chap = Some(chap("secretsecret34"));
-    again.put(&kept).unwrap();
-    again.close().unwrap();
-    again.close().unwrap();
+    restarted.put(&kept).unwrap();
+    restarted.close().unwrap();
+    restarted.close().unwrap();
     assert!(!bench.listens());
     assert!(!Path::new(&socket).exists());
-    // Whoever comes next starts a new one.
-    again.put(&kept).unwrap();
+    // The next change starts a new daemon.
+    restarted.put(&kept).unwrap();
     assert!(bench.listens());
 }
 
 #[test]
-fn a_portal_that_is_taken_is_named() {
-    let Some(bench) = Bench::new("a_portal_that_is_taken_is_named") else {
+fn the_error_names_a_portal_that_is_in_use() {
+    let Some(bench) = Bench::new("the_error_names_a_portal_that_is_in_use") else {
         return;
     };
     let _taken = TcpListener::bind(bench.portal).unwrap();
-    let wrong = bench.side.align(&[]).unwrap_err().to_string();
+    let wrong = bench.backend.align(&[]).unwrap_err().to_string();
     assert!(wrong.contains(&bench.portal.to_string()), "{wrong}");
 }

@@ -175,7 +175,7 @@ pub enum SysfsWrite {
 /// Writes to a sysfs file that triggers an action of the kernel.
 ///
 /// # Errors
-/// The write did not return in time, or failed with an error that no [`SysfsWrite`] stands for.
+/// The write did not return in time, or failed with an error that is not a [`SysfsWrite`].
 pub async fn write_sysfs(
     host: &impl Host,
     file: &str,
@@ -361,7 +361,7 @@ pub fn holders(files: &dyn KernelFiles, block: &Block) -> Result<Vec<String>, Ho
 pub async fn is_mounted_anywhere(host: &impl Host, block: &Block) -> Result<bool, HostError> {
     let (name, doing) = (
         block.name.clone(),
-        format!("looking who has {}", block.name),
+        format!("checking whether {} is mounted", block.name),
     );
     let look = move |files: &dyn KernelFiles| {
         for fs in ["ext4", "xfs"] {

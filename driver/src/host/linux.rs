@@ -2,7 +2,7 @@
 //!
 //! Nothing here blocks a worker of the async runtime: kernel files are read on the blocking pool, operations that may wait for a
 //! disk run in their own thread ([`blocking`]), programs run as child processes, and everything has a deadline. What overruns it
-//! (a process in uninterruptible sleep, a read from a device owner target is gone) cannot be stopped: it is abandoned, and keeps
+//! (a process in uninterruptible sleep, a read from a device whose target is gone) cannot be stopped: it is abandoned, and keeps
 //! the lock of its volume until it ends (design.md#unstage-needs-no-nas and #one-operation-per-volume).
 
 mod blocking;

@@ -1,4 +1,5 @@
-//! A host root, a folder of targets and LUN files in a temporary folder, and nothing left of them afterwards.
+//! Fixture with a host root, a folder of targets and LUN files in a temporary folder. It checks at the end that nothing is left
+//! behind.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -18,7 +19,7 @@ use program::{program, skip};
 
 pub(crate) const MIB: u64 = 1 << 20;
 
-/// One test's world.
+/// The fixture of one test.
 #[derive(Debug)]
 pub(crate) struct Bench {
     pub(crate) targets: Targets,
@@ -26,7 +27,7 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
-    /// `None`, and a line that says so, where loop devices cannot be had.
+    /// `None`, with a SKIP line, if loop devices are not available.
     pub(crate) fn new(test: &str) -> Option<Self> {
         if !nix::unistd::geteuid().is_root() || !Path::new("/dev/loop-control").exists() {
             skip(test, "root");
@@ -42,7 +43,7 @@ impl Bench {
             &root,
             "--targets",
             &bench.targets.dir().display().to_string(),
-            // Commands are killed here, and leave the lock.
+            // Tests kill commands, which leaves stale locks.
             "--lock-wait",
             "50",
         ]);
@@ -58,17 +59,17 @@ impl Bench {
         self.dir.path().join(name)
     }
 
-    /// A LUN's file: `size` bytes, the first of them `mark`.
-    pub(crate) fn lun(&self, mark: &str, size: u64) -> LogicalUnit {
-        let file = self.path(&format!("{mark}.img"));
+    /// Creates a LUN's file of `size` bytes, which starts with `label`.
+    pub(crate) fn lun(&self, label: &str, size: u64) -> LogicalUnit {
+        let file = self.path(&format!("{label}.img"));
         let content = File::create(&file).unwrap();
         content.set_len(size).unwrap();
-        content.write_all_at(mark.as_bytes(), 0).unwrap();
+        content.write_all_at(label.as_bytes(), 0).unwrap();
         content.sync_all().unwrap();
         LogicalUnit {
             file,
-            serial: format!("serial-{mark}"),
-            naa: format!("6001405{:025x}", u64::from(mark.bytes().next().unwrap())),
+            serial: format!("serial-{label}"),
+            naa: format!("6001405{:025x}", u64::from(label.bytes().next().unwrap())),
             vendor: "SYNOLOGY".into(),
             product: "Storage".into(),
             revision: "4.0".into(),
@@ -95,13 +96,13 @@ impl Bench {
             .unwrap();
     }
 
-    /// Makes the record and logs in.
+    /// Creates the record and logs in.
     pub(crate) fn login(&self, iqn: &str) {
         self.check(&format!("-m node -T {iqn} -p 127.0.0.1:3260,1 -o new"), 0);
         self.check(&format!("-m node -T {iqn} -p 127.0.0.1:3260 --login"), 0);
     }
 
-    /// Runs `iscsiadm` and expects its exit code; answers what it printed.
+    /// Runs `iscsiadm`, asserts its exit code and returns its standard output.
     #[track_caller]
     pub(crate) fn check(&self, line: &str, exit: i32) -> String {
         let output = self.iscsiadm(line).output().unwrap();
@@ -109,7 +110,7 @@ impl Bench {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// The host's own `iscsiadm`, not started yet.
+    /// A command for the host root's `iscsiadm`, not started yet.
     pub(crate) fn iscsiadm(&self, line: &str) -> Command {
         let mut command = program(self.root().join("bin/iscsiadm"));
         command
@@ -135,7 +136,7 @@ impl Bench {
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
-    /// The folder of a disk, found as a driver finds it.
+    /// The sysfs folder of a disk, found as a driver does it.
     pub(crate) fn disk(&self, iqn: &str, lun: u16) -> Option<PathBuf> {
         let class = self.root().join("sys/class/iscsi_session");
         let is_ours = |session: &PathBuf| {
@@ -150,14 +151,14 @@ impl Bench {
             .find(|path| name(path).ends_with(&format!(":0:0:{lun}")))
     }
 
-    /// `/dev/loopN` of a disk.
+    /// The `/dev/loopN` of a disk.
     pub(crate) fn device(&self, iqn: &str, lun: u16) -> Option<PathBuf> {
         let block = entries(&self.disk(iqn, lun)?.join("block"));
         assert_eq!(block.len(), 1, "{block:?}");
         Some(Path::new("/dev").join(name(&block[0])))
     }
 
-    /// Bytes, as the kernel's `size` file says through the tree.
+    /// The size of a disk in bytes, from the `size` file in the tree.
     pub(crate) fn bytes(&self, iqn: &str, lun: u16) -> u64 {
         let block = entries(&self.disk(iqn, lun).unwrap().join("block"));
         fs::read_to_string(block[0].join("size"))
@@ -168,13 +169,13 @@ impl Bench {
             * 512
     }
 
-    /// Unit serial number as the tree shows it.
+    /// The unit serial number in the tree.
     pub(crate) fn serial(&self, iqn: &str, lun: u16) -> String {
         let page = fs::read(self.disk(iqn, lun).unwrap().join("vpd_pg80")).unwrap();
         String::from_utf8(page[4..].to_vec()).unwrap()
     }
 
-    /// Loop devices of the machine whose file is (or was) in this test's folder.
+    /// The machine's loop devices whose file is (or was) in this test's folder.
     pub(crate) fn loops(&self) -> Vec<String> {
         let mut ours = Vec::new();
         for device in entries(Path::new("/sys/class/block")) {
@@ -186,7 +187,7 @@ impl Bench {
         ours
     }
 
-    /// Nothing of us is left: on the machine, in the tree, at the targets.
+    /// Asserts that nothing is left: no loop devices, tree entries or sessions at the targets.
     #[track_caller]
     pub(crate) fn assert_clean(&self) {
         assert_eq!(self.loops(), Vec::<String>::new());
@@ -214,9 +215,9 @@ impl Drop for Bench {
     fn drop(&mut self) {
         let output = self.cleanup();
         if thread::panicking() {
-            // What the code under test has lost must not stay on the machine either.
-            for stray in self.loops() {
-                let device = format!("/dev/{}", stray.split(' ').next().unwrap_or_default());
+            // Do not leave loop devices on the machine, even if the code under test leaked them.
+            for leaked in self.loops() {
+                let device = format!("/dev/{}", leaked.split(' ').next().unwrap_or_default());
                 let _ = losetup(&["--detach", &device]);
             }
             return;
@@ -244,8 +245,8 @@ pub(crate) fn protect(device: &Path) {
     assert!(status.unwrap().success());
 }
 
-/// The first bytes of a device, past any cache.
-pub(crate) fn mark(device: &Path) -> String {
+/// The label at the start of a device, see [`Bench::lun`].
+pub(crate) fn label(device: &Path) -> String {
     let mut bytes = [0; 8];
     File::open(device)
         .unwrap()
@@ -256,7 +257,7 @@ pub(crate) fn mark(device: &Path) -> String {
         .to_owned()
 }
 
-/// Looks again and again until it holds.
+/// Polls until `holds` returns true, for at most 10 s.
 #[track_caller]
 pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(10);

@@ -1,11 +1,11 @@
-//! The one place of node-sim's tests that starts programs, and the one that counts what could not be tested.
+//! The only place in node-sim's tests that starts programs, and that reports skipped tests.
 
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Write as _;
 use std::process::Command;
 
-/// A program, to be started.
+/// A command for a program, not started yet.
 #[expect(
     clippy::disallowed_methods,
     reason = "the one place of these tests that starts programs"
@@ -14,7 +14,7 @@ pub(crate) fn program(name: impl AsRef<OsStr>) -> Command {
     Command::new(name)
 }
 
-/// Says that a test cannot run here, and why.
+/// Reports that a test is skipped, and what it needs.
 #[expect(
     clippy::disallowed_methods,
     reason = "SKIP_LOG counts what a run could not test; read once per skipped test"

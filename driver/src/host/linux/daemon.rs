@@ -114,7 +114,7 @@ impl Daemon {
         let socket = connect_abstract(address)
             .map_err(|error| {
                 refuse(format!(
-                    "{name}'s socket takes no connection ({error}): is {name} stuck? Start it anew"
+                    "{name}'s socket takes no connection ({error}): is {name} stuck? Restart it"
                 ))
             })?
             .ok_or_else(|| Unverified::NotFound(String::new()))?;
@@ -123,7 +123,7 @@ impl Daemon {
         drop(socket);
         let ended = || {
             refuse(format!(
-                "the process that opened {name}'s socket has ended: start {name} anew, in the foreground (iscsid -f, multipathd -d)"
+                "the process that opened {name}'s socket has ended: restart {name} in the foreground (iscsid -f, multipathd -d)"
             ))
         };
         let (number, pidfd) = peer.map_err(|_| ended())?.ok_or_else(|| {
@@ -264,7 +264,7 @@ pub(super) fn try_connect(daemon: Daemon, of_init: bool) -> Result<bool, Unverif
         for address in daemon.addresses() {
             let answer = connect_abstract(&address).map_err(|error| {
                 Unverified::Refused(format!(
-                    "{0}'s socket takes no connection ({error}): is {0} stuck? Start it anew",
+                    "{0}'s socket takes no connection ({error}): is {0} stuck? Restart it",
                     daemon.name()
                 ))
             })?;
@@ -297,7 +297,7 @@ fn join_init() -> Result<Vec<Cgroup>, Unverified> {
         .and_then(|()| cgroups(&Path::new(PROC).join("thread-self")));
     joined.map_err(|error| {
         Unverified::Refused(format!(
-            "the namespaces of process 1 cannot be entered ({error}): the driver's container must be privileged"
+            "cannot join those of process 1 ({error}): the driver's container must be privileged"
         ))
     })
 }

@@ -296,7 +296,11 @@ fn refused_logins() {
         assert_eq!(left, 0);
         exit
     };
-    assert_eq!(login("iqn.t", "127.0.0.1:3261"), 8, "nobody listens there");
+    assert_eq!(
+        login("iqn.t", "127.0.0.1:3261"),
+        8,
+        "no process listens there"
+    );
     assert_eq!(login("iqn.other", "127.0.0.1:3260"), 19, "no such target");
     bench
         .targets
@@ -436,11 +440,7 @@ fn a_target_that_goes_and_comes_back() {
     bench.check("-m node -T iqn.t -p 127.0.0.1 -o new", 0, "");
     bench.check("-m node -T iqn.t -l", 0, "");
     bench.targets.remove("iqn.t").unwrap();
-    assert_eq!(
-        bench.session_state(1),
-        "LOGGED_IN\n",
-        "nobody has looked yet"
-    );
+    assert_eq!(bench.session_state(1), "LOGGED_IN\n", "no rescan yet");
     bench.check("-m session -R", 0, "");
     assert_eq!(bench.session_state(1), "FAILED\n");
     bench.check("-m session", 0, "tcp: [1] ");
