@@ -383,7 +383,7 @@ fn normalize(outcome: Outcome, etc: &str) -> Outcome {
             };
             let _ = writeln!(normalized, "{}", line.trim_end());
         }
-        normalize
+        normalized
     };
     Outcome(code, normalize(&out), normalize(&err))
 }

@@ -264,8 +264,8 @@ impl TargetBackend for Targets {
     }
 }
 
-/// True if the credentials of both sides match. `offered` has the initiator's credentials and, as `mutual`, those that it requires
-/// of the target. A target without CHAP accepts every initiator and cannot authenticate itself.
+/// True if the credentials of both sides match. `offered` has the initiator's credentials and, as `mutual`, those that it
+/// requires of the target. A target without CHAP accepts every initiator and cannot authenticate itself.
 fn is_authenticated(required: Option<&Chap>, offered: Option<&Chap>) -> bool {
     let initiator_ok = required.is_none_or(|required| {
         offered.is_some_and(|offered| {

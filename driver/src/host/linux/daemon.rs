@@ -2,8 +2,7 @@
 //! reads facts from the kernel; [`trust`] decides.
 //!
 //! ```text
-//! connect ──▶ SO_PEERCRED, SO_PEERPIDFD: who called listen() ──▶ /proc/PID: facts ──▶ verify ──▶ still alive? then the facts are
-//! its own
+//! connect ──▶ SO_PEERCRED, SO_PEERPIDFD: who called listen() ──▶ /proc/PID: facts ──▶ verify ──▶ still alive? else refused
 //! ```
 //! A pidfd is opened before the first fact is read: as long as the process has not ended, its id cannot be reused. Its root and
 //! its namespaces are opened meanwhile, and these descriptors stay valid even if it ends.
