@@ -163,8 +163,8 @@ fn a_target_that_is_removed_is_noticed_by_a_rescan() {
 
 /// A node that was cut off must not write into the LUN when it flushes what it has.
 #[test]
-fn what_a_cut_off_node_writes_does_not_reach_the_lun() {
-    let Some(bench) = Bench::new("what_a_cut_off_node_writes_does_not_reach_the_lun") else {
+fn writes_of_a_cut_off_node_do_not_reach_the_lun() {
+    let Some(bench) = Bench::new("writes_of_a_cut_off_node_do_not_reach_the_lun") else {
         return;
     };
     let unit = bench.lun("alpha", MIB);

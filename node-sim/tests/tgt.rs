@@ -130,8 +130,8 @@ fn a_target_is_made_grown_changed_and_removed() {
         chap: Some(chap("secretsecret56")),
         ..target.clone()
     };
-    let wrong = backend.put(&clash).unwrap_err().to_string();
-    assert!(wrong.contains("joe"), "{wrong}");
+    let error = backend.put(&clash).unwrap_err().to_string();
+    assert!(error.contains("joe"), "{error}");
     assert_eq!(backend.sessions("iqn.t").unwrap(), []);
     backend.remove("iqn.t").unwrap();
     backend.remove("iqn.t").unwrap();
@@ -177,6 +177,6 @@ fn the_error_names_a_portal_that_is_in_use() {
         return;
     };
     let _taken = TcpListener::bind(bench.portal).unwrap();
-    let wrong = bench.backend.align(&[]).unwrap_err().to_string();
-    assert!(wrong.contains(&bench.portal.to_string()), "{wrong}");
+    let error = bench.backend.align(&[]).unwrap_err().to_string();
+    assert!(error.contains(&bench.portal.to_string()), "{error}");
 }

@@ -268,23 +268,25 @@ fn number<T: std::str::FromStr>(text: &str, what: &str) -> Result<T, Failure> {
 
 /// `10.0.0.5`, `10.0.0.5:3260`, `10.0.0.5:3260,1`, `[fd00::5]:3260`, `fd00::5`, `nas.example:3260`.
 pub(crate) fn portal(text: &str) -> Result<Portal, Failure> {
-    let wrong = || Failure::invalid(format!("invalid portal '{text}'"));
+    let invalid = || Failure::invalid(format!("invalid portal '{text}'"));
     let (address, tpgt) = match text.split_once(',') {
         Some((address, tpgt)) => (address, Some(number(tpgt, "portal group tag")?)),
         None => (text, None),
     };
     let (host, port) = if let Some(rest) = address.strip_prefix('[') {
-        let (host, rest) = rest.split_once(']').ok_or_else(wrong)?;
-        host.parse::<std::net::Ipv6Addr>().map_err(|_| wrong())?;
+        let (host, rest) = rest.split_once(']').ok_or_else(invalid)?;
+        host.parse::<std::net::Ipv6Addr>().map_err(|_| invalid())?;
         match rest {
             "" => (host, None),
-            _ => (host, Some(rest.strip_prefix(':').ok_or_else(wrong)?)),
+            _ => (host, Some(rest.strip_prefix(':').ok_or_else(invalid)?)),
         }
     } else {
         match address.split_once(':') {
             // More than one colon and no brackets: an IPv6 address without a port.
             Some((_, rest)) if rest.contains(':') => {
-                address.parse::<std::net::Ipv6Addr>().map_err(|_| wrong())?;
+                address
+                    .parse::<std::net::Ipv6Addr>()
+                    .map_err(|_| invalid())?;
                 (address, None)
             }
             Some((host, port)) => (host, Some(port)),
@@ -295,7 +297,7 @@ pub(crate) fn portal(text: &str) -> Result<Portal, Failure> {
     // The host becomes part of a file name.
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | ':' | '-' | '_');
     if host.is_empty() || host.starts_with('.') || !host.chars().all(plain) || port == Some(0) {
-        return Err(wrong());
+        return Err(invalid());
     }
     Ok(Portal {
         host: host.to_owned(),

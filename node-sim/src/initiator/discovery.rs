@@ -128,7 +128,7 @@ pub(crate) fn add(host: &Host, sessions: &Sessions<'_>, source: &Source) -> Resu
                 .lock()
                 .write(&file, source.text().as_bytes(), Durability::Always)
         });
-        made.map_err(|wrong| Failure::new(Exit::Database, format!("{}: {wrong}", file.display())))?;
+        made.map_err(|error| Failure::new(Exit::Database, format!("{}: {error}", file.display())))?;
     }
     Ok(())
 }
@@ -158,7 +158,7 @@ pub(crate) fn delete(host: &Host, source: &Source) -> Result<(), Failure> {
     }
     let folder = source.folder(host);
     store::remove_tree(&folder)
-        .map_err(|wrong| Failure::new(Exit::Database, format!("{}: {wrong}", folder.display())))
+        .map_err(|error| Failure::new(Exit::Database, format!("{}: {error}", folder.display())))
 }
 
 /// All discovery records, as `10.0.0.5:3260 via sendtargets`.

@@ -367,7 +367,7 @@ fn record_files(host: &Host) -> Result<Vec<RecordFile>, Failure> {
             };
             // The folder may exist without the file, if the record was never finished.
             if path.is_file() {
-                let text = fs::read_to_string(&path).map_err(|wrong| database(&path, &wrong))?;
+                let text = fs::read_to_string(&path).map_err(|error| database(&path, &error))?;
                 all.push(RecordFile {
                     key,
                     tpgt,
@@ -397,13 +397,13 @@ pub(crate) fn write(host: &Host, lock: &Lock, record: &mut Record) -> Result<(),
         lock.write(path, text.as_bytes(), Durability::Always)
     };
     match record.tpgt {
-        None => saved(&plain).map_err(|wrong| database(&plain, &wrong)),
+        None => saved(&plain).map_err(|error| database(&plain, &error)),
         Some(tpgt) => {
             let path = folder.join(format!("{},{},{tpgt}", record.key.address, record.key.port));
-            saved(&path.join(IFACE)).map_err(|wrong| database(&path, &wrong))?;
-            store::remove(&plain).map_err(|wrong| database(&plain, &wrong))?;
+            saved(&path.join(IFACE)).map_err(|error| database(&path, &error))?;
+            store::remove(&plain).map_err(|error| database(&plain, &error))?;
             let link = link(host, record, tpgt)?;
-            linked(&path, &link).map_err(|wrong| database(&link, &wrong))
+            linked(&path, &link).map_err(|error| database(&link, &error))
         }
     }
 }
@@ -423,9 +423,9 @@ pub(crate) fn delete(host: &Host, record: &Record) -> Result<(), Failure> {
     };
     if let Some(tpgt) = record.tpgt {
         let link = link(host, record, tpgt)?;
-        store::remove(&link).map_err(|wrong| database(&link, &wrong))?;
+        store::remove(&link).map_err(|error| database(&link, &error))?;
     }
-    gone().map_err(|wrong| database(&folder, &wrong))
+    gone().map_err(|error| database(&folder, &error))
 }
 
 fn nodes(host: &Host) -> PathBuf {
@@ -480,11 +480,11 @@ fn safe(iqn: &str) -> Result<&str, Failure> {
 }
 
 fn names(folder: &Path) -> Result<Vec<String>, Failure> {
-    store::names(folder).map_err(|wrong| database(folder, &wrong))
+    store::names(folder).map_err(|error| database(folder, &error))
 }
 
-fn database(path: &Path, wrong: &std::io::Error) -> Failure {
-    Failure::new(Exit::Database, format!("{}: {wrong}", path.display()))
+fn database(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::new(Exit::Database, format!("{}: {error}", path.display()))
 }
 
 #[cfg(test)]

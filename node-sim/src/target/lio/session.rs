@@ -21,7 +21,7 @@ pub(super) fn list(tree: &Tree, iqn: &str) -> io::Result<Vec<Session>> {
             Ok(table) => peers.extend(remote_addresses(&table, &state.portals)),
             // A kernel without IPv6 does not have this table.
             Err(missing) if missing.kind() == io::ErrorKind::NotFound => {}
-            Err(wrong) => return Err(wrong),
+            Err(error) => return Err(error),
         }
     }
     let address = match peers.first() {

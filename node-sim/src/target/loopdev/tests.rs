@@ -116,12 +116,12 @@ fn logins_are_refused() {
     };
     targets.put(&wanted).unwrap();
     assert!(matches!(login("k", None), Err(Refusal::Authentication)));
-    let wrong = Chap {
+    let error = Chap {
         password: "x".into(),
         ..chap.clone()
     };
     assert!(matches!(
-        login("k", Some(&wrong)),
+        login("k", Some(&error)),
         Err(Refusal::Authentication)
     ));
     login("k", Some(&chap)).unwrap();
@@ -164,8 +164,8 @@ fn mutual_chap_is_verified() {
     put(Some(chap(Some(nas("other-secret")))));
     login(&chap(Some(nas("other-secret")))).unwrap();
     login(&chap(None)).unwrap();
-    let wrong = login(&chap(Some(nas("x"))));
-    assert!(matches!(wrong, Err(Refusal::Authentication)));
+    let error = login(&chap(Some(nas("x"))));
+    assert!(matches!(error, Err(Refusal::Authentication)));
     put(Some(chap(None)));
     let none = login(&chap(Some(nas("other-secret"))));
     assert!(matches!(none, Err(Refusal::Authentication)));

@@ -256,10 +256,10 @@ fn targets_share_an_account_and_cannot_disagree_on_its_password() {
         chap: Some(chap("another-secret")),
         ..second.clone()
     };
-    let wrong = check(&other, &wanted).unwrap_err().to_string();
+    let error = check(&other, &wanted).unwrap_err().to_string();
     assert!(
-        wrong.contains("joe") && !wrong.contains("secret"),
-        "{wrong}"
+        error.contains("joe") && !error.contains("secret"),
+        "{error}"
     );
     // Removing the last target with an account deletes the account.
     let shown = &fake.shown[1];
