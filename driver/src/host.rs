@@ -1,15 +1,16 @@
-//! This machine, as the node half sees it: one trait for every effect, and pure builders and parsers around it.
+//! The node's machine: the [`Host`] trait, which has one method per side effect, and the types that it takes and returns. The
+//! submodules build commands and parse their output.
 //!
-//! | module | owns |
+//! | module | contents |
 //! |---|---|
-//! | [`linux`] | EFFECT: the real machine, the only place that starts programs |
+//! | [`linux`] | EFFECT: the real machine, the only module that starts programs |
 //! | [`iscsiadm`], [`multipath`], [`filesystem`], [`mount`] | PURE: command builders and parsers |
-//! | [`selinux`] | PURE: labels among mount options |
+//! | [`selinux`] | PURE: SELinux labels in mount options |
 //! | [`record`] | PURE: open-iscsi's node records as files |
-//! | [`superblock`], [`fills`], [`marker`], [`blank`] | PURE: what stands on a disk, and what it means |
-//! | [`session`], [`disk`], [`map`], [`names`] | sessions, disks and multipath maps, read from sysfs |
+//! | [`superblock`], [`fs_limits`], [`marker`], [`blank`] | PURE: on-disk content and how to interpret it |
+//! | [`session`], [`disk`], [`dm_multipath`], [`kernel_names`] | sessions, disks and multipath maps, read from sysfs |
 //!
-//! **Invariant.** Nothing here knows the NAS, CSI messages or a simulator.
+//! **Invariant.** Nothing here depends on the NAS, CSI messages or a simulator.
 
 pub mod blank;
 pub mod disk;
@@ -40,53 +41,54 @@ use secrecy::SecretString;
 
 use crate::volume::Bytes;
 
-/// Files that the kernel makes up as they are read, below `/sys` and `/proc`: no disk and no network is waited for.
+/// Pseudo files below `/sys` and `/proc`, which the kernel generates on read: reading them waits for no disk and no network.
 pub trait KernelFiles {
     /// Reads a file.
     ///
     /// # Errors
-    /// [`HostError::Absent`] when there is none, also when what it is about goes as it is read.
+    /// [`HostError::Absent`] if the file does not exist, or if the object that it describes is removed during the read.
     fn read(&self, path: &str) -> Result<Vec<u8>, HostError>;
 
-    /// What is in a directory, in order of the names.
+    /// The entries of a directory, sorted by name.
     ///
     /// # Errors
-    /// [`HostError::Absent`] when there is none.
+    /// [`HostError::Absent`] if the directory does not exist.
     fn entries(&self, path: &str) -> Result<Vec<Entry>, HostError>;
 }
 
-/// A name in a directory.
+/// A directory entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// The name.
+    /// The file name.
     pub name: String,
-    /// The number of what it names. sysfs gives it to nothing else for as long as the kernel runs.
+    /// The inode number. sysfs does not reuse it as long as the kernel runs.
     pub inode: u64,
 }
 
-/// Everything the node half does to its machine.
+/// Every side effect of the node service on its machine.
 ///
-/// Paths below `/sys` and those of open-iscsi's database and its lock ([`record::DATABASES`], [`record::LOCK`]) are read below this host's root, all others as they are (design.md#host-commands).
-/// Every call has a deadline; whatever overruns it is abandoned and keeps the volume's lock until it has really ended.
+/// Paths below `/sys` and those of open-iscsi's database and its lock ([`record::DATABASES`], [`record::LOCK`]) are resolved
+/// below this host's root, all others as they are (design.md#host-commands).
+/// Every call has a deadline. A call that overruns it is abandoned and keeps the volume's lock until it has really ended.
 pub trait Host: Send + Sync + 'static {
-    /// Runs `cmd` to its end. A nonzero exit is data; `Err` means that it did not start or overran.
+    /// Runs `cmd` to completion. A nonzero exit status is `Ok`; `Err` means that it did not start or overran its deadline.
     fn run(&self, cmd: Cmd) -> impl Future<Output = Result<Exit, HostError>> + Send;
 
-    /// True when `program` can be started.
+    /// True if `program` is installed and executable.
     fn has(&self, program: &str) -> bool;
 
-    /// Looks whether the place where the host's own programs run can be reached.
+    /// Checks that the namespaces in which the host's own programs run can be entered.
     ///
     /// # Errors
-    /// It cannot, and so none of them can be started.
+    /// They cannot be entered, so none of these programs can be started.
     fn reach(&self) -> Result<(), HostError> {
         Ok(())
     }
 
-    /// Looks at files of the kernel, however many: all of them in one go.
+    /// Reads any number of kernel files in one task on the blocking pool.
     ///
     /// # Errors
-    /// Those of `look`; or it did not come back.
+    /// Those of `look`, or it did not return in time.
     fn blocking<T: Send + 'static>(
         &self,
         doing: &str,
@@ -96,13 +98,13 @@ pub trait Host: Send + Sync + 'static {
     /// Reads a small file, e.g. `/proc/self/mountinfo`.
     fn read(&self, path: &str) -> impl Future<Output = Result<Vec<u8>, HostError>> + Send;
 
-    /// The names in a directory, in order.
+    /// The names in a directory, sorted.
     fn list(&self, path: &str) -> impl Future<Output = Result<Vec<String>, HostError>> + Send;
 
-    /// What is at `path`; a symbolic link is not followed.
+    /// The file type at `path`; a symbolic link is not followed.
     fn stat(&self, path: &str) -> impl Future<Output = Result<Stat, HostError>> + Send;
 
-    /// True when something is mounted at `path`. `None`: the kernel does not tell without the whole table of mounts.
+    /// True if `path` is a mount point. `None`: this kernel cannot tell without reading the whole mount table.
     fn is_mount_point(
         &self,
         path: &str,
@@ -119,18 +121,18 @@ pub trait Host: Send + Sync + 'static {
         via: Via,
     ) -> impl Future<Output = Result<Vec<u8>, HostError>> + Send;
 
-    /// The first of these parts of a block device that holds anything but zeros, read past every cache. They are read one after the
-    /// other, and none behind the one that is found.
+    /// The first of these spans of a block device that holds anything but zeros, read past every cache. Spans are read one after
+    /// the other, up to the one that is returned.
     ///
     /// # Errors
-    /// A part cannot be read, or not in time.
+    /// A span cannot be read, or not in time.
     fn find_data(
         &self,
         device: &str,
         spans: Vec<Span>,
     ) -> impl Future<Output = Result<Option<Span>, HostError>> + Send;
 
-    /// Writes to a block device that nobody uses, past every cache. `EBUSY` when it is mounted or otherwise claimed.
+    /// Writes to an unused block device, past every cache. `EBUSY` if it is mounted or otherwise claimed.
     fn write_device(
         &self,
         device: &str,
@@ -138,75 +140,77 @@ pub trait Host: Send + Sync + 'static {
         data: Vec<u8>,
     ) -> impl Future<Output = Result<(), HostError>> + Send;
 
-    /// False while the kernel shows the device's node and has not made the device itself yet, or has it no more.
+    /// False if the device node exists, but the kernel has not created the device yet, or has removed it (`ENXIO`).
     fn opens(&self, device: &str) -> impl Future<Output = Result<bool, HostError>> + Send;
 
-    /// True when a file system, a mapping or the like has claimed the device, in whatever mount namespace.
+    /// True if a file system, a device-mapper device or the like has claimed the device, in any mount namespace.
     fn is_claimed(&self, device: &str) -> impl Future<Output = Result<bool, HostError>> + Send;
 
     /// Space and inodes of the file system mounted at `path`.
     fn space(&self, path: &str) -> impl Future<Output = Result<Space, HostError>> + Send;
 
-    /// Makes a directory (mode 0750) unless there is one.
+    /// Creates a directory (mode 0750). Idempotent.
     fn create_dir(&self, path: &str) -> impl Future<Output = Result<(), HostError>> + Send;
 
-    /// Makes an empty file (mode 0640) unless there is a file.
+    /// Creates an empty file (mode 0640). Idempotent: an existing file is left as it is.
     fn create_file(&self, path: &str) -> impl Future<Output = Result<(), HostError>> + Send;
 
-    /// Removes a directory, which must be empty. Nothing there is fine.
+    /// Removes an empty directory. Idempotent.
     fn remove_dir(&self, path: &str) -> impl Future<Output = Result<(), HostError>> + Send;
 
-    /// Removes a file. Nothing there is fine.
+    /// Removes a file. Idempotent.
     fn remove_file(&self, path: &str) -> impl Future<Output = Result<(), HostError>> + Send;
 
-    /// Writes a file that only root can read to `aside`, syncs it and puts it in the place of `path`: whoever reads `path` sees
-    /// the old text or the new, also after a crash. `aside` must be in the same file system; what is there is lost.
+    /// Atomically replaces `path` with a file that only root can read: writes `temp`, syncs it and renames it. A reader of `path`
+    /// sees the old text or the new, also after a crash. `temp` must be in the same file system; an existing file there is
+    /// overwritten.
     fn replace_file(
         &self,
         path: &str,
-        aside: &str,
+        temp: &str,
         text: SecretString,
     ) -> impl Future<Output = Result<(), HostError>> + Send;
 
-    /// Writes to a file of `/sys` that exists.
+    /// Writes to an existing file below `/sys`.
     fn write_attribute(
         &self,
         path: &str,
         text: &str,
     ) -> impl Future<Output = Result<(), HostError>> + Send;
 
-    /// Which file `path` is and when it was made, linked or changed; a symbolic link is not followed.
+    /// The inode number and the ctime of `path`; a symbolic link is not followed.
     fn touched(&self, path: &str) -> impl Future<Output = Result<Touched, HostError>> + Send;
 
-    /// True when a process of this name runs on the host.
+    /// True if a process of this name runs on the host.
     ///
-    /// Errors: the processes of the host cannot be seen from here, so that nobody knows.
+    /// Errors: the host's processes are not visible to the driver, so the answer is unknown.
     fn runs(
         &self,
         program: &'static str,
         who: Who,
     ) -> impl Future<Output = Result<bool, HostError>> + Send;
 
-    /// Calls at iscsid's socket, as iscsiadm does: an init system that listens there for it starts it then. False: nobody listens.
+    /// Connects to iscsid's socket, as iscsiadm does, which starts iscsid if the init system uses socket activation. False:
+    /// connection refused.
     fn wake_iscsid(&self) -> impl Future<Output = Result<bool, HostError>> + Send;
 
-    /// What the kernel has said of late, oldest first: lines without their time.
+    /// The kernel's latest log messages, oldest first, without time stamps.
     fn kernel_log(&self) -> impl Future<Output = Result<Vec<String>, HostError>> + Send {
         std::future::ready(Ok(Vec::new()))
     }
 
-    /// Lets time pass between two looks at the world.
+    /// Sleeps between two polls.
     fn pause(&self, time: Duration) -> impl Future<Output = ()> + Send;
 }
 
-/// A command: a program, its arguments and how long it may take. No shell sees it.
+/// A command: a program, its arguments and its deadline. It is not run by a shell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cmd {
-    /// Found on `PATH`.
+    /// The program's name, which is looked up on `PATH`.
     pub program: &'static str,
     /// Its arguments.
     pub args: Vec<String>,
-    /// After this it is killed.
+    /// The command is killed after this time.
     pub deadline: Duration,
 }
 
@@ -220,17 +224,17 @@ impl Cmd {
         }
     }
 
-    /// Adds words.
+    /// Appends arguments.
     #[must_use]
-    pub fn args<S: Into<String>>(mut self, words: impl IntoIterator<Item = S>) -> Self {
-        self.args.extend(words.into_iter().map(Into::into));
+    pub fn args<S: Into<String>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
+        self.args.extend(args.into_iter().map(Into::into));
         self
     }
 
-    /// Adds one word.
+    /// Appends one argument.
     #[must_use]
-    pub fn arg(self, word: impl Into<String>) -> Self {
-        self.args([word.into()])
+    pub fn arg(self, arg: impl Into<String>) -> Self {
+        self.args([arg.into()])
     }
 }
 
@@ -244,19 +248,19 @@ impl fmt::Display for Cmd {
 /// How a command ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Exit {
-    /// Its exit status; `128 + n` when signal `n` ended it.
+    /// The exit status; `128 + n` if signal `n` killed it.
     pub status: i32,
-    /// What it said, at most 256 KiB.
+    /// Its standard output, at most 256 KiB.
     pub stdout: String,
-    /// What it complained of, at most 256 KiB.
+    /// Its standard error, at most 256 KiB.
     pub stderr: String,
 }
 
 impl Exit {
-    /// The exit of a `program` that had to succeed.
+    /// Requires that `program` succeeded.
     ///
     /// # Errors
-    /// Any status but 0.
+    /// Any status other than 0.
     pub fn ok(self, program: &'static str) -> Result<Self, HostError> {
         if self.status == 0 {
             Ok(self)
@@ -265,7 +269,7 @@ impl Exit {
         }
     }
 
-    /// As an error.
+    /// This exit as [`HostError::Failed`].
     pub fn failed(&self, program: &'static str) -> HostError {
         HostError::Failed {
             program,
@@ -274,15 +278,15 @@ impl Exit {
         }
     }
 
-    /// What it said, in one line: its complaints, if there are any.
+    /// The output in one line: standard error, or standard output if standard error is empty.
     pub fn said(&self) -> String {
-        let said = if self.stderr.trim().is_empty() {
+        let output = if self.stderr.trim().is_empty() {
             &self.stdout
         } else {
             &self.stderr
         };
-        // Some programs name the cause first and then explain their options; others begin with a banner.
-        let lines: Vec<&str> = said
+        // Some programs print the cause first and then their usage; others begin with a banner.
+        let lines: Vec<&str> = output
             .lines()
             .map(str::trim)
             .filter(|line| !line.is_empty())
@@ -297,14 +301,14 @@ impl Exit {
 /// Major and minor number of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DeviceNumber {
-    /// The driver.
+    /// The device driver.
     pub major: u64,
-    /// The unit.
+    /// The driver's unit.
     pub minor: u64,
 }
 
 impl DeviceNumber {
-    /// Reads `8:16`.
+    /// Parses `8:16`; `None` if the text has another format.
     pub fn parse(text: &str) -> Option<Self> {
         let (major, minor) = text.trim().split_once(':')?;
         Some(Self {
@@ -320,12 +324,12 @@ impl fmt::Display for DeviceNumber {
     }
 }
 
-/// What a path is.
+/// The file type of a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stat {
     /// A directory.
     Directory,
-    /// A regular file, of this size.
+    /// A regular file of this size in bytes.
     File(u64),
     /// A block device.
     BlockDevice(DeviceNumber),
@@ -333,29 +337,29 @@ pub enum Stat {
     Other,
 }
 
-/// Equal: nobody has made, linked, unlinked or changed the file in between.
+/// Equal values mean that the file was not created, linked, unlinked or changed in between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Touched {
-    /// The file's number in its file system.
+    /// The inode number.
     pub inode: u64,
     /// Its ctime: seconds since 1970, and nanoseconds.
     pub changed: (i64, i64),
 }
 
-/// Whose process is looked for.
+/// Which processes [`Host::runs`] considers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Who {
-    /// Anybody's, a pod's too.
+    /// All, including those of pods.
     Anybody,
-    /// One that is the host's (design.md#whose-namespaces-the-driver-enters). A driver that shares no namespace of the host has nobody but itself to ask:
-    /// then there is none.
+    /// Only those of the host itself (design.md#whose-namespaces-the-driver-enters). A driver that shares no namespace with the
+    /// host sees only its own container: then there are none.
     Host,
 }
 
-/// A part of a device: whole sectors of 4 KiB for a direct read.
+/// A byte range of a device: whole blocks of 4 KiB for a direct read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
-    /// First byte.
+    /// Offset of the first byte.
     pub offset: u64,
     /// Number of bytes.
     pub length: usize,
@@ -364,28 +368,28 @@ pub struct Span {
 /// How to read a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Via {
-    /// Past every cache: what is really on the disk.
+    /// Direct I/O, past every cache: the content of the disk itself.
     Disk,
-    /// Through the page cache: what a mounted ext4 has changed in its superblock but not yet written.
+    /// Through the page cache, which also has what a mounted ext4 has changed in its superblock but not yet written.
     Cache,
 }
 
 /// Space and inodes of a mounted file system.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Space {
-    /// Size.
+    /// Total size.
     pub total: Bytes,
-    /// Free for everybody.
+    /// Free for unprivileged users.
     pub available: Bytes,
     /// In use.
     pub used: Bytes,
-    /// Inodes; 0 when the file system has no such limit.
+    /// Number of inodes; 0 if the file system has no fixed number.
     pub inodes: u64,
     /// Free inodes.
     pub inodes_free: u64,
 }
 
-/// The programs that the node half needs, in the order in which a life of a volume meets them.
+/// The programs that the node service needs, in the order in which a volume's life cycle uses them.
 pub const PROGRAMS: [&str; 13] = [
     "iscsiadm",
     "blkid",
@@ -402,7 +406,7 @@ pub const PROGRAMS: [&str; 13] = [
     "xfs_spaceman",
 ];
 
-/// The programs that the node half needs and this machine lacks.
+/// The programs of [`PROGRAMS`] that are missing on this machine.
 pub fn tools_present(host: &impl Host) -> Vec<String> {
     PROGRAMS
         .iter()

@@ -479,7 +479,7 @@ async fn a_process_on_iscsids_socket_is_trusted_only_if_it_is_the_hosts() {
         ..real(ISCSID, "real")
     };
     let child = Process::start(test, background).await;
-    assert_not_trusted(&linux(), "has ended: start iscsid anew, in the foreground").await;
+    assert_not_trusted(&linux(), "has ended: restart iscsid in the foreground").await;
     child.stop().await;
 
     // An older open-iscsi binds its address padded with zeros. A pretender at the unpadded address does not hide it.

@@ -1,15 +1,15 @@
-//! Blank or not: which parts of a disk are read before `mkfs` may touch it (design.md#identity-before-action). Pure.
+//! Is a disk blank? The samples that are read before `mkfs` may write to it (design.md#identity-before-action). Pure.
 //!
-//! The low-level probe knows signatures; these samples find data without one (a raw database, an encrypted disk, a file
-//! system whose first blocks were destroyed). All of them must be zero, and all must be readable.
+//! blkid's low-level probe finds signatures; these samples find data without a signature (a raw database, an encrypted disk, a
+//! file system whose first blocks were destroyed). All of them must be readable and zero.
 
 use super::Span;
 use crate::volume::Bytes;
 
 const MIB: u64 = 1 << 20;
-/// Where file systems keep copies of their superblocks: btrfs at 64 MiB and 256 GiB, ext4 at the start of its groups 1, 3,
-/// 5, 7, 9, 25 and 27 (128 MiB each with 4 KiB blocks).
-const COPIES: [u64; 9] = [
+/// Offsets of backup superblocks, in MiB: btrfs at 64 MiB and 256 GiB, ext4 at the start of its groups 1, 3, 5, 7, 9, 25 and 27
+/// (128 MiB each with 4 KiB blocks).
+const BACKUP_SUPERBLOCKS_MIB: [u64; 9] = [
     64,
     256 << 10,
     128,
@@ -20,27 +20,27 @@ const COPIES: [u64; 9] = [
     25 * 128,
     27 * 128,
 ];
-/// Read at the beginning and at the end: partition tables, RAID and LVM metadata, file system headers.
+/// Bytes read at the beginning and at the end: partition tables, RAID and LVM metadata, file system headers.
 const ENDS: u64 = 4 * MIB;
-/// Read elsewhere.
+/// Bytes of a sample elsewhere.
 const SAMPLE: u64 = 64 << 10;
-/// Samples spread evenly, so that a gap between two is 1/256 of the disk.
+/// Number of evenly spaced samples: the gap between two is 1/256 of the disk.
 const SPREAD: u64 = 256;
 
-/// The parts to read of a disk of `size`, in order, none beyond the end.
+/// The spans to read of a disk of `size`, in order, none beyond the end.
 pub fn samples(size: Bytes) -> Vec<Span> {
     let size = size.0;
-    // In pieces of a sample's size: larger ones would stay with the process, as memory that it has once used.
+    // In pieces of a sample's size: the process would never return the memory of a larger buffer to the system.
     let ends = [0, size.saturating_sub(ENDS)];
     let ends = ends
         .into_iter()
         .flat_map(|end| (0..ENDS / SAMPLE).map(move |piece| (end + piece * SAMPLE, SAMPLE)));
-    // xfs puts the second to fourth superblock at quarters of the disk, which these include.
+    // These include the quarters of the disk, where xfs puts its second to fourth superblock.
     let spread = (1..SPREAD).map(|part| (size / SPREAD * part, SAMPLE));
-    let copies = COPIES.iter().map(|mib| (mib * MIB, SAMPLE));
+    let backups = BACKUP_SUPERBLOCKS_MIB.iter().map(|mib| (mib * MIB, SAMPLE));
     let mut spans: Vec<Span> = ends
         .chain(spread)
-        .chain(copies)
+        .chain(backups)
         .filter_map(|part| whole_blocks(size, part))
         .collect();
     spans.sort_by_key(|span| span.offset);
@@ -48,7 +48,7 @@ pub fn samples(size: Bytes) -> Vec<Span> {
     spans
 }
 
-/// Whole 4 KiB blocks within the disk; a LUN is a multiple of 1 MiB, so no tail is ever lost.
+/// Rounds down to whole 4 KiB blocks within the disk. A LUN is a multiple of 1 MiB, so no tail is lost.
 fn whole_blocks(size: u64, (offset, length): (u64, u64)) -> Option<Span> {
     let start = offset / 4096 * 4096;
     let end = start.saturating_add(length).min(size / 4096 * 4096);
@@ -58,7 +58,7 @@ fn whole_blocks(size: u64, (offset, length): (u64, u64)) -> Option<Span> {
     })
 }
 
-/// True when every byte is zero.
+/// True if every byte is zero.
 pub fn is_zero(bytes: &[u8]) -> bool {
     const ZEROS: [u8; 4096] = [0; 4096];
     bytes
@@ -72,7 +72,7 @@ mod tests {
 
     /// design.md#identity-before-action
     #[test]
-    fn samples_cover_ends_copies_and_the_middle() {
+    fn samples_cover_ends_backup_superblocks_and_the_middle() {
         for size in [
             Bytes::gib(1),
             Bytes::mib(3001),

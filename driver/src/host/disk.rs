@@ -1,4 +1,4 @@
-//! Sessions and disks as sysfs shows them, and waiting for them.
+//! Disks of iSCSI sessions, read from sysfs: find them, wait for them, rescan them, take them offline.
 //!
 //! ```text
 //! /sys/class/iscsi_session/session3/{targetname,state}
@@ -6,7 +6,7 @@
 //! /sys/class/iscsi_connection/connection3:0/{persistent_address,persistent_port}
 //! /sys/class/block/sdb/dev
 //! ```
-//! sysfs is a cache: after a rescan it is fresh, before it only says what was true once (design.md#identity-before-action).
+//! sysfs is a cache: after a rescan it is current, before that it may be out of date (design.md#identity-before-action).
 
 use std::collections::{BTreeSet, HashSet};
 use std::io;
@@ -18,26 +18,26 @@ use crate::volume::Bytes;
 pub(super) const SESSIONS: &str = "/sys/class/iscsi_session";
 pub(super) const BLOCK: &str = "/sys/class/block";
 const FILE_SYSTEMS: &str = "/sys/fs";
-/// Between two looks.
+/// Time between two polls.
 const POLL: Duration = Duration::from_millis(100);
 
 /// A block device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Block {
-    /// The kernel's name: `sdb`, `dm-0`.
+    /// The kernel's device name: `sdb`, `dm-0`.
     pub name: String,
-    /// The kernel's number.
+    /// The device number.
     pub number: DeviceNumber,
     pub(super) dir: String,
 }
 
 impl Block {
-    /// The device node.
+    /// The path of the device node: `/dev/sdb`.
     pub fn node(&self) -> String {
         format!("/dev/{}", self.name)
     }
 
-    /// The size as the kernel knows it.
+    /// The size, as cached by the kernel.
     ///
     /// # Errors
     /// The file cannot be read.
@@ -50,7 +50,7 @@ impl Block {
         format!("measuring {}", self.name)
     }
 
-    /// True when the block device itself is write-protected.
+    /// True if the block device itself is write-protected.
     ///
     /// # Errors
     /// The file cannot be read.
@@ -62,12 +62,12 @@ impl Block {
     }
 }
 
-/// A logical unit that is a disk here: the volume itself, or one path to it.
+/// A SCSI disk: the volume itself, or one path to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Disk {
-    /// The session that it belongs to.
+    /// The number of its session.
     pub session: u32,
-    /// Its logical unit number.
+    /// The logical unit number.
     pub lun: u16,
     /// The block device.
     pub block: Block,
@@ -75,7 +75,7 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// The unit serial (VPD page 0x80) as the kernel knows it. `None` when the target gave none.
+    /// The unit serial number (VPD page 0x80), as cached by the kernel. `None` if the target gave none.
     ///
     /// # Errors
     /// The file cannot be read.
@@ -83,7 +83,7 @@ impl Disk {
         serial(files, &self.unit)
     }
 
-    /// What the kernel knows of the disk at this moment.
+    /// State, size and serial number, as cached by the kernel.
     ///
     /// # Errors
     /// A file cannot be read.
@@ -99,7 +99,7 @@ impl Disk {
         host.blocking(&doing, look).await
     }
 
-    /// True unless the kernel has taken the disk offline.
+    /// True if the SCSI device's state is `running`, or is not shown.
     ///
     /// # Errors
     /// The file cannot be read.
@@ -117,21 +117,22 @@ impl Disk {
         host.blocking(&doing, move |files| disk.state(files)).await
     }
 
-    /// Makes every read and write of the disk fail from now on, whatever its target does. False: it could not be done.
+    /// Takes the SCSI device offline: from now on all its I/O fails, whether or not the target answers. False: its state did not
+    /// change.
     ///
     /// # Errors
-    /// The kernel did not come back, or its answer cannot be read.
+    /// The write did not return in time, or the state cannot be read.
     pub async fn take_offline(&self, host: &impl Host) -> Result<bool, HostError> {
-        // Without the end of the line the kernel takes it for no state at all (EINVAL, seen with Linux 6.1).
-        let told = write_sysfs(host, &format!("{}/state", self.unit), "offline\n").await;
-        // A disk that is blocked, or that the kernel has given up, may not change its state: then the state decides.
-        if let Err(hung @ HostError::Overran { .. }) = told {
+        // Without the newline the kernel does not recognize the state (EINVAL, seen with Linux 6.1).
+        let written = write_sysfs(host, &format!("{}/state", self.unit), "offline\n").await;
+        // The kernel refuses the change for a disk that is blocked or transport-offline: then the state decides.
+        if let Err(hung @ HostError::Overran { .. }) = written {
             return Err(hung);
         }
         self.is_offline(host).await
     }
 
-    /// Nothing can be read or written.
+    /// True if the SCSI device is offline, so that all I/O fails.
     ///
     /// # Errors
     /// The file cannot be read.
@@ -140,41 +141,41 @@ impl Disk {
         Ok(state.is_some_and(|state| state == "offline" || state == "transport-offline"))
     }
 
-    /// Makes the kernel ask the unit anew for its size and serial.
+    /// Rescans the SCSI device: the kernel reads its size and serial number from the target again.
     ///
     /// # Errors
-    /// The kernel did not come back from asking, or gave an error.
+    /// The write did not return in time, or failed.
     pub async fn rescan(&self, host: &impl Host) -> Result<SysfsWrite, HostError> {
         write_sysfs(host, &format!("{}/rescan", self.unit), "1").await
     }
 }
 
-/// What the kernel knows of a disk.
+/// State, size and serial number of a disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Condition {
-    /// The kernel has not taken it offline.
+    /// See [`Disk::is_running`].
     pub running: bool,
-    /// 0 when its logical unit is not mapped any more.
+    /// 0 if the LUN is no longer mapped.
     pub size: Bytes,
-    /// The unit serial; `None` when the target gave none.
+    /// The unit serial number; `None` if the target gave none.
     pub serial: Option<String>,
 }
 
-/// What came of telling the kernel to do something.
+/// The result of a write to a sysfs file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SysfsWrite {
-    /// It has done it, whether or not anybody answered.
+    /// The kernel accepted the write, whether or not the target answered.
     Obeyed,
-    /// Linux asks only a disk that runs, since 6.6: this one is offline or blocked.
+    /// Since 6.6 Linux rescans only a running disk: this one is offline or blocked.
     NotRunning,
-    /// This process may not write there (a container with a read-only `/sys`), or there is no such file (node-sim's tree).
+    /// This process may not write to the file (a container with a read-only `/sys`), or it does not exist (node-sim's tree).
     NotAllowed,
 }
 
-/// Writes to a file of sysfs that makes the kernel do something.
+/// Writes to a sysfs file that triggers an action of the kernel.
 ///
 /// # Errors
-/// The kernel did not come back, or gave an error that means none of [`Told`].
+/// The write did not return in time, or failed with an error that is not a [`SysfsWrite`].
 pub async fn write_sysfs(
     host: &impl Host,
     file: &str,
@@ -197,7 +198,7 @@ pub async fn write_sysfs(
     written.map(|()| SysfsWrite::Obeyed)
 }
 
-/// The unit serial of any SCSI disk, by its kernel name; `None` when it has none, is no SCSI disk or is not there.
+/// The unit serial number of any SCSI disk, by its kernel name; `None` if it has none, is not a SCSI disk or does not exist.
 ///
 /// # Errors
 /// The file cannot be read.
@@ -210,7 +211,7 @@ fn serial(files: &dyn KernelFiles, unit: &str) -> Result<Option<String>, HostErr
     Ok(page.as_deref().and_then(parse_serial))
 }
 
-/// `00 80 len_hi len_lo serial`, padded with blanks or zeros by some targets.
+/// VPD page 0x80: `00 80 len_hi len_lo serial`. Some targets pad the serial with spaces or zeros.
 fn parse_serial(page: &[u8]) -> Option<String> {
     let [_, 0x80, high, low, serial @ ..] = page else {
         return None;
@@ -220,7 +221,7 @@ fn parse_serial(page: &[u8]) -> Option<String> {
     (!serial.is_empty()).then(|| serial.to_owned())
 }
 
-/// sysfs counts in 512 bytes, whatever the disk's own sector.
+/// sysfs counts in units of 512 bytes, whatever the disk's logical block size.
 fn size(files: &dyn KernelFiles, path: &str) -> Result<Bytes, HostError> {
     Ok(Bytes(number(files, path)?.saturating_mul(512)))
 }
@@ -233,7 +234,7 @@ fn number(files: &dyn KernelFiles, path: &str) -> Result<u64, HostError> {
     })
 }
 
-/// The number of the device whose folder this is; `None` when it has just gone.
+/// The number of the device with this directory; `None` if it has just been removed.
 pub(super) fn device_number(
     files: &dyn KernelFiles,
     dir: &str,
@@ -263,7 +264,7 @@ pub fn list(files: &dyn KernelFiles, path: &str) -> Result<Vec<String>, HostErro
     Ok(entries.into_iter().map(|entry| entry.name).collect())
 }
 
-/// The disks of a session, in order of their logical unit numbers. None when the session has gone.
+/// The disks of a session, in order of their logical unit numbers. Empty if the session no longer exists.
 ///
 /// # Errors
 /// sysfs cannot be read.
@@ -298,7 +299,7 @@ pub fn disks(files: &dyn KernelFiles, session: u32) -> Result<Vec<Disk>, HostErr
     Ok(disks)
 }
 
-/// The logical unit number of `host:channel:target:lun`.
+/// The logical unit number in `host:channel:target:lun`.
 fn parse_address(text: &str) -> Option<u16> {
     let parts: Vec<&str> = text.split(':').collect();
     let [host, channel, target, lun] = parts.as_slice() else {
@@ -310,7 +311,7 @@ fn parse_address(text: &str) -> Option<u16> {
         .then(|| lun.parse().ok())?
 }
 
-/// The kernel's names of all its block devices.
+/// The kernel's names of all block devices.
 ///
 /// # Errors
 /// sysfs cannot be read.
@@ -318,10 +319,10 @@ pub fn names(files: &dyn KernelFiles) -> Result<HashSet<String>, HostError> {
     Ok(list(files, BLOCK)?.into_iter().collect())
 }
 
-/// The numbers of all block devices that the kernel has.
+/// The device numbers of all block devices.
 ///
 /// # Errors
-/// sysfs cannot be read, in whole or in part: then nothing is proven.
+/// sysfs cannot be read, in whole or in part: then no device is proven absent.
 pub fn present_devices(files: &dyn KernelFiles) -> Result<BTreeSet<DeviceNumber>, HostError> {
     let mut present = BTreeSet::new();
     for name in list(files, BLOCK)? {
@@ -330,7 +331,7 @@ pub fn present_devices(files: &dyn KernelFiles) -> Result<BTreeSet<DeviceNumber>
     Ok(present)
 }
 
-/// What has claimed the device or a part of it, by the kernel's lists: `dm-1 (vg-data)`, `md127`.
+/// The `holders` of the device or of one of its partitions: `dm-1 (vg-data)`, `md127`.
 ///
 /// # Errors
 /// sysfs cannot be read.
@@ -342,9 +343,9 @@ pub fn holders(files: &dyn KernelFiles, block: &Block) -> Result<Vec<String>, Ho
     let mut holders = Vec::new();
     for folder in folders {
         for name in if_present(list(files, &folder))?.unwrap_or_default() {
-            let told = text(files, &format!("{BLOCK}/{name}/dm/name"));
-            holders.push(match if_present(told)? {
-                Some(told) => format!("{name} ({told})"),
+            let dm_name = text(files, &format!("{BLOCK}/{name}/dm/name"));
+            holders.push(match if_present(dm_name)? {
+                Some(dm_name) => format!("{name} ({dm_name})"),
                 None => name,
             });
         }
@@ -352,15 +353,15 @@ pub fn holders(files: &dyn KernelFiles, block: &Block) -> Result<Vec<String>, Ho
     Ok(holders)
 }
 
-/// A file system of the device lives, in whatever mount namespace it is mounted: the kernel lists those of ext4 and xfs by the
-/// names of their devices, and those of btrfs with the names of theirs.
+/// True if a file system on the device is mounted in any mount namespace. `/sys/fs` lists mounted ext4 and xfs by their device's
+/// name, and the devices of each mounted btrfs.
 ///
 /// # Errors
 /// sysfs cannot be read.
 pub async fn is_mounted_anywhere(host: &impl Host, block: &Block) -> Result<bool, HostError> {
     let (name, doing) = (
         block.name.clone(),
-        format!("looking who has {}", block.name),
+        format!("checking whether {} is mounted", block.name),
     );
     let look = move |files: &dyn KernelFiles| {
         for fs in ["ext4", "xfs"] {
@@ -382,29 +383,29 @@ pub async fn is_mounted_anywhere(host: &impl Host, block: &Block) -> Result<bool
     host.blocking(&doing, look).await
 }
 
-/// Waits, bounded by `limit`, until `look` finds something; `None` when it never did.
+/// Polls until `poll` returns `Some`; `None` after `limit`.
 ///
 /// # Errors
-/// Those of `look`.
+/// Those of `poll`.
 pub async fn until<T, F>(
     host: &impl Host,
     limit: Duration,
-    mut look: impl FnMut() -> F + Send,
+    mut poll: impl FnMut() -> F + Send,
 ) -> Result<Option<T>, HostError>
 where
     F: Future<Output = Result<Option<T>, HostError>> + Send,
     T: Send,
 {
     for _ in 0..limit.as_millis() / POLL.as_millis() {
-        if let Some(found) = look().await? {
+        if let Some(found) = poll().await? {
             return Ok(Some(found));
         }
         host.pause(POLL).await;
     }
-    look().await
+    poll().await
 }
 
-/// Waits for the disk of logical unit `lun`, its node in `/dev` and a size, until it can be opened.
+/// Waits until the disk of logical unit `lun` has a size and a node in `/dev`, and can be opened.
 ///
 /// # Errors
 /// sysfs or `/dev` cannot be read.
@@ -429,10 +430,10 @@ pub async fn wait_for_disk(
             return Ok(None);
         };
         let node = disk.block.node();
-        let there = if_present(host.stat(&node).await)?;
-        let there = there == Some(Stat::BlockDevice(disk.block.number));
-        // A disk that does not run cannot be opened, however long one waits.
-        let ready = there && (!running || host.opens(&node).await?);
+        let stat = if_present(host.stat(&node).await)?;
+        let has_node = stat == Some(Stat::BlockDevice(disk.block.number));
+        // A disk that is not running can never be opened, so do not wait for that.
+        let ready = has_node && (!running || host.opens(&node).await?);
         Ok(ready.then_some(disk))
     })
     .await
@@ -445,7 +446,7 @@ mod tests {
     use crate::host::session::{sessions, target_names};
 
     #[test]
-    fn a_serial_is_read_from_its_page() {
+    fn the_serial_number_is_parsed_from_its_vpd_page() {
         let page = |serial: &str| {
             [
                 &[0, 0x80, 0, u8::try_from(serial.len()).unwrap()],

@@ -1,4 +1,4 @@
-//! dm-multipath maps as sysfs shows them: one block device over all paths to a LUN.
+//! dm-multipath maps, read from sysfs. A map is one block device over all paths to a LUN.
 //!
 //! ```text
 //! /sys/class/block/dm-0/{dev,size,ro}
@@ -9,39 +9,39 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::disk::{self, BLOCK, Block, Disk, list, text};
-use super::kernel_names::{Names, Place};
+use super::kernel_names::{NameSource, Names};
 use super::{DeviceNumber, HostError, KernelFiles, if_present};
 use crate::volume::LunUuid;
 
 /// A multipath map.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Map {
-    /// What the volume is used through.
+    /// The map's block device, through which the volume is used.
     pub block: Block,
-    /// device-mapper's name, which is in `/dev/mapper`: the WWID or an alias.
+    /// The device-mapper name, as in `/dev/mapper`: the WWID or an alias.
     pub name: String,
-    /// What multipathd knows the LUN by.
+    /// The WWID, by which multipathd identifies the LUN.
     pub wwid: String,
-    /// The kernel names of its paths; none when all have been logged out.
+    /// The kernel names of its paths; empty if all have been logged out.
     pub paths: Vec<String>,
 }
 
-/// What device-mapper begins the uuid of a multipath map with.
-const MULTIPATH: &str = "mpath-";
-/// Devices of device-mapper.
-const MAPPED: &str = "dm-";
+/// Prefix of the device-mapper uuid of a multipath map.
+const UUID_PREFIX: &str = "mpath-";
+/// Prefix of the kernel names of device-mapper devices.
+const DM_PREFIX: &str = "dm-";
 
-/// The uuids of device-mapper's devices. One that has none may be given one, once.
+/// The uuids of the device-mapper devices. A device without a uuid may be given one later, once.
 pub fn uuids() -> Names {
-    Names::new(Place {
+    Names::new(NameSource {
         dir: BLOCK,
-        prefix: MAPPED,
+        prefix: DM_PREFIX,
         file: "dm/uuid",
         is_name: |uuid| !uuid.is_empty(),
     })
 }
 
-/// The multipath maps over some of `disks`, and those with one of these WWIDs that have no path.
+/// The multipath maps over any of `disks`, and those with one of these WWIDs that have no path.
 ///
 /// # Errors
 /// sysfs cannot be read.
@@ -54,8 +54,8 @@ pub fn over(
     let mut devices: BTreeSet<String> = named(files, uuids, wwids)?.into_iter().collect();
     for disk in disks {
         let holders = if_present(list(files, &format!("{}/holders", disk.block.dir)))?;
-        let mapped = holders.into_iter().flatten();
-        devices.extend(mapped.filter(|name| name.starts_with(MAPPED)));
+        let holders = holders.into_iter().flatten();
+        devices.extend(holders.filter(|name| name.starts_with(DM_PREFIX)));
     }
     let ours = |name: &String| disks.iter().any(|disk| disk.block.name == *name);
     let mut maps = Vec::new();
@@ -68,7 +68,7 @@ pub fn over(
     Ok(maps)
 }
 
-/// The multipath maps with one of these WWIDs, whatever they lie over.
+/// The multipath maps with one of these WWIDs, whatever their paths.
 ///
 /// # Errors
 /// sysfs cannot be read.
@@ -90,12 +90,12 @@ fn named(
     wwids: &[String],
 ) -> Result<Vec<String>, HostError> {
     uuids.find(files, |uuid| {
-        let wwid = uuid.strip_prefix(MULTIPATH);
+        let wwid = uuid.strip_prefix(UUID_PREFIX);
         wwid.is_some_and(|wwid| wwids.iter().any(|one| one == wwid))
     })
 }
 
-/// A device of device-mapper, if it is a multipath map; it may go between two readings.
+/// Reads a device-mapper device. `None` if it is not a multipath map, or was removed between two reads.
 fn read(files: &dyn KernelFiles, device: String) -> Result<Option<Map>, HostError> {
     let dir = format!("{BLOCK}/{device}");
     let uuid = if_present(text(files, &format!("{dir}/dm/uuid")))?;
@@ -103,7 +103,7 @@ fn read(files: &dyn KernelFiles, device: String) -> Result<Option<Map>, HostErro
     let number = disk::device_number(files, &dir)?;
     let wwid = uuid
         .as_deref()
-        .and_then(|uuid| uuid.strip_prefix(MULTIPATH));
+        .and_then(|uuid| uuid.strip_prefix(UUID_PREFIX));
     let (Some(wwid), Some(name), Some(number)) = (wwid, name, number) else {
         return Ok(None);
     };
@@ -119,14 +119,14 @@ fn read(files: &dyn KernelFiles, device: String) -> Result<Option<Map>, HostErro
     }))
 }
 
-/// The numbers of all devices of device-mapper, by the names that it gives them.
+/// The numbers of all device-mapper devices, by their device-mapper names.
 ///
 /// # Errors
 /// sysfs cannot be read.
 pub fn numbers(files: &dyn KernelFiles) -> Result<BTreeMap<String, DeviceNumber>, HostError> {
     let mut numbers = BTreeMap::new();
     for device in list(files, BLOCK)? {
-        if !device.starts_with(MAPPED) {
+        if !device.starts_with(DM_PREFIX) {
             continue;
         }
         let dir = format!("{BLOCK}/{device}");
@@ -136,8 +136,8 @@ pub fn numbers(files: &dyn KernelFiles) -> Result<BTreeMap<String, DeviceNumber>
     Ok(numbers)
 }
 
-/// The WWIDs that a LUN can have: an NAA identifier (hence the 3) of LIO's vendor, filled up with the beginning of the unit
-/// serial, in which Synology writes hyphens as `d` (measured, two samples) and a stock LIO leaves them out.
+/// The WWIDs that a LUN can have: an NAA identifier (hence the 3) with LIO's vendor id, filled up with the start of the unit
+/// serial number, in which Synology replaces hyphens with `d` (measured, two samples) and a stock LIO omits them.
 pub fn wwids(uuid: &LunUuid) -> [String; 2] {
     let of = |serial: String| format!("36001405{}", &serial[..25]);
     let uuid = uuid.as_str().to_ascii_lowercase();
@@ -180,7 +180,7 @@ mod tests {
             with_wwid(&fake, &uuids, &own).unwrap(),
             std::slice::from_ref(&map)
         );
-        // By its WWID alone only one that has lost all its paths is the volume's.
+        // A map that has paths is not the volume's by its WWID alone.
         assert!(over(&fake, &uuids, &[], &own).unwrap().is_empty());
         let numbers = numbers(&fake).unwrap();
         assert_eq!(numbers, [("mpatha".to_owned(), map.block.number)].into());

@@ -1,4 +1,4 @@
-//! Why the machine did not do something.
+//! [`HostError`]: why an operation on the node's machine failed, with its gRPC code and metrics label.
 
 use std::borrow::Cow;
 use std::io;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tonic::Code;
 
-/// Why this machine did not do something. Nobody knows how far it came, so no code is final (design.md#final-codes).
+/// Why an operation on this machine failed. It may have had partial effects, so no code is final (design.md#final-codes).
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
     /// The program could not be started.
@@ -14,73 +14,73 @@ pub enum HostError {
     NotStarted {
         /// The program.
         program: &'static str,
-        /// Why.
+        /// The error of the spawn.
         #[source]
         source: io::Error,
     },
-    /// The namespaces that the program belongs into cannot be entered.
+    /// The namespaces in which the program must run cannot be entered.
     #[error("the host's namespaces cannot be entered: {problem}")]
     NoNamespaces {
-        /// Why, and what to do.
+        /// The reason and the remedy.
         problem: String,
     },
-    /// It took too long and may still run: the volume stays locked until it has ended.
+    /// It exceeded its deadline and may still run: the volume stays locked until it has ended.
     #[error("{what} did not end within {limit:?}; it was given up and may still run")]
     Overran {
-        /// The command or the reading.
+        /// The command or the file operation.
         what: String,
-        /// How long it had.
+        /// The deadline.
         limit: Duration,
     },
-    /// The program ended with an error.
+    /// The program returned an error.
     #[error("{program} failed with exit status {status}: {said}")]
     Failed {
         /// The program.
         program: &'static str,
         /// Its exit status.
         status: i32,
-        /// What it said about it.
+        /// Its output, see [`Exit::said`](super::Exit::said).
         said: String,
     },
-    /// There is nothing at the path.
+    /// The path does not exist.
     #[error("{path} does not exist")]
     Absent {
         /// The path.
         path: String,
     },
-    /// The system refused.
+    /// A system call failed.
     #[error("{doing}")]
     Io {
-        /// What was being done.
+        /// The operation, as a gerund: `reading /dev/sdb`.
         doing: String,
-        /// Why it failed.
+        /// The error of the system call.
         #[source]
         source: io::Error,
     },
-    /// The lock of open-iscsi's database stands still, and may still be somebody's.
+    /// The lock of open-iscsi's database seems stale, but a process may still hold it.
     #[error(
-        "it has been locked for {seconds} s, and {seen}; when none is at work on the node: rm {path}"
+        "it has been locked for {seconds} s, and {seen}; if none is running on the node: rm {path}"
     )]
     Locked {
-        /// The lock.
+        /// The lock file.
         path: String,
-        /// How long it was watched.
+        /// How long it did not change, in seconds.
         seconds: u64,
-        /// Why it was not removed.
+        /// Why the driver did not remove it.
         seen: String,
     },
-    /// What came back makes no sense.
-    #[error("{what} is not understood: {seen:?}")]
+    /// The output or the content cannot be parsed.
+    #[error("cannot parse {what}: {seen:?}")]
     Garbled {
         /// The program or file.
         what: String,
-        /// What came back.
+        /// The text that cannot be parsed.
         seen: String,
     },
 }
 
 impl HostError {
-    /// The code that the CO acts upon: never a final one.
+    /// The gRPC code for the CO: never a final one.
     pub fn code(&self) -> Code {
         match self {
             Self::Overran { .. } => Code::Aborted,
@@ -94,7 +94,7 @@ impl HostError {
         }
     }
 
-    /// A word or exit status for metrics.
+    /// The exit status or a fixed word, as a label for metrics.
     pub fn label(&self) -> Cow<'static, str> {
         Cow::Borrowed(match self {
             Self::Failed { status, .. } => return Cow::Owned(status.to_string()),
@@ -107,19 +107,19 @@ impl HostError {
         })
     }
 
-    /// True when the system said EIO.
+    /// True if a system call failed with `EIO`.
     pub fn is_io(&self) -> bool {
         let eio = nix::errno::Errno::EIO as i32;
         matches!(self, Self::Io { source, .. } if source.raw_os_error() == Some(eio))
     }
 
-    /// True when somebody else has claimed the device or the mount.
+    /// True if a system call failed with `EBUSY`: the device or the mount is in use.
     pub fn is_busy(&self) -> bool {
         matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::ResourceBusy)
     }
 }
 
-/// Turns "nothing there" into `None`.
+/// Turns [`HostError::Absent`] into `None`.
 ///
 /// # Errors
 /// Every other error.

@@ -1,9 +1,9 @@
-//! A machine of the imagination, for tests: it behaves, rather than expecting calls.
+//! [`Fake`], an in-memory [`Host`] for tests. It simulates a machine's behavior; it is not a mock that expects calls.
 //!
-//! It has targets, sessions with a cached view of them, disks with content, a mount table, and the programs of the node
-//! half as far as the driver uses them. Faults: [`Fake::answer`] makes the next matching command end as the test says.
+//! It has targets, sessions with a cached view of them, disks with content, a mount table, and the host programs as far as the
+//! driver uses them. Fault injection: [`Fake::answer`] sets the exit of the next matching command.
 //!
-//! Other crates have it with the feature `fake`; what they turn and see stands in `fake/around.rs`.
+//! Other crates use it with the feature `fake`; their API is in `fake/test_api.rs`.
 
 #![allow(
     dead_code,
@@ -48,52 +48,52 @@ pub(crate) use superblocks::head_of;
 pub(crate) use superblocks::put;
 pub use test_api::{Export, FakeState, Mounted};
 
-/// The LUN that [`Fake::with_lun`] has.
+/// The uuid of the LUN of [`Fake::with_lun`].
 pub(crate) const UUID: &str = "13a3cd1e-f296-4d4b-b712-a85c139f9dac";
 /// The node that the LUN is published to.
 pub(crate) const NODE: &str = "worker-1";
 const INITIATOR: &str = "iqn.1993-08.org.debian:01:abc";
 const INITIATOR_NAME: &str = "/etc/iscsi/initiatorname.iscsi";
 const BLOCK: usize = 4096;
-/// What the kernel has no more.
+/// The number of a device that the kernel no longer has.
 const GONE: DeviceNumber = DeviceNumber {
     major: 8,
     minor: 1 << 19,
 };
 
-/// The machine. Clones are the same machine.
+/// The fake machine. Clones share the same machine.
 #[derive(Clone, Debug)]
 pub struct Fake(Arc<Mutex<Machine>>);
 
-/// By number; a block that was never written is zero.
+/// Content of a disk by block number; a block that was never written is zero.
 pub(crate) type Blocks = BTreeMap<u64, Vec<u8>>;
 
-/// What a NAS exports as one target.
+/// A target of the NAS, with one LUN.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
     pub(crate) serial: String,
     pub(crate) size: Bytes,
     pub(crate) lun: u16,
-    /// Deleted, and its sessions go on: nobody else may log in.
+    /// The target was deleted and still serves its sessions, but refuses new logins.
     pub(crate) lingering: bool,
 }
 
-/// A session, with what the kernel once heard of its disk.
+/// A session, with the kernel's cached view of its LUN.
 #[derive(Clone, Debug)]
 pub(crate) struct SessionState {
     pub(crate) target: String,
     pub(crate) alive: bool,
     pub(crate) seen: Option<Target>,
     pub(crate) portal: String,
-    /// Its disk was taken offline.
+    /// Its disk was set offline.
     pub(crate) offline: bool,
 }
 
-/// Everything about the machine.
+/// The state of the machine.
 #[derive(Debug, Default)]
 #[expect(
     clippy::struct_excessive_bools,
-    reason = "each is one fault that a test can switch on"
+    reason = "each is a fault that a test can turn on"
 )]
 pub(crate) struct Machine {
     pub(crate) files: BTreeMap<String, Vec<u8>>,
@@ -101,79 +101,79 @@ pub(crate) struct Machine {
     pub(crate) targets: BTreeMap<String, Target>,
     pub(crate) sessions: BTreeMap<u32, SessionState>,
     pub(crate) records: BTreeSet<String>,
-    /// Those of them that iscsiadm can neither delete nor make anew: a power cut has left a part of them.
+    /// Targets whose record was truncated by a power cut: iscsiadm can neither delete nor re-create it.
     pub(crate) cut_short: BTreeSet<String>,
-    /// What `iscsiadm -m node` lists of a database at a place that nobody knows; `None`: it is where it should be.
+    /// The output of `iscsiadm -m node` if the database is in an unknown directory; `None`: it is in `/etc/iscsi`.
     pub(crate) elsewhere: Option<String>,
-    /// open-iscsi's database is locked, and when it was.
+    /// The lock of open-iscsi's database: its ctime in seconds, if it is locked.
     pub(crate) locked: Option<i64>,
-    /// Somebody locks it anew at each look.
+    /// The lock is released and taken again between any two reads.
     pub(crate) restless: bool,
-    /// The names of processes; `None`: they cannot be seen.
+    /// The names of the host's processes; `None`: they are not visible.
     pub(crate) processes: Option<Vec<&'static str>>,
-    /// The name that the initiator gets when iscsid is called; it makes none otherwise.
+    /// The initiator name that is created once iscsid's socket is connected to; `None`: none is created.
     pub(crate) unnamed: Option<String>,
-    /// Directories and files that cannot be read.
+    /// Directories and files that fail with `EACCES`.
     pub(crate) unseen: BTreeSet<String>,
-    /// By serial, so that content outlives sessions; all nodes of a cluster see the same.
+    /// Content of LUNs by serial number, so that it outlives sessions; shared by all nodes of a cluster.
     pub(crate) content: Arc<Mutex<BTreeMap<String, Blocks>>>,
     pub(crate) mounts: Vec<Mount>,
-    /// What pods see of disks, by the kernel's names of these.
+    /// Page caches, by the kernel's names of the disks.
     pub(crate) caches: BTreeMap<String, cache::Cache>,
-    /// File systems that live on in mount namespaces of others: type and device.
+    /// File systems that stay mounted in other mount namespaces: type and device.
     pub(crate) pinned: BTreeSet<(String, String)>,
-    /// File systems that have died, by the kernel's names of their disks.
+    /// Failed file systems, by the kernel's names of their disks.
     pub(crate) deaths: BTreeMap<String, Death>,
-    /// Directories that are links, and where they lead.
+    /// Symbolic links to directories, with their targets.
     pub(crate) links: BTreeMap<String, String>,
-    /// Whatever is bound elsewhere can only be read there.
+    /// Every bind mount is read-only.
     pub(crate) binds_readonly: bool,
-    /// How often the volume was published anew.
+    /// How often the volume was published again.
     pub(crate) publications: u64,
     /// Portals that do not answer.
     pub(crate) dead: BTreeSet<String>,
-    /// A login comes to no end before so many have begun.
+    /// Logins block until this many have started.
     pub(crate) together: usize,
-    /// multipathd, when it runs.
+    /// multipathd; `None`: it is not running.
     pub(crate) multipathd: Option<Daemon>,
-    /// It keeps paths whose disks are gone.
+    /// multipathd keeps paths whose disks are gone.
     pub(crate) keeps_paths: bool,
-    /// What its client says when it does not.
+    /// The standard error of the client if multipathd is not running.
     pub(crate) client_says: String,
-    /// The only multipath map that this machine can have.
+    /// The multipath map; this machine can have only one.
     pub(crate) map: Option<multipath::MapState>,
     pub(crate) protected: bool,
-    /// Reads fail.
+    /// Reads of devices fail with an I/O error.
     pub(crate) unreadable: bool,
-    /// At the first look the kernel has not made the disk whose node it shows.
+    /// The device node exists before its device: the first open fails with `ENXIO`.
     pub(crate) half_made: bool,
-    /// Somebody else has the disk open exclusively.
+    /// Another process has the disk open exclusively.
     pub(crate) claimed: bool,
-    /// The kernel has taken the present disks offline.
+    /// The kernel has set all present disks offline.
     pub(crate) offline: bool,
-    /// The kernel does not ask a disk that is offline; before Linux 6.6 it did.
+    /// The kernel does not rescan a disk that is offline; before Linux 6.6 it did.
     pub(crate) since_6_6: bool,
-    /// It has mkfs.btrfs, too.
+    /// mkfs.btrfs is installed, too.
     pub(crate) complete: bool,
     /// The namespaces of the host's programs cannot be entered.
     pub(crate) unreachable: bool,
-    /// SELinux runs, and mount(8) knows it.
+    /// SELinux is enabled, and mount(8) supports it.
     pub(crate) selinux: bool,
-    /// `CAP_SYS_RESOURCE`.
+    /// The process has `CAP_SYS_RESOURCE`.
     pub(crate) capable: bool,
-    /// What was waited, all together; it takes no time.
+    /// The sum of all pauses, which take no real time.
     pub(crate) paused: Duration,
-    /// What comes of writing to sysfs, if not success.
+    /// The error of writes to sysfs; `None`: they succeed.
     pub(crate) sealed: Option<io::ErrorKind>,
-    /// The name and password that the targets want.
+    /// The CHAP user and password that the targets require.
     pub(crate) chap: Option<(String, String)>,
-    /// What blkid says instead of the truth.
+    /// The exit of blkid, if it is not computed from the disk's content.
     pub(crate) blkid: Option<Exit>,
-    /// How many files, directories and paths were looked at.
+    /// Number of file system queries (stat, list, read).
     pub(crate) looks: usize,
     /// The commands that ran, in order.
     pub(crate) log: Vec<String>,
-    /// So many commands are let pass before the next answer is given.
+    /// This many matching commands run normally before the next answer is used.
     skip: usize,
     answers: Vec<(String, Result<Exit, Duration>)>,
 }
@@ -201,17 +201,17 @@ impl Fake {
         )
     }
 
-    /// As a login by hand would.
+    /// Logs in at the first portal, without the driver.
     pub(crate) fn log_in(&self) {
         self.log_in_at("10.0.0.5:3260");
     }
 
     pub(crate) fn log_in_at(&self, portal: &str) {
-        let (iqn, mut world) = (self.iqn().to_string(), self.machine());
-        world.log_in(&iqn, portal);
+        let (iqn, mut machine) = (self.iqn().to_string(), self.machine());
+        machine.log_in(&iqn, portal);
     }
 
-    /// The next command that begins with `prefix` ends like this and does nothing.
+    /// The next command that starts with `prefix` exits like this, without any effect.
     pub(crate) fn answer(&self, prefix: &str, status: i32, stderr: &str) {
         let exit = Exit {
             status,
@@ -221,22 +221,22 @@ impl Fake {
         self.machine().answers.push((prefix.to_owned(), Ok(exit)));
     }
 
-    /// The next command that begins with `prefix` hangs.
+    /// The next command that starts with `prefix` hangs.
     pub(crate) fn hang(&self, prefix: &str) {
         self.machine()
             .answers
             .push((prefix.to_owned(), Err(Duration::from_secs(1))));
     }
 
-    /// The command that begins with `prefix` hangs, once `skipped` of them have ended.
+    /// The command that starts with `prefix` hangs, after `skipped` of them have run normally.
     pub(crate) fn hang_after(&self, prefix: &str, skipped: usize) {
-        let mut world = self.machine();
+        let mut machine = self.machine();
         let hang = Err(Duration::from_secs(1));
-        world.answers.push((prefix.to_owned(), hang));
-        world.skip = skipped;
+        machine.answers.push((prefix.to_owned(), hang));
+        machine.skip = skipped;
     }
 
-    /// Makes the LUN larger on the NAS.
+    /// Resizes the LUN on the NAS.
     pub(crate) fn grow_lun(&self, size: Bytes) {
         self.machine()
             .targets
@@ -244,12 +244,12 @@ impl Fake {
             .for_each(|target| target.size = size);
     }
 
-    /// Writes to the LUN behind the driver's back.
+    /// Writes to the LUN, without the driver.
     pub(crate) fn write(&self, offset: u64, bytes: &[u8]) {
         self.machine().write(UUID, offset, bytes);
     }
 
-    /// A complete file system on the LUN.
+    /// Writes a complete file system to the LUN.
     pub(crate) fn put_file_system(&self, fs: FsType, size: Bytes) {
         self.write(0, &head_of(fs, size));
     }
@@ -271,10 +271,10 @@ fn disk_of(id: u32) -> (String, DeviceNumber) {
 }
 
 impl Machine {
-    /// How the test says that this ends, if it says so.
+    /// The exit that a test has set for this command, if any.
     fn forced(&mut self, line: &str) -> Option<Result<Exit, HostError>> {
-        let meant = |(prefix, _): &(String, _)| line.starts_with(prefix);
-        let at = self.answers.iter().position(meant)?;
+        let matches = |(prefix, _): &(String, _)| line.starts_with(prefix);
+        let at = self.answers.iter().position(matches)?;
         if self.skip > 0 {
             self.skip -= 1;
             return None;
@@ -286,7 +286,7 @@ impl Machine {
 
     fn stat(&self, path: &str) -> Option<Stat> {
         if let Some(mount) = self.mounts.iter().rfind(|mount| mount.point == path) {
-            // A node that was deleted is still seen through its bind mount.
+            // A deleted device node is still visible through its bind mount.
             let deleted = mount.is_deleted() && mount.fs == "devtmpfs";
             let number = mount
                 .device_node()
@@ -318,7 +318,7 @@ fn io_error(doing: &str, kind: io::ErrorKind) -> HostError {
     }
 }
 
-/// How often others may do something while a command waits.
+/// How often a blocked command yields to other tasks before it counts as hung.
 const MAX_POLLS: usize = 10_000;
 
 impl Host for Fake {
@@ -330,7 +330,7 @@ impl Host for Fake {
             return forced;
         }
         for _ in 0..MAX_POLLS {
-            if !self.machine().waits(&cmd) {
+            if !self.machine().blocks(&cmd) {
                 return Ok(self.machine().execute(&cmd));
             }
             tokio::task::yield_now().await;
@@ -381,9 +381,9 @@ impl Host for Fake {
     }
 
     async fn is_mount_point(&self, path: &str) -> Result<Option<bool>, HostError> {
-        let mut world = self.machine();
-        world.looks += 1;
-        Ok(Some(world.mounts.iter().any(|mount| mount.point == path)))
+        let mut machine = self.machine();
+        machine.looks += 1;
+        Ok(Some(machine.mounts.iter().any(|mount| mount.point == path)))
     }
 
     async fn resolve(&self, path: &str) -> Result<String, HostError> {
@@ -410,14 +410,14 @@ impl Host for Fake {
     }
 
     async fn read_device(&self, device: &str, span: Span, _: Via) -> Result<Vec<u8>, HostError> {
-        let world = self.machine();
-        let Some((.., session)) = world.block_at(device) else {
+        let machine = self.machine();
+        let Some((.., session)) = machine.block_at(device) else {
             return absent(device);
         };
-        if world.unreadable || world.half_made {
+        if machine.unreadable || machine.half_made {
             return Err(io_error("reading", io::ErrorKind::Other));
         }
-        Ok(world.read(&session.seen.as_ref().unwrap().serial, span))
+        Ok(machine.read(&session.seen.as_ref().unwrap().serial, span))
     }
 
     async fn find_data(&self, device: &str, spans: Vec<Span>) -> Result<Option<Span>, HostError> {
@@ -436,18 +436,18 @@ impl Host for Fake {
         offset: u64,
         data: Vec<u8>,
     ) -> Result<(), HostError> {
-        let mut world = self.machine();
-        if world.claimed
-            || world.is_path(device)
-            || world.mounts.iter().any(|mount| mount.source == device)
+        let mut machine = self.machine();
+        if machine.claimed
+            || machine.is_path(device)
+            || machine.mounts.iter().any(|mount| mount.source == device)
         {
             return Err(io_error("writing", io::ErrorKind::ResourceBusy));
         }
-        let Some((.., session)) = world.block_at(device) else {
+        let Some((.., session)) = machine.block_at(device) else {
             return absent(device);
         };
         let serial = session.seen.as_ref().unwrap().serial.clone();
-        world.log.push(format!(
+        machine.log.push(format!(
             "write {offset} {}",
             if super::blank::is_zero(&data) {
                 "zeros"
@@ -455,7 +455,7 @@ impl Host for Fake {
                 "marker"
             }
         ));
-        world.write(&serial, offset, &data);
+        machine.write(&serial, offset, &data);
         Ok(())
     }
 
@@ -464,9 +464,9 @@ impl Host for Fake {
     }
 
     async fn is_claimed(&self, device: &str) -> Result<bool, HostError> {
-        let world = self.machine();
-        let mounted = world.mounts.iter().any(|mount| mount.source == device);
-        Ok(world.claimed || mounted || world.is_path(device))
+        let machine = self.machine();
+        let mounted = machine.mounts.iter().any(|mount| mount.source == device);
+        Ok(machine.claimed || mounted || machine.is_path(device))
     }
 
     async fn space(&self, _: &str) -> Result<Space, HostError> {
@@ -490,60 +490,60 @@ impl Host for Fake {
     }
 
     async fn remove_dir(&self, path: &str) -> Result<(), HostError> {
-        let mut world = self.machine();
+        let mut machine = self.machine();
         let below = format!("{path}/");
-        if world.files.keys().any(|file| file.starts_with(&below)) {
+        if machine.files.keys().any(|file| file.starts_with(&below)) {
             return Err(io_error("removing", io::ErrorKind::DirectoryNotEmpty));
         }
-        world.dirs.remove(path);
-        world.forget_record(path);
+        machine.dirs.remove(path);
+        machine.forget_record(path);
         Ok(())
     }
 
     async fn remove_file(&self, path: &str) -> Result<(), HostError> {
-        let mut world = self.machine();
+        let mut machine = self.machine();
         if path == LOCK {
-            world.locked = None;
+            machine.locked = None;
         }
-        world.files.remove(path);
-        world.forget_record(path);
+        machine.files.remove(path);
+        machine.forget_record(path);
         Ok(())
     }
 
     async fn replace_file(
         &self,
         path: &str,
-        aside: &str,
+        temp: &str,
         text: SecretString,
     ) -> Result<(), HostError> {
-        let mut world = self.machine();
-        world.log.push(format!("replace {path} by way of {aside}"));
+        let mut machine = self.machine();
+        machine.log.push(format!("replace {path} by way of {temp}"));
         let text = text.expose_secret().as_bytes().to_vec();
-        world.files.insert(path.to_owned(), text);
+        machine.files.insert(path.to_owned(), text);
         Ok(())
     }
 
     async fn write_attribute(&self, path: &str, text: &str) -> Result<(), HostError> {
-        let mut world = self.machine();
-        match world.sealed {
+        let mut machine = self.machine();
+        match machine.sealed {
             Some(io::ErrorKind::NotFound) => return absent(path),
             Some(kind) => return Err(io_error("writing", kind)),
             None => {}
         }
         let line = format!("echo {text} > {path}");
-        world.log.push(line.clone());
-        if let Some(forced) = world.forced(&line) {
+        machine.log.push(line.clone());
+        if let Some(forced) = machine.forced(&line) {
             return forced.map(drop);
         }
-        world.apply_sysfs_write(path, text)
+        machine.apply_sysfs_write(path, text)
     }
 
     async fn touched(&self, path: &str) -> Result<Touched, HostError> {
-        let mut world = self.machine();
-        let Some(at) = world.locked.filter(|_| path == LOCK) else {
+        let mut machine = self.machine();
+        let Some(at) = machine.locked.filter(|_| path == LOCK) else {
             return absent(path);
         };
-        world.locked = Some(at + i64::from(world.restless));
+        machine.locked = Some(at + i64::from(machine.restless));
         Ok(Touched {
             inode: 7,
             changed: (at, 0),
@@ -551,23 +551,23 @@ impl Host for Fake {
     }
 
     async fn runs(&self, program: &'static str, _: Who) -> Result<bool, HostError> {
-        let world = self.machine();
-        let Some(processes) = &world.processes else {
+        let machine = self.machine();
+        let Some(processes) = &machine.processes else {
             let problem = "give the pod hostPID: true".to_owned();
             return Err(HostError::NoNamespaces { problem });
         };
-        let daemon = world.multipathd.is_some() && program == "multipathd";
+        let daemon = machine.multipathd.is_some() && program == "multipathd";
         Ok(daemon || processes.contains(&program))
     }
 
     async fn wake_iscsid(&self) -> Result<bool, HostError> {
-        let mut world = self.machine();
-        world.log.push("call iscsid".to_owned());
-        let Some(name) = world.unnamed.take() else {
+        let mut machine = self.machine();
+        machine.log.push("call iscsid".to_owned());
+        let Some(name) = machine.unnamed.take() else {
             return Ok(false);
         };
         let text = format!("InitiatorName={name}\n").into_bytes();
-        world.files.insert(INITIATOR_NAME.to_owned(), text);
+        machine.files.insert(INITIATOR_NAME.to_owned(), text);
         Ok(true)
     }
 

@@ -1,4 +1,4 @@
-//! File systems: making, measuring, growing and checking them; command builders and parsers. Pure.
+//! Commands that make, probe, measure, grow and check file systems, and parsers of their output. Pure.
 
 mod options;
 
@@ -9,36 +9,37 @@ use crate::volume::{Bytes, FsType};
 
 pub use options::{BadFormatOption, FormatOptions};
 
-/// For work that takes the longer the larger a disk is, seconds. Who is killed half-way starts again from the beginning, or has done
-/// harm; meanwhile the volume stays locked.
+/// Deadline in seconds of commands whose run time depends on the disk's size. Killing one half-way would mean to start over, or
+/// do damage; meanwhile the volume stays locked.
 const NO_DEADLINE: u64 = 24 * 3600;
 
-/// `mkfs.xfs` refuses less.
+/// The smallest device that `mkfs.xfs` accepts.
 pub const SMALLEST_XFS: Bytes = Bytes::mib(300);
 
-/// Makes a file system, without discarding anything. The caller knows that the device is ours and blank, so the tool's
-/// own caution (which would ask a terminal) is switched off.
+/// Makes a file system, without discarding blocks. The caller has verified that the device is ours and blank, so the tool's own
+/// check (which would prompt on a terminal) is disabled by force flags.
 pub fn make(fs: FsType, device: &str, options: &FormatOptions) -> Cmd {
     let (program, always): (_, &[&str]) = match fs {
         FsType::Ext4 => ("mkfs.ext4", &["-F", "-q"]),
         FsType::Xfs => ("mkfs.xfs", &["-f", "-q", "-K"]),
         FsType::Btrfs => ("mkfs.btrfs", &["-f", "-q", "-K"]),
     };
-    let words = options.words(fs);
+    let pairs = options.pairs(fs);
     let cmd = Cmd::new(program, NO_DEADLINE).args(always.iter().copied());
     let cmd = if fs == FsType::Ext4 {
-        with_one_extended_option(cmd, &words)
+        with_one_extended_option(cmd, &pairs)
     } else {
-        words
+        pairs
             .into_iter()
             .fold(cmd, |cmd, (option, value)| cmd.args([option, value]))
     };
     cmd.arg(device)
 }
 
-/// `mke2fs` heeds only the last `-E`, and it discards unless that one says otherwise: so there is one, with everything in it.
-fn with_one_extended_option(cmd: Cmd, words: &[(String, String)]) -> Cmd {
-    let (extended, others): (Vec<_>, Vec<_>) = words.iter().partition(|(option, _)| option == "-E");
+/// `mke2fs` uses only its last `-E`, and discards blocks unless that has `nodiscard`: so this merges all extended options into
+/// one.
+fn with_one_extended_option(cmd: Cmd, pairs: &[(String, String)]) -> Cmd {
+    let (extended, others): (Vec<_>, Vec<_>) = pairs.iter().partition(|(option, _)| option == "-E");
     let extended = extended.iter().map(|(_, value)| value.as_str());
     let all: Vec<&str> = ["nodiscard,lazy_itable_init=1,lazy_journal_init=0"]
         .into_iter()
@@ -51,26 +52,26 @@ fn with_one_extended_option(cmd: Cmd, words: &[(String, String)]) -> Cmd {
         })
 }
 
-/// Looks for signatures of any kind, past every cache.
+/// Probes for signatures of any kind, past every cache.
 pub fn probe(device: &str) -> Cmd {
     Cmd::new("blkid", 60).args(["-p", "-o", "export", device])
 }
 
-/// What [`probe`] found.
+/// The result of [`probe`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Probe {
-    /// Nothing. By itself no proof: `blkid` says so of a device that it cannot open, too.
+    /// No signature. This alone proves nothing: `blkid` also reports it for a device that it cannot open.
     Nothing,
-    /// One thing: `ext4`, `swap`, `LVM2_member`, `gpt partition table`, …
+    /// One signature: `ext4`, `swap`, `LVM2_member`, `gpt partition table`, …
     Found(String),
-    /// More than one thing.
+    /// More than one signature.
     Several,
 }
 
-/// The exit of [`probe`]: 0 found, 2 nothing found, 8 found several (`man 8 blkid`).
+/// Interprets the exit of [`probe`]: 0 found, 2 nothing found, 8 found several (`man 8 blkid`).
 ///
 /// # Errors
-/// Any other status, and an output without a type: a failed probe is never blank.
+/// Any other status, or an output without a type: a failed probe never counts as blank.
 pub fn read_probe(exit: Exit) -> Result<Probe, HostError> {
     match exit.status {
         2 if exit.stderr.trim().is_empty() => Ok(Probe::Nothing),
@@ -104,26 +105,26 @@ pub fn grow(fs: FsType, device: &str, point: &str) -> Cmd {
     }
 }
 
-/// Grows an ext4 that is not mounted, which moves blocks out of the way: it is not killed half-way, however large the disk is.
+/// Grows an unmounted ext4. This may move blocks, so it must not be killed half-way, however large the disk is.
 pub fn grow_unmounted(device: &str) -> Cmd {
     Cmd::new("resize2fs", NO_DEADLINE).arg(device)
 }
 
-/// Why a file system did not grow, as far as another try changes nothing.
+/// Why a file system cannot be grown, if a retry of the same command is pointless.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cannot {
-    /// Not while it is mounted: the kernel asks for `CAP_SYS_RESOURCE`.
+    /// Not while it is mounted: the kernel requires `CAP_SYS_RESOURCE`.
     NotPermitted,
-    /// Not while it is mounted: its features do not allow it.
+    /// Not while it is mounted: its features do not allow online growth.
     OnlyUnmounted,
-    /// Never.
+    /// Not at all.
     Never,
 }
 
-/// What `resize2fs` says when it is refused by the kernel. It exits with 1 whatever the cause, so the text has to be looked at
+/// The message of `resize2fs` if the kernel refuses. It exits with 1 whatever the cause, so the text has to be matched
 /// (e2fsprogs, `resize/online.c`).
 const NOT_PERMITTED: &str = "permission denied to resize filesystem";
-/// What it says of features that the kernel does not grow while mounted (`resize/online.c`).
+/// Its messages about features that prevent online growth (`resize/online.c`).
 const ONLY_UNMOUNTED: [&str; 7] = [
     "does not support online resizing",
     "not enough reserved gdt blocks",
@@ -133,7 +134,7 @@ const ONLY_UNMOUNTED: [&str; 7] = [
     "operation not supported while checking for on-line resizing",
     "invalid argument while checking for on-line resizing",
 ];
-/// What it says of features that it does not grow at all (`resize/main.c`).
+/// Its messages about features that prevent growth altogether (`resize/main.c`).
 const NEVER: [&str; 5] = [
     "has not been fully tested",
     "too large to be expressed in 32 bits",
@@ -142,56 +143,57 @@ const NEVER: [&str; 5] = [
     "unsupported read-only feature",
 ];
 
-/// True growth that another try cannot bring, by the tool's own words. `None`: it went well, or may go well next time.
+/// Interprets the exit of [`grow`] by the tool's messages. `None`: it succeeded, or a retry may succeed.
 pub fn cannot_grow(fs: FsType, exit: &Exit) -> Option<Cannot> {
     if fs != FsType::Ext4 || exit.status == 0 {
         return None;
     }
-    // It breaks its lines where they are full.
-    let said = format!("{} {}", exit.stdout, exit.stderr).to_lowercase();
-    let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
-    let says = |texts: &[&str]| texts.iter().any(|text| said.contains(text));
-    if says(&[NOT_PERMITTED]) {
+    // It wraps long lines.
+    let output = format!("{} {}", exit.stdout, exit.stderr).to_lowercase();
+    let output = output.split_whitespace().collect::<Vec<_>>().join(" ");
+    let has_any = |texts: &[&str]| texts.iter().any(|text| output.contains(text));
+    if has_any(&[NOT_PERMITTED]) {
         Some(Cannot::NotPermitted)
-    } else if says(&ONLY_UNMOUNTED) {
+    } else if has_any(&ONLY_UNMOUNTED) {
         Some(Cannot::OnlyUnmounted)
-    } else if says(&NEVER) {
+    } else if has_any(&NEVER) {
         Some(Cannot::Never)
     } else {
         None
     }
 }
 
-/// Checks an ext4 that is about to be mounted: replays its journal, and if it says that it has faults, repairs what can be repaired
-/// safely. For a reader it is only looked at.
+/// Checks an ext4 before it is mounted: replays its journal and, if it is marked as having errors, repairs what can be repaired
+/// safely. A read-only check changes nothing.
 pub fn check(device: &str, readonly: bool) -> Cmd {
     let how = if readonly { "-n" } else { "-p" };
     Cmd::new("e2fsck", NO_DEADLINE).args([how, device])
 }
 
-/// Checks an unmounted ext4 throughout and repairs what can be repaired safely; `resize2fs` insists on it.
+/// Full check of an unmounted ext4, which repairs what can be repaired safely; `resize2fs` requires it.
 pub fn check_throughout(device: &str) -> Cmd {
     Cmd::new("e2fsck", NO_DEADLINE).args(["-f", "-p", device])
 }
 
-/// What a check has found.
+/// The result of a check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Checked {
-    /// No fault, or none any more.
+    /// No errors, or all were repaired.
     Sound,
-    /// Faults that only a person may repair, in the tool's words.
+    /// Errors that need manual repair, with the tool's output.
     Damaged(String),
-    /// It could not be checked, in the tool's words: features that the tool does not know, a disk that may only be read.
+    /// The check could not run, with the tool's output: unknown features, a write-protected disk.
     Unchecked(String),
 }
 
-/// The exit of a check, bit by bit (`man 8 e2fsck`): 1 and 2 repaired, 4 faults are left, 8 and above it did not work.
+/// Interprets the exit status of e2fsck, which is a bit mask (`man 8 e2fsck`): 1 and 2 repaired, 4 errors left, 8 and above it
+/// failed.
 ///
 /// # Errors
-/// A signal ended it: then it has to be done again.
+/// A signal killed it: the check has to be repeated.
 pub fn read_check(exit: &Exit) -> Result<Checked, HostError> {
     match exit.status {
-        // `128 + n` for signal n; 128 alone is a library that is missing.
+        // `128 + n` for signal n; 128 alone means that a shared library is missing.
         status if !(0..=128).contains(&status) => Err(exit.failed("e2fsck")),
         status if status & 4 != 0 => Ok(Checked::Damaged(exit.said())),
         status if status >= 8 => Ok(Checked::Unchecked(exit.said())),
@@ -199,16 +201,16 @@ pub fn read_check(exit: &Exit) -> Result<Checked, HostError> {
     }
 }
 
-/// Asks a mounted xfs for its geometry. The superblock on the disk is stale after growth. (`xfs_info` is a script around the
-/// same, and would bring a shell into the image.)
+/// Reads the geometry of a mounted xfs, because its superblock on the disk is out of date after growth. (`xfs_info` is a shell
+/// script around the same command, and would need a shell in the image.)
 pub fn xfs_geometry(point: &str) -> Cmd {
     Cmd::new("xfs_spaceman", 60).args(["-c", "info", point])
 }
 
-/// Reads the output of [`xfs_geometry`].
+/// Parses the output of [`xfs_geometry`].
 ///
 /// # Errors
-/// It failed, or is not understood.
+/// It failed, or its output cannot be parsed.
 pub fn read_xfs_geometry(exit: Exit) -> Result<Geometry, HostError> {
     let text = exit.ok("xfs_spaceman")?.stdout;
     let number = |line: &str, key: &str| {
@@ -239,15 +241,15 @@ pub fn read_xfs_geometry(exit: Exit) -> Result<Geometry, HostError> {
     }
 }
 
-/// Asks a mounted btrfs how much of its device it uses.
+/// Reads how much of its device a mounted btrfs uses.
 pub fn btrfs_geometry(point: &str) -> Cmd {
     Cmd::new("btrfs", 60).args(["filesystem", "show", "--raw", point])
 }
 
-/// Reads the output of [`btrfs_geometry`].
+/// Parses the output of [`btrfs_geometry`].
 ///
 /// # Errors
-/// It failed, is not understood, or the file system has more than one device.
+/// It failed, its output cannot be parsed, or the file system has more than one device.
 pub fn read_btrfs_geometry(exit: Exit) -> Result<Geometry, HostError> {
     let text = exit.ok("btrfs")?.stdout;
     let sizes: Vec<u64> = text
@@ -264,7 +266,7 @@ pub fn read_btrfs_geometry(exit: Exit) -> Result<Geometry, HostError> {
         })
         .collect();
     match sizes.as_slice() {
-        // 4096 is what the driver formats with, and the largest sector that a 4 KiB-page kernel mounts.
+        // The driver formats with 4096, the largest sector size that a kernel with 4 KiB pages mounts.
         [size] => Ok(Geometry::Btrfs(Btrfs {
             size: Bytes(*size),
             sector: 4096,

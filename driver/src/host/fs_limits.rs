@@ -1,60 +1,60 @@
-//! When is a device full of its file system? (design.md#expansion-is-read-back) Pure.
+//! Does a file system fill its device? (design.md#expansion-is-read-back) Pure.
 //!
 //! A file system cannot use every last byte: it grows by blocks, and a new allocation group must be worth its own overhead.
-//! "Fills" means that the unused tail is smaller than the least that this file system can add. One function per file
-//! system; `tests/growth.rs` compares them, MiB by MiB, with what the real tools do.
+//! "Fills" means that the unused tail is smaller than the minimum that this file system can add. One type per file system;
+//! `tests/growth.rs` compares them, MiB by MiB, with the real tools.
 
 use crate::volume::Bytes;
 
-/// What ext4 knows about its size.
+/// The fields of an ext4 superblock that determine its size.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ext4 {
-    /// Its size in blocks.
+    /// The size in blocks.
     pub blocks: u64,
-    /// Bytes in a block.
+    /// Bytes per block.
     pub block_size: u64,
-    /// The first block that belongs to a group: 1 with blocks of 1 KiB, else 0.
+    /// The first block of the first group: 1 with blocks of 1 KiB, otherwise 0.
     pub first_block: u64,
-    /// Blocks in a group.
+    /// Blocks per group.
     pub blocks_per_group: u64,
-    /// Inodes in a group.
+    /// Inodes per group.
     pub inodes_per_group: u64,
-    /// Bytes of an inode.
+    /// Bytes per inode.
     pub inode_size: u64,
-    /// Bytes of a group descriptor.
+    /// Bytes per group descriptor.
     pub descriptor_size: u64,
-    /// Blocks kept behind each copy of the descriptors so that they can grow.
+    /// Blocks reserved after each copy of the descriptors, so that the descriptors can grow (resize inode).
     pub reserved_descriptor_blocks: u64,
-    /// It hands out clusters of blocks, which `resize2fs` does not grow.
+    /// The file system allocates clusters of blocks, and `resize2fs` does not grow it.
     pub bigalloc: bool,
 }
 
 impl Ext4 {
-    /// Its size.
+    /// The size in bytes.
     pub fn size(&self) -> Bytes {
         Bytes(self.blocks.saturating_mul(self.block_size))
     }
 
-    /// True when it is as large as `resize2fs` would make it on a device of this size.
+    /// True if it is at least as large as `resize2fs` would make it on a device of this size.
     pub fn fills(&self, device: Bytes) -> bool {
         self.blocks >= self.largest(device)
     }
 
-    /// The size in blocks that `resize2fs` and `mke2fs` choose: the whole device, without a last group that would hold
-    /// little more than its own bitmaps, inodes and superblock copy (e2fsprogs, `resize/main.c`, `adjust_new_size`).
+    /// The size in blocks that `resize2fs` and `mke2fs` choose: the whole device, without a last group that would hold little
+    /// more than its own bitmaps, inodes and backup superblock (e2fsprogs, `resize/main.c`, `adjust_new_size`).
     fn largest(&self, device: Bytes) -> u64 {
-        const WORTHWHILE: u64 = 50;
+        const MIN_DATA_BLOCKS: u64 = 50;
         let blocks = device.0 / self.block_size;
         let tail = blocks.saturating_sub(self.first_block) % self.blocks_per_group;
         let group = blocks.saturating_sub(self.first_block) / self.blocks_per_group;
-        if tail != 0 && tail < self.overhead(group).saturating_add(WORTHWHILE) {
+        if tail != 0 && tail < self.overhead(group).saturating_add(MIN_DATA_BLOCKS) {
             blocks - tail
         } else {
             blocks
         }
     }
 
-    /// Blocks of a group that hold no data.
+    /// Metadata blocks of a group.
     fn overhead(&self, group: u64) -> u64 {
         let inode_blocks = self
             .inodes_per_group
@@ -73,7 +73,7 @@ impl Ext4 {
     }
 }
 
-/// With `sparse_super`, which the pinned features hold: groups 0 and 1 and the powers of 3, 5 and 7.
+/// With `sparse_super`, one of the pinned features: groups 0 and 1 and the powers of 3, 5 and 7.
 fn has_superblock(group: u64) -> bool {
     let is_power_of = |base: u64| {
         std::iter::successors(Some(1), |power: &u64| power.checked_mul(base))
@@ -83,38 +83,38 @@ fn has_superblock(group: u64) -> bool {
     group <= 1 || [3, 5, 7].into_iter().any(is_power_of)
 }
 
-/// What xfs knows about its size.
+/// The fields of an xfs superblock that determine its size.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Xfs {
-    /// Its size in blocks.
+    /// The size in blocks.
     pub blocks: u64,
-    /// Bytes in a block.
+    /// Bytes per block.
     pub block_size: u64,
-    /// Blocks in an allocation group.
+    /// Blocks per allocation group.
     pub blocks_per_group: u64,
 }
 
 impl Xfs {
-    /// Its size.
+    /// The size in bytes.
     pub fn size(&self) -> Bytes {
         Bytes(self.blocks.saturating_mul(self.block_size))
     }
 
-    /// True when it is as large as the kernel would make it on a device of this size: the whole device, without a last
+    /// True if it is at least as large as the kernel would make it on a device of this size: the whole device, without a last
     /// allocation group of less than 64 blocks (`XFS_MIN_AG_BLOCKS`).
     pub fn fills(&self, device: Bytes) -> bool {
         const SMALLEST_GROUP: u64 = 64;
         self.blocks >= self.largest(device, SMALLEST_GROUP)
     }
 
-    /// True when it is as large as `mkfs.xfs` makes it on a device of this size: it leaves out a last allocation group of less than
-    /// 16 MiB (`XFS_AG_MIN_BYTES`), which the kernel would add.
+    /// True if it is at least as large as `mkfs.xfs` would make it on a device of this size: without a last allocation group of
+    /// less than 16 MiB (`XFS_AG_MIN_BYTES`), which the kernel would add.
     pub fn is_as_made_for(&self, device: Bytes) -> bool {
-        const SMALLEST_MADE: u64 = 16 << 20;
-        self.blocks >= self.largest(device, SMALLEST_MADE / self.block_size)
+        const SMALLEST_GROUP_BYTES: u64 = 16 << 20;
+        self.blocks >= self.largest(device, SMALLEST_GROUP_BYTES / self.block_size)
     }
 
-    /// In blocks, without a last allocation group that would be smaller than this.
+    /// The size in blocks, without a last allocation group of less than `smallest_group` blocks.
     fn largest(&self, device: Bytes, smallest_group: u64) -> u64 {
         let blocks = device.0 / self.block_size;
         let tail = blocks % self.blocks_per_group;
@@ -126,17 +126,17 @@ impl Xfs {
     }
 }
 
-/// What btrfs knows about its size.
+/// The fields of a btrfs superblock that determine its size.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Btrfs {
-    /// Its size on its one device.
+    /// The size in bytes, on its only device.
     pub size: Bytes,
-    /// Bytes in a sector.
+    /// Bytes per sector.
     pub sector: u64,
 }
 
 impl Btrfs {
-    /// True when less than one sector is unused.
+    /// True if less than one sector is unused.
     pub fn fills(&self, device: Bytes) -> bool {
         self.size.0 >= device.0 / self.sector * self.sector
     }
@@ -173,7 +173,7 @@ mod tests {
             (1027, 1028, false),
             (1024, 1024 + 128, false),
             (1152, 1154, true),
-            // Group 25 is a power of 5: with its superblock copy it must be larger.
+            // 25 is a power of 5, so this group has a backup superblock and must be larger.
             (3200, 3202, true),
             (3200, 3203, false),
             (10240, 15360, false),
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn superblock_copies_stand_where_sparse_super_says() {
+    fn backup_superblocks_are_in_the_groups_of_sparse_super() {
         let with: Vec<u64> = (0..130).filter(|group| has_superblock(*group)).collect();
         assert_eq!(with, [0, 1, 3, 5, 7, 9, 25, 27, 49, 81, 125]);
     }

@@ -7,28 +7,29 @@ use std::time::Duration;
 use super::{Cmd, Exit, HostError};
 use crate::publication::{Iqn, Portal};
 
-/// The program.
+/// The program's name.
 pub const PROGRAM: &str = "iscsiadm";
 
-/// How long a command on records may take, seconds: iscsiadm waits 30 s for the lock of its database, and whoever is killed
-/// while it holds that lock leaves it to the others for ever (see [`super::lock`]).
-const RECORDS: u64 = 45;
+/// Deadline of a command on records, in seconds: iscsiadm waits 30 s for the lock of its database, and if it is killed while it
+/// holds that lock, it leaves it behind (see [`super::record::LOCK`]).
+const RECORD_SECONDS: u64 = 45;
 const REPLACEMENT_TIMEOUT: &str = "node.session.timeo.replacement_timeout";
 
-/// A record of the target at one portal, written without discovery: DSM's SendTargets would list every target of the NAS.
+/// Creates a record of the target at one portal, without discovery: DSM's SendTargets would list every target of the NAS.
 pub fn new_record(iqn: &Iqn, portal: &Portal) -> Cmd {
     record(iqn, portal).args(["-o", "new"])
 }
 
-/// What a record of ours says, apart from CHAP, whatever `iscsid.conf` makes of new ones:
-/// - a node that boots must not log in on its own: the CO decides where a volume is (both `startup`: either is enough for
-///   `--loginall`; and a leading login takes place at boot, too);
-/// - a login makes one session: a second at the same portal would be a second disk that nobody asked for;
-/// - a login attaches nothing: the driver attaches the one logical unit that it wants;
+/// Updates a record of ours with all settings other than CHAP, whatever the defaults in `iscsid.conf`:
+/// - no login at boot: the CO decides to which node a volume is attached (both `startup`, because either is enough for
+///   `--loginall`; and a leading login happens at boot, too);
+/// - a login makes one session: a second session at the same portal would be an unwanted second disk;
+/// - a login scans no LUNs: the driver adds the one logical unit that it wants;
 /// - I/O waits `replacement_timeout` for a target that does not answer, then it fails;
-/// - one attempt: it takes 15 s (`login_timeout`), and iscsid would go on with eight of them behind our back.
+/// - one login attempt of 15 s (`login_timeout`): by default iscsid would go on with eight of them in the background.
 ///
-/// That iscsid never gives up a session is [`super::record::REOPEN`]: open-iscsi before 2.0.877 does not know the setting.
+/// [`super::record::REOPEN`] makes iscsid never give up a session. It is not among these settings, because open-iscsi before
+/// 2.0.877 does not know it.
 pub fn settings(iqn: &Iqn, portal: &Portal, replacement_timeout: Duration) -> Cmd {
     let mut command = record(iqn, portal).args(["-o", "update"]);
     for (name, value) in pinned(replacement_timeout) {
@@ -37,14 +38,14 @@ pub fn settings(iqn: &Iqn, portal: &Portal, replacement_timeout: Duration) -> Cm
     command
 }
 
-/// What of a record must not be otherwise for a login with it: it makes one session, attaches nothing, and nobody else makes
-/// another one. How long I/O waits may have been another setting when it was written.
+/// The settings that a record must have before a login with it: one session, no scan, no automatic login. The replacement timeout
+/// is not among them: the driver's option may have had another value when the record was written.
 pub fn required() -> impl Iterator<Item = (&'static str, String)> {
     let all = pinned(Duration::ZERO).into_iter();
     all.filter(|(name, _)| *name != REPLACEMENT_TIMEOUT)
 }
 
-/// What [`settings`] writes: names and values.
+/// The names and values that [`settings`] writes.
 pub fn pinned(replacement_timeout: Duration) -> [(&'static str, String); 8] {
     [
         ("node.startup", "manual"),
@@ -62,8 +63,9 @@ pub fn pinned(replacement_timeout: Duration) -> [(&'static str, String); 8] {
     .map(|(name, value)| (name, value.to_owned()))
 }
 
-/// Logs in to the target at one portal. open-iscsi itself gives up after about 2 minutes when nobody answers; kubelet waits
-/// as long for the whole call, so there is a deadline of our own: 30 s for the lock of the database, and 40 s to log in.
+/// Logs in to the target at one portal. If the portal does not answer, open-iscsi gives up only after about 2 minutes, and the
+/// kubelet waits no longer than that for the whole call. So the deadline is shorter: 30 s for the lock of the database, and 40 s
+/// for the login.
 pub fn login(iqn: &Iqn, portal: &Portal) -> Cmd {
     Cmd::new(PROGRAM, 70)
         .args(["-m", "node", "-T", iqn.as_str(), "-p"])
@@ -71,7 +73,7 @@ pub fn login(iqn: &Iqn, portal: &Portal) -> Cmd {
         .arg("--login")
 }
 
-/// Makes the kernel ask every logical unit of the session anew: size, serial, and units that were not there before.
+/// Rescans a session: the kernel re-reads size and serial number of its logical units, and finds new ones.
 pub fn rescan(session: u32) -> Cmd {
     Cmd::new(PROGRAM, 60)
         .args(["-m", "session", "-r"])
@@ -79,7 +81,7 @@ pub fn rescan(session: u32) -> Cmd {
         .arg("--rescan")
 }
 
-/// Ends one session. It needs no answer from the target: a logout request that is not answered times out after 15 s.
+/// Logs out one session. It works without the target: an unanswered logout request times out after 15 s.
 pub fn logout(session: u32) -> Cmd {
     Cmd::new(PROGRAM, 60)
         .args(["-m", "session", "-r"])
@@ -87,29 +89,29 @@ pub fn logout(session: u32) -> Cmd {
         .arg("--logout")
 }
 
-/// Removes the records of a target, at whatever portals.
+/// Deletes all records of a target, at every portal.
 pub fn delete_records(iqn: &Iqn) -> Cmd {
-    Cmd::new(PROGRAM, RECORDS).args(["-m", "node", "-T", iqn.as_str(), "-o", "delete"])
+    Cmd::new(PROGRAM, RECORD_SECONDS).args(["-m", "node", "-T", iqn.as_str(), "-o", "delete"])
 }
 
-/// Removes the record of a target at one portal.
+/// Deletes the record of a target at one portal.
 pub fn delete_record(iqn: &Iqn, portal: &Portal) -> Cmd {
     record(iqn, portal).args(["-o", "delete"])
 }
 
-/// Lists all node records. One of another product that this release cannot read makes it fail and list none, so the driver looks
-/// for records by their names where it knows the place ([`super::record::DATABASES`]).
+/// Lists all node records. A single record (say of another product) that this release cannot read makes it fail and list none. So
+/// the driver looks for record files itself if it knows the database's path ([`super::record::DATABASES`]).
 pub fn list_records() -> Cmd {
-    Cmd::new(PROGRAM, RECORDS).args(["-m", "node"])
+    Cmd::new(PROGRAM, RECORD_SECONDS).args(["-m", "node"])
 }
 
 fn record(iqn: &Iqn, portal: &Portal) -> Cmd {
-    Cmd::new(PROGRAM, RECORDS)
+    Cmd::new(PROGRAM, RECORD_SECONDS)
         .args(["-m", "node", "-T", iqn.as_str(), "-p"])
         .arg(portal.to_string())
 }
 
-/// Exit statuses that the driver tells apart.
+/// Exit statuses that the driver distinguishes.
 mod status {
     /// `ISCSI_SUCCESS`.
     pub(super) const SUCCESS: i32 = 0;
@@ -121,43 +123,43 @@ mod status {
     pub(super) const LOGIN: i32 = 5;
     /// `ISCSI_ERR_IDBM`: a file of the database cannot be read or written.
     pub(super) const DATABASE: i32 = 6;
-    /// `ISCSI_ERR_TRANS_TIMEOUT`: nobody answered.
+    /// `ISCSI_ERR_TRANS_TIMEOUT`: the portal did not answer.
     pub(super) const TRANSPORT_TIMEOUT: i32 = 8;
     /// `ISCSI_ERR_SESS_EXISTS`.
     pub(super) const SESSION_EXISTS: i32 = 15;
     /// `ISCSI_ERR_ISCSID_COMM_ERR`.
     pub(super) const ISCSID_COMMUNICATION: i32 = 18;
-    /// `ISCSI_ERR_FATAL_LOGIN`: the target refuses for good.
+    /// `ISCSI_ERR_FATAL_LOGIN`: the target refuses permanently.
     pub(super) const FATAL_LOGIN: i32 = 19;
     /// `ISCSI_ERR_ISCSID_NOTCONN`.
     pub(super) const ISCSID_NOT_CONNECTED: i32 = 20;
     /// `ISCSI_ERR_NO_OBJS_FOUND`.
     pub(super) const NO_OBJECTS_FOUND: i32 = 21;
-    /// `ISCSI_ERR_SYSFS_LOOKUP`: what `-m session -r N` says when sysfs has no session N (2.1.8).
+    /// `ISCSI_ERR_SYSFS_LOOKUP`: the status of `-m session -r N` if sysfs has no session N (2.1.8).
     pub(super) const NOT_IN_SYSFS: i32 = 22;
     /// `ISCSI_ERR_LOGIN_AUTH_FAILED`.
     pub(super) const AUTHENTICATION: i32 = 24;
 }
 
-/// What came of a login.
+/// The result of a login.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Login {
-    /// There is a session now: a new one.
+    /// A new session was made.
     New,
-    /// There was a session already.
+    /// There already was a session.
     Existing,
-    /// There is none: the target does not take the proofs that were sent, or none were sent and it wants some.
+    /// No session, authentication failed: the target rejects the CHAP credentials, or requires CHAP and none were sent.
     Unconfirmed,
-    /// There is none.
+    /// No session, for another reason.
     Refused {
-        /// Why, in words that help.
+        /// The reason, and what to check.
         cause: &'static str,
-        /// True when trying again changes nothing: the target itself said no.
+        /// True if the target itself refused the login, so that a retry is pointless.
         for_good: bool,
     },
 }
 
-/// What the exit of [`login`] means.
+/// Interprets the exit status of [`login`].
 pub fn read_login(exit: &Exit) -> Login {
     let refused = |cause, for_good| Login::Refused { cause, for_good };
     match exit.status {
@@ -167,7 +169,7 @@ pub fn read_login(exit: &Exit) -> Login {
             "no TCP connection to the portal: check the address and the firewall",
             false,
         ),
-        status::LOGIN => refused("the login failed: the log of iscsid says more", false),
+        status::LOGIN => refused("the login failed: see the log of iscsid", false),
         status::DATABASE => refused(
             "open-iscsi's database cannot be read: is there a damaged or foreign file in /etc/iscsi/nodes?",
             false,
@@ -180,11 +182,11 @@ pub fn read_login(exit: &Exit) -> Login {
             refused("iscsid does not answer: is it running on this node?", false)
         }
         status::FATAL_LOGIN => refused(
-            "the target refuses the login for good: it does not exist, is disabled or has no room for a session",
+            "the target refuses the login for good: it does not exist, is disabled or accepts no more sessions",
             true,
         ),
         status::NO_OBJECTS_FOUND => refused(
-            "no record of the target at this portal: something else removed it",
+            "there is no record of the target at this portal: something else removed it",
             false,
         ),
         status::AUTHENTICATION => Login::Unconfirmed,
@@ -192,7 +194,7 @@ pub fn read_login(exit: &Exit) -> Login {
     }
 }
 
-/// The exit of [`logout`]; a session that is not there is logged out.
+/// Interprets the exit status of [`logout`]. Idempotent: succeeds if there is no such session.
 ///
 /// # Errors
 /// Any other failure.
@@ -203,8 +205,8 @@ pub fn read_logout(exit: Exit) -> Result<(), HostError> {
     }
 }
 
-/// The exit of [`delete_records`]. Records that are not there are deleted; `Some` is why it says that it could not, which is
-/// nothing to give up for: a record of ours can be removed without it.
+/// Interprets the exit status of [`delete_records`]. Idempotent: succeeds if there is no record. `Some`: iscsiadm failed, which
+/// is not fatal, because the driver can remove its own record files without it.
 ///
 /// # Errors
 /// There is a session with the target.
@@ -216,15 +218,15 @@ pub fn read_delete(exit: Exit) -> Result<Option<HostError>, HostError> {
     }
 }
 
-/// True when a command ended for want of the database: it may be locked.
+/// True if a command failed because it could not access the database, which may be locked.
 pub fn is_kept_from_database(exit: &Exit) -> bool {
     exit.status == status::DATABASE
 }
 
-/// The targets of the records that [`list_records`] printed: lines of `10.0.0.5:3260,1 iqn.…`.
+/// The targets in the output of [`list_records`], which has lines like `10.0.0.5:3260,1 iqn.…`.
 ///
 /// # Errors
-/// It failed otherwise than by finding none, or a line is not understood: then nothing is known, rather than "no record".
+/// It failed with another status than "none found", or a line cannot be parsed: the result is unknown, which is not "no record".
 pub fn read_records(exit: Exit) -> Result<Vec<String>, HostError> {
     if exit.status == status::NO_OBJECTS_FOUND {
         return Ok(Vec::new());
@@ -232,8 +234,8 @@ pub fn read_records(exit: Exit) -> Result<Vec<String>, HostError> {
     let listed = exit.ok(PROGRAM)?.stdout;
     let target = |line: &str| {
         let (portal, target) = line.split_once(' ')?;
-        let (place, group) = portal.rsplit_once(',')?;
-        let well_formed = place.rsplit_once(':')?.1.parse::<u16>().is_ok()
+        let (address, group) = portal.rsplit_once(',')?;
+        let well_formed = address.rsplit_once(':')?.1.parse::<u16>().is_ok()
             && group.parse::<u32>().is_ok()
             && !target.is_empty()
             && !target.contains(char::is_whitespace);
@@ -242,14 +244,14 @@ pub fn read_records(exit: Exit) -> Result<Vec<String>, HostError> {
     let mut targets = Vec::new();
     for line in listed.lines() {
         targets.push(target(line).ok_or_else(|| HostError::Garbled {
-            what: "what iscsiadm -m node lists".to_owned(),
+            what: "the output of iscsiadm -m node".to_owned(),
             seen: line.to_owned(),
         })?);
     }
     if targets.is_empty() {
-        // It says so by another status.
+        // If there were no records, the exit status would be 21.
         return Err(HostError::Garbled {
-            what: "what iscsiadm -m node lists".to_owned(),
+            what: "the output of iscsiadm -m node".to_owned(),
             seen: listed,
         });
     }
@@ -274,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_are_what_open_iscsi_wants() {
+    fn commands_have_the_arguments_of_iscsiadm() {
         let (v4, v6) = (
             "10.0.0.5:3260".parse().unwrap(),
             "[fd00::5]:3261".parse().unwrap(),
@@ -366,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn absent_sessions_and_records_are_no_error() {
+    fn absent_sessions_and_records_are_not_errors() {
         for status in [0, 2, 21, 22] {
             assert!(read_logout(ended(status)).is_ok(), "{status}");
         }
@@ -380,7 +382,7 @@ mod tests {
 
     /// design.md#unknown-is-not-absent
     #[test]
-    fn a_list_that_is_not_understood_is_not_empty() {
+    fn a_list_that_cannot_be_parsed_is_not_empty() {
         let read = |stdout: &str| {
             read_records(Exit {
                 stdout: stdout.to_owned(),
@@ -393,7 +395,7 @@ mod tests {
         assert_eq!(listed.unwrap(), ["iqn.1993-08.org.debian:X", IQN]);
         assert!(read_records(ended(21)).unwrap().is_empty());
         assert!(read_records(ended(1)).is_err());
-        // The second is what 2.1.8 lists of an empty record.
+        // The second is the output of 2.1.8 for an empty record.
         for garbage in [
             "garbage\n",
             "[]:3260,4294967295 \n",

@@ -1,8 +1,8 @@
-//! Names that the kernel gives a thing once, when it makes it: the target of a session, the uuid of a device of device-mapper.
+//! A cache of names in sysfs that never change once set: the target name of a session, the uuid of a device-mapper device.
 //!
-//! To find what belongs to one volume among hundreds, each would have to be asked for its name at each look. So names are remembered
-//! for as long as the directory shows the same thing: the same entry with the same inode number, which sysfs gives to nothing else
-//! while the kernel runs. What is found by them is read anew before it is believed.
+//! Without it, each search for the objects of one volume would read the names of all objects, of which there may be hundreds. A
+//! name is cached as long as the directory shows the same entry with the same inode number, which sysfs does not reuse while the
+//! kernel runs. Callers re-read what they find by a cached name before they rely on it.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,61 +10,60 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::disk::text;
 use super::{Entry, HostError, KernelFiles, if_present};
 
-/// The names of the things in one directory of sysfs. Clones remember together.
+/// The cached names of the entries of one sysfs directory. Clones share the cache.
 #[derive(Clone, Debug)]
 pub struct Names {
-    place: Place,
-    known: Arc<Mutex<Known>>,
+    source: NameSource,
+    cache: Arc<Mutex<Cache>>,
 }
 
-/// By entry: its inode number, and the name of what it is.
-type Known = HashMap<String, (u64, Arc<str>)>;
+/// Inode number and name, by directory entry.
+type Cache = HashMap<String, (u64, Arc<str>)>;
 
-/// Where things are, and what tells their names.
+/// A sysfs directory, and the file in each of its entries that holds the name.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Place {
-    /// The directory.
+pub(super) struct NameSource {
     pub(super) dir: &'static str,
-    /// What the entries begin with; others are left out.
+    /// Prefix of the entries; others are ignored.
     pub(super) prefix: &'static str,
-    /// The file with the name.
+    /// The file with the name, relative to the entry.
     pub(super) file: &'static str,
-    /// Whether this is a name: the kernel shows a thing before it has been told what it is called.
+    /// True if the file's content is a name: the kernel shows an entry before its name is set.
     pub(super) is_name: fn(&str) -> bool,
 }
 
 impl Names {
-    pub(super) fn new(place: Place) -> Self {
+    pub(super) fn new(source: NameSource) -> Self {
         Self {
-            place,
-            known: Arc::default(),
+            source,
+            cache: Arc::default(),
         }
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn cache(&self) -> MutexGuard<'_, Cache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The entries whose names are wanted, in order.
+    /// The entries with wanted names, sorted.
     pub(super) fn find(
         &self,
         files: &dyn KernelFiles,
         wanted: impl Fn(&str) -> bool,
     ) -> Result<Vec<String>, HostError> {
-        let mut entries = files.entries(self.place.dir)?;
-        entries.retain(|entry| entry.name.starts_with(self.place.prefix));
-        let (mut found, unknown) = self.split(entries, &wanted);
-        for entry in unknown {
-            let Place { dir, file, .. } = self.place;
-            // It may go between two readings.
+        let mut entries = files.entries(self.source.dir)?;
+        entries.retain(|entry| entry.name.starts_with(self.source.prefix));
+        let (mut found, uncached) = self.split(entries, &wanted);
+        for entry in uncached {
+            let NameSource { dir, file, .. } = self.source;
+            // The entry may be removed between two reads.
             let Some(name) = if_present(text(files, &format!("{dir}/{}/{file}", entry.name)))?
             else {
                 continue;
             };
             let is_wanted = wanted(&name);
-            if (self.place.is_name)(&name) {
+            if (self.source.is_name)(&name) {
                 let value = (entry.inode, name.into());
-                self.known().insert(entry.name.clone(), value);
+                self.cache().insert(entry.name.clone(), value);
             }
             if is_wanted {
                 found.push(entry.name);
@@ -74,29 +73,29 @@ impl Names {
         Ok(found)
     }
 
-    /// Those whose names are known and wanted, and those that have to be asked. What is not there any more is forgotten.
+    /// The entries with wanted names from the cache, and those that are not cached. Forgets cached entries that no longer exist.
     fn split(
         &self,
         entries: Vec<Entry>,
         wanted: impl Fn(&str) -> bool,
     ) -> (Vec<String>, Vec<Entry>) {
-        let (mut found, mut unknown, mut there) = (Vec::new(), Vec::new(), HashSet::new());
-        let mut known = self.known();
+        let (mut found, mut uncached, mut seen) = (Vec::new(), Vec::new(), HashSet::new());
+        let mut cache = self.cache();
         for entry in entries {
-            match known.get(&entry.name) {
+            match cache.get(&entry.name) {
                 Some((inode, name)) if *inode == entry.inode => {
-                    there.insert(entry.inode);
+                    seen.insert(entry.inode);
                     if wanted(name) {
                         found.push(entry.name);
                     }
                 }
-                Some(_) | None => unknown.push(entry),
+                Some(_) | None => uncached.push(entry),
             }
         }
-        if known.len() > there.len() {
-            known.retain(|_, (inode, _)| there.contains(inode));
+        if cache.len() > seen.len() {
+            cache.retain(|_, (inode, _)| seen.contains(inode));
         }
-        (found, unknown)
+        (found, uncached)
     }
 }
 
@@ -107,26 +106,26 @@ mod tests {
     use super::*;
     use crate::host::{Entry, HostError};
 
-    const PLACE: Place = Place {
+    const SOURCE: NameSource = NameSource {
         dir: "/sys/class/iscsi_session",
         prefix: "session",
         file: "targetname",
         is_name: |name| name.starts_with("iqn."),
     };
 
-    /// A directory: entries, their inode numbers and names.
+    /// A fake directory: entries with their inode numbers and names.
     #[derive(Default)]
-    struct Shown {
+    struct FakeDir {
         entries: RefCell<Vec<(&'static str, u64, &'static str)>>,
         reads: Cell<usize>,
     }
 
-    impl KernelFiles for Shown {
+    impl KernelFiles for FakeDir {
         fn read(&self, path: &str) -> Result<Vec<u8>, HostError> {
             self.reads.set(self.reads.get() + 1);
             let entries = self.entries.borrow();
             let of = |entry: &&(&str, u64, &str)| {
-                path == format!("{}/{}/targetname", PLACE.dir, entry.0)
+                path == format!("{}/{}/targetname", SOURCE.dir, entry.0)
             };
             let name = entries
                 .iter()
@@ -147,13 +146,13 @@ mod tests {
         }
     }
 
-    impl Shown {
-        fn show(&self, entries: &[(&'static str, u64, &'static str)]) {
+    impl FakeDir {
+        fn set(&self, entries: &[(&'static str, u64, &'static str)]) {
             *self.entries.borrow_mut() = entries.to_vec();
             self.reads.set(0);
         }
 
-        /// What is found of `iqn.b`, and how many names were read for it.
+        /// The entries that are found for `iqn.b`, and how many names were read.
         fn find(&self, names: &Names) -> (Vec<String>, usize) {
             let found = names.find(self, |name| name == "iqn.b").unwrap();
             (found, self.reads.take())
@@ -162,38 +161,38 @@ mod tests {
 
     #[test]
     fn a_name_is_read_once() {
-        let (names, shown) = (Names::new(PLACE), Shown::default());
-        shown.show(&[
+        let (names, dir) = (Names::new(SOURCE), FakeDir::default());
+        dir.set(&[
             ("session1", 1, "iqn.a"),
             ("session2", 2, "iqn.b"),
             ("x", 9, "iqn.b"),
         ]);
-        assert_eq!(shown.find(&names), (vec!["session2".to_owned()], 2));
-        assert_eq!(shown.find(&names), (vec!["session2".to_owned()], 0));
-        shown.show(&[("session2", 2, "iqn.b"), ("session3", 3, "iqn.b")]);
+        assert_eq!(dir.find(&names), (vec!["session2".to_owned()], 2));
+        assert_eq!(dir.find(&names), (vec!["session2".to_owned()], 0));
+        dir.set(&[("session2", 2, "iqn.b"), ("session3", 3, "iqn.b")]);
         let both = vec!["session2".to_owned(), "session3".to_owned()];
-        assert_eq!(shown.find(&names), (both, 1));
-        assert_eq!(names.known().len(), 2, "what is gone is forgotten");
+        assert_eq!(dir.find(&names), (both, 1));
+        assert_eq!(names.cache().len(), 2, "a removed entry is forgotten");
     }
 
-    /// scsi_transport_iscsi counts its sessions from 1 again when it is loaded anew.
+    /// scsi_transport_iscsi numbers its sessions from 1 again after a reload of the module.
     #[test]
-    fn another_thing_with_the_same_entry_is_asked_for_its_name() {
-        let (names, shown) = (Names::new(PLACE), Shown::default());
-        shown.show(&[("session1", 1, "iqn.a")]);
-        assert_eq!(shown.find(&names), (vec![], 1));
-        shown.show(&[("session1", 2, "iqn.b")]);
-        assert_eq!(shown.find(&names), (vec!["session1".to_owned()], 1));
+    fn a_reused_entry_is_read_again() {
+        let (names, dir) = (Names::new(SOURCE), FakeDir::default());
+        dir.set(&[("session1", 1, "iqn.a")]);
+        assert_eq!(dir.find(&names), (vec![], 1));
+        dir.set(&[("session1", 2, "iqn.b")]);
+        assert_eq!(dir.find(&names), (vec!["session1".to_owned()], 1));
     }
 
     #[test]
-    fn a_thing_without_a_name_is_asked_again() {
-        let (names, shown) = (Names::new(PLACE), Shown::default());
-        shown.show(&[("session1", 1, "(null)")]);
-        assert_eq!(shown.find(&names), (vec![], 1));
-        shown.show(&[("session1", 1, "")]);
-        assert_eq!(shown.find(&names), (vec![], 1));
-        shown.show(&[("session1", 1, "iqn.b")]);
-        assert_eq!(shown.find(&names), (vec!["session1".to_owned()], 1));
+    fn an_entry_without_a_name_is_not_cached() {
+        let (names, dir) = (Names::new(SOURCE), FakeDir::default());
+        dir.set(&[("session1", 1, "(null)")]);
+        assert_eq!(dir.find(&names), (vec![], 1));
+        dir.set(&[("session1", 1, "")]);
+        assert_eq!(dir.find(&names), (vec![], 1));
+        dir.set(&[("session1", 1, "iqn.b")]);
+        assert_eq!(dir.find(&names), (vec!["session1".to_owned()], 1));
     }
 }

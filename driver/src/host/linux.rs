@@ -1,9 +1,9 @@
-//! EFFECT: the real machine. The only place of the driver that starts programs.
+//! EFFECT: [`Linux`], the implementation of [`Host`] on the real machine. The only place in the driver that starts programs.
 //!
-//! Nothing here blocks a worker: files of the kernel are read on the blocking pool, what may wait for a disk has a thread of its
-//! own ([`wait`]), programs run as children, and all have a deadline. What overruns it (a process in uninterruptible sleep, a read
-//! from a device whose target is gone) cannot be stopped: it is left to itself together with the lock of the volume it works for
-//! (design.md#unstage-needs-no-nas and #one-operation-per-volume).
+//! Nothing here blocks a worker of the async runtime: kernel files are read on the blocking pool, operations that may wait for a
+//! disk run in their own thread ([`blocking`]), programs run as child processes, and everything has a deadline. What overruns it
+//! (a process in uninterruptible sleep, a read from a device whose target is gone) cannot be stopped: it is abandoned, and keeps
+//! the lock of its volume until it ends (design.md#unstage-needs-no-nas and #one-operation-per-volume).
 
 mod blocking;
 mod command;
@@ -33,28 +33,28 @@ use super::{
     Cmd, DeviceNumber, Exit, Host, HostError, KernelFiles, Space, Span, Stat, Touched, Via, Who,
     if_present,
 };
-use daemon::Kept;
-use host_path::Place;
+use daemon::IscsidCache;
+use host_path::HostPath;
 use nsenter::{Namespaces, Root};
 
 use crate::metrics;
 use crate::volume::Bytes;
 
-/// How long a file, a directory or a path may take.
+/// Deadline of an operation on a file or directory.
 const FILE_DEADLINE: Duration = Duration::from_secs(10);
-/// How long one read or write of a device may take. The kernel gives a dead iSCSI session 120 s before it fails I/O.
+/// Deadline of one read or write of a device. The kernel waits 120 s for a dead iSCSI session before it fails I/O.
 const DEVICE_DEADLINE: Duration = Duration::from_secs(30);
 const KERNEL_LOG: &str = "/dev/kmsg";
-/// What the kernel has said before is not about what has just failed.
+/// Older messages are not about the operation that has just failed.
 const KERNEL_LOG_WINDOW: Duration = Duration::from_secs(150);
 
 /// The machine that this process runs on.
 #[derive(Clone, Debug)]
 pub struct Linux {
     root: PathBuf,
-    search: Vec<PathBuf>,
+    search_path: Vec<PathBuf>,
     namespaces: Namespaces,
-    kept: Kept,
+    iscsid: IscsidCache,
 }
 
 impl Linux {
@@ -62,72 +62,77 @@ impl Linux {
     pub fn new(root: PathBuf) -> Self {
         let path = std::env::var_os("PATH").filter(|path| !path.is_empty());
         let path = path.unwrap_or_else(|| "/usr/sbin:/usr/bin:/sbin:/bin".into());
-        let search = std::env::split_paths(&path).collect();
+        let search_path = std::env::split_paths(&path).collect();
         Self {
             root,
-            search,
+            search_path,
             namespaces: Namespaces::Own,
-            kept: Kept::default(),
+            iscsid: IscsidCache::default(),
         }
     }
 
-    /// The same, with the host's own programs and their files found in other namespaces.
+    /// The same machine, with the host's own programs and their files in other namespaces.
     #[must_use]
     pub fn in_namespaces(self, namespaces: Namespaces) -> Self {
         Self { namespaces, ..self }
     }
 
-    async fn place(&self, path: &str) -> Result<Place, HostError> {
+    async fn locate(&self, path: &str) -> Result<HostPath, HostError> {
         let below = |prefix: &str| Path::new(path).starts_with(prefix);
-        let bare = path.trim_start_matches('/');
+        let relative = path.trim_start_matches('/');
         let of_open_iscsi = DATABASES.iter().any(|database| below(database)) || path == LOCK;
-        if let (true, Some(whose)) = (of_open_iscsi, self.namespaces.of_files()) {
-            let kept = self.kept.clone();
-            // It may have to ask a daemon, which may be slow.
-            let find = move |_: &mut blocking::Step| Root::of(whose, &kept);
+        if let (true, Some(owner)) = (of_open_iscsi, self.namespaces.of_files()) {
+            let iscsid = self.iscsid.clone();
+            // This may have to connect to a daemon, which may be slow.
+            let find = move |_: &mut blocking::Step| Root::of(owner, &iscsid);
             let root =
                 blocking::in_thread(&format!("finding {path}"), DEVICE_DEADLINE, find).await?;
-            return Ok(Place::within(root.path.clone(), bare, Some(root)));
+            return Ok(HostPath::within(root.path.clone(), relative, Some(root)));
         }
         Ok(if of_open_iscsi && self.root != Path::new("/") {
-            Place::within(self.root.clone(), bare, None)
+            HostPath::within(self.root.clone(), relative, None)
         } else if of_open_iscsi || below("/sys") {
-            // Links of sysfs lead to sysfs.
-            Place::plain(self.root.join(bare))
+            // Links in sysfs stay in sysfs.
+            HostPath::plain(self.root.join(relative))
         } else {
-            Place::plain(PathBuf::from(path))
+            HostPath::plain(PathBuf::from(path))
         })
     }
 
-    /// Looks at what a path leads to.
-    async fn read_at<T: Send + 'static>(
+    /// Runs `act` on the blocking pool, with the real path behind all links.
+    async fn on_pool<T: Send + 'static>(
         &self,
         doing: &'static str,
         path: &str,
-        look: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
+        act: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
     ) -> Result<T, HostError> {
-        let place = self.place(path).await?;
-        let look = move || look(&place.followed()?.path);
-        blocking::pooled(&format!("{doing} {path}"), path, FILE_DEADLINE, look).await
+        let host_path = self.locate(path).await?;
+        let act = move || act(&host_path.follow_links()?.path);
+        blocking::pooled(&format!("{doing} {path}"), path, FILE_DEADLINE, act).await
     }
 
-    async fn at<T: Send + 'static>(
+    /// Runs `act` in its own thread, with a path whose last part is not followed if it is a link.
+    async fn in_thread<T: Send + 'static>(
         &self,
         doing: &'static str,
         path: &str,
-        look: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
+        act: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
     ) -> Result<T, HostError> {
-        let place = self.place(path).await?;
-        let look = move || look(&place.named()?.path);
-        blocking::in_own_thread(&format!("{doing} {path}"), path, FILE_DEADLINE, look).await
+        let host_path = self.locate(path).await?;
+        let act = move || act(&host_path.without_last_link()?.path);
+        blocking::in_own_thread(&format!("{doing} {path}"), path, FILE_DEADLINE, act).await
     }
 }
 
 impl Host for Linux {
     async fn run(&self, cmd: Cmd) -> Result<Exit, HostError> {
         let started = std::time::Instant::now();
-        let result =
-            command::run(&cmd, self.namespaces.of_program(cmd.program), &self.search).await;
+        let result = command::run(
+            &cmd,
+            self.namespaces.of_program(cmd.program),
+            &self.search_path,
+        )
+        .await;
         let exit = result
             .as_ref()
             .map_or_else(HostError::label, |exit| exit.status.to_string().into());
@@ -138,10 +143,10 @@ impl Host for Linux {
     }
 
     fn has(&self, program: &str) -> bool {
-        if let Some(whose) = self.namespaces.of_program(program) {
-            return Root::of(whose, &self.kept).is_ok_and(|root| root.has(program));
+        if let Some(owner) = self.namespaces.of_program(program) {
+            return Root::of(owner, &self.iscsid).is_ok_and(|root| root.has(program));
         }
-        self.search.iter().any(|dir| {
+        self.search_path.iter().any(|dir| {
             fs::metadata(dir.join(program))
                 .is_ok_and(|meta| meta.is_file() && meta.mode() & 0o111 != 0)
         })
@@ -149,7 +154,7 @@ impl Host for Linux {
 
     fn reach(&self) -> Result<(), HostError> {
         match self.namespaces.of_files() {
-            Some(whose) => Root::of(whose, &self.kept).map(|_| ()),
+            Some(owner) => Root::of(owner, &self.iscsid).map(|_| ()),
             None => Ok(()),
         }
     }
@@ -159,23 +164,23 @@ impl Host for Linux {
         doing: &str,
         look: impl FnOnce(&dyn KernelFiles) -> Result<T, HostError> + Send + 'static,
     ) -> Result<T, HostError> {
-        let files = files::Below(self.root.clone());
+        let files = files::SysRoot(self.root.clone());
         blocking::blocking(doing, FILE_DEADLINE, move || look(&files)).await
     }
 
     async fn read(&self, path: &str) -> Result<Vec<u8>, HostError> {
-        let of_sysfs = files::is_of_sysfs(path);
-        let read = move |path: &Path| files::read(path, of_sysfs);
-        self.read_at("reading", path, read).await
+        let is_sysfs = files::is_sysfs(path);
+        let read = move |path: &Path| files::read(path, is_sysfs);
+        self.on_pool("reading", path, read).await
     }
 
     async fn list(&self, path: &str) -> Result<Vec<String>, HostError> {
-        let entries = self.read_at("listing", path, files::entries).await?;
+        let entries = self.on_pool("listing", path, files::entries).await?;
         Ok(entries.into_iter().map(|entry| entry.name).collect())
     }
 
     async fn stat(&self, path: &str) -> Result<Stat, HostError> {
-        self.at("looking at", path, |path| {
+        self.in_thread("inspecting", path, |path| {
             let meta = fs::symlink_metadata(path)?;
             Ok(match meta.file_type() {
                 kind if kind.is_dir() => Stat::Directory,
@@ -191,18 +196,20 @@ impl Host for Linux {
     }
 
     async fn is_mount_point(&self, path: &str) -> Result<Option<bool>, HostError> {
-        let found = self.at("looking at", path, files::is_mount_point).await;
+        let found = self
+            .in_thread("inspecting", path, files::is_mount_point)
+            .await;
         Ok(if_present(found)?.unwrap_or(Some(false)))
     }
 
     async fn resolve(&self, path: &str) -> Result<String, HostError> {
-        self.at("resolving", path, |path| {
+        self.in_thread("resolving", path, |path| {
             let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
                 return Err(io::Error::from(io::ErrorKind::InvalidInput));
             };
             let parent = fs::canonicalize(parent)?;
             if !parent.is_dir() {
-                // Nothing can be below a file.
+                // A file has no children.
                 return Err(io::Error::from(io::ErrorKind::NotADirectory));
             }
             let real = parent.join(name);
@@ -257,7 +264,7 @@ impl Host for Linux {
     }
 
     async fn space(&self, path: &str) -> Result<Space, HostError> {
-        self.at("measuring", path, |path| {
+        self.in_thread("measuring", path, |path| {
             let fs = nix::sys::statvfs::statvfs(path)?;
             let bytes = |blocks: u64| Bytes(blocks.saturating_mul(fs.fragment_size()));
             Ok(Space {
@@ -272,23 +279,24 @@ impl Host for Linux {
     }
 
     async fn create_dir(&self, path: &str) -> Result<(), HostError> {
-        self.at("making directory", path, |path| match fs::DirBuilder::new()
-            .mode(0o750)
-            .create(path)
-        {
-            Err(error)
-                if error.kind() == io::ErrorKind::AlreadyExists
-                    && fs::symlink_metadata(path)?.is_dir() =>
-            {
-                Ok(())
-            }
-            other => other,
-        })
+        self.in_thread(
+            "creating directory",
+            path,
+            |path| match fs::DirBuilder::new().mode(0o750).create(path) {
+                Err(error)
+                    if error.kind() == io::ErrorKind::AlreadyExists
+                        && fs::symlink_metadata(path)?.is_dir() =>
+                {
+                    Ok(())
+                }
+                other => other,
+            },
+        )
         .await
     }
 
     async fn create_file(&self, path: &str) -> Result<(), HostError> {
-        self.at("making file", path, |path| {
+        self.in_thread("creating file", path, |path| {
             match OpenOptions::new()
                 .write(true)
                 .create_new(true)
@@ -309,15 +317,15 @@ impl Host for Linux {
     }
 
     async fn remove_dir(&self, path: &str) -> Result<(), HostError> {
-        self.at("removing directory", path, |path| {
-            absent_is_fine(fs::remove_dir(path))
+        self.in_thread("removing directory", path, |path| {
+            ignore_absent(fs::remove_dir(path))
         })
         .await
     }
 
     async fn remove_file(&self, path: &str) -> Result<(), HostError> {
-        self.at("removing file", path, |path| {
-            absent_is_fine(fs::remove_file(path))
+        self.in_thread("removing file", path, |path| {
+            ignore_absent(fs::remove_file(path))
         })
         .await
     }
@@ -325,16 +333,16 @@ impl Host for Linux {
     async fn replace_file(
         &self,
         path: &str,
-        aside: &str,
+        temp: &str,
         text: SecretString,
     ) -> Result<(), HostError> {
-        let aside = self.place(aside).await?;
-        self.at("replacing file", path, move |path| {
-            let aside = aside.named()?;
-            let replaced = replace(path, &aside.path, text.expose_secret().as_bytes());
+        let temp = self.locate(temp).await?;
+        self.in_thread("replacing file", path, move |path| {
+            let temp = temp.without_last_link()?;
+            let replaced = replace(path, &temp.path, text.expose_secret().as_bytes());
             if replaced.is_err() {
-                // The error that matters is the first.
-                let _ = fs::remove_file(&aside.path);
+                // Only the first error matters.
+                let _ = fs::remove_file(&temp.path);
             }
             replaced
         })
@@ -342,20 +350,20 @@ impl Host for Linux {
     }
 
     async fn write_attribute(&self, path: &str, text: &str) -> Result<(), HostError> {
-        let (place, text) = (self.place(path).await?, text.to_owned());
+        let (host_path, text) = (self.locate(path).await?, text.to_owned());
         let doing = format!("writing {text:?} to {path}");
-        debug!(path, text, "telling the kernel");
-        // A scan asks the target, which may take its time.
+        debug!(path, text, "writing to sysfs");
+        // A scan waits for the target, so this needs its own thread.
         let write = move || {
-            let place = place.followed()?;
-            let mut file = OpenOptions::new().write(true).open(&place.path)?;
+            let target = host_path.follow_links()?;
+            let mut file = OpenOptions::new().write(true).open(&target.path)?;
             io::Write::write_all(&mut file, text.as_bytes())
         };
         blocking::in_own_thread(&doing, path, DEVICE_DEADLINE, write).await
     }
 
     async fn touched(&self, path: &str) -> Result<Touched, HostError> {
-        self.at("looking at", path, |path| {
+        self.in_thread("inspecting", path, |path| {
             let meta = fs::symlink_metadata(path)?;
             Ok(Touched {
                 inode: meta.ino(),
@@ -367,19 +375,19 @@ impl Host for Linux {
 
     async fn runs(&self, program: &'static str, who: Who) -> Result<bool, HostError> {
         let namespaces = self.namespaces;
-        let doing = format!("looking whether {program} runs");
-        let look = move |_: &mut blocking::Step| process::runs(program, who, namespaces);
+        let doing = format!("checking whether {program} runs");
+        let look = move |_: &mut blocking::Step| process::is_running(program, who, namespaces);
         blocking::in_thread(&doing, FILE_DEADLINE, look).await
     }
 
     async fn wake_iscsid(&self) -> Result<bool, HostError> {
         let namespaces = self.namespaces;
-        let call = move |_: &mut blocking::Step| process::wake_iscsid(namespaces);
-        blocking::in_thread("calling iscsid", FILE_DEADLINE, call).await
+        let connect = move |_: &mut blocking::Step| process::wake_iscsid(namespaces);
+        blocking::in_thread("connecting to iscsid", FILE_DEADLINE, connect).await
     }
 
     async fn kernel_log(&self) -> Result<Vec<String>, HostError> {
-        let doing = "reading the kernel's log";
+        let doing = "reading the kernel log";
         blocking::pooled(doing, KERNEL_LOG, FILE_DEADLINE, kernel_log).await
     }
 
@@ -388,8 +396,8 @@ impl Host for Linux {
     }
 }
 
-/// What the kernel has said within [`LATELY`]. Each reading gives one record: `priority,number,microseconds,…;text` and a line end
-/// (Linux, `Documentation/ABI/testing/dev-kmsg`).
+/// The kernel's messages of the last [`KERNEL_LOG_WINDOW`]. Each read returns one record: `priority,number,microseconds,…;text`
+/// and a newline (Linux, `Documentation/ABI/testing/dev-kmsg`).
 fn kernel_log() -> io::Result<Vec<String>> {
     let uptime = fs::read_to_string("/proc/uptime")?;
     let seconds = uptime.split('.').next().and_then(|it| it.parse().ok());
@@ -404,7 +412,7 @@ fn kernel_log() -> io::Result<Vec<String>> {
             Ok(0) => return Ok(lines),
             Ok(length) => length,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(lines),
-            // What was to be read next has been overwritten: there is more behind it.
+            // The next record was overwritten in the ring buffer; there are more behind it.
             Err(error) if error.raw_os_error() == Some(Errno::EPIPE as i32) => continue,
             Err(error) => return Err(error),
         };
@@ -419,24 +427,24 @@ fn kernel_log() -> io::Result<Vec<String>> {
     }
 }
 
-fn replace(path: &Path, aside: &Path, text: &[u8]) -> io::Result<()> {
-    // Made anew, so that nobody has it open and its mode is ours.
-    absent_is_fine(fs::remove_file(aside))?;
+fn replace(path: &Path, temp: &Path, text: &[u8]) -> io::Result<()> {
+    // A new file, so that no other process has it open and its mode is ours.
+    ignore_absent(fs::remove_file(temp))?;
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
-        .open(aside)?;
+        .open(temp)?;
     io::Write::write_all(&mut file, text)?;
     file.sync_all()?;
-    fs::rename(aside, path)?;
+    fs::rename(temp, path)?;
     match path.parent() {
         Some(folder) => File::open(folder)?.sync_all(),
         None => Ok(()),
     }
 }
 
-fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
+fn ignore_absent(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,

@@ -1,18 +1,19 @@
-//! The marker: proof that an unfinished file system on a disk is our own unfinished work (design.md#identity-before-action). Pure.
+//! The `mkfs` marker: a block on the disk that proves that an unfinished file system is the driver's own unfinished `mkfs`
+//! (design.md#identity-before-action). Pure.
 //!
-//! It is written and synced before `mkfs` and erased, synced again, before the first mount. So a marker of this volume
-//! says: whatever stands here was begun by us and has never been mounted, hence holds nobody's data.
+//! It is written and synced before `mkfs`, and erased and synced before the first mount. So a marker of this volume means that
+//! the driver started this file system and never mounted it: it holds no user data.
 //!
-//! It stands at 63 MiB, where the `mkfs` of ext4, xfs and btrfs with our pinned options write nothing (tried with disks of
-//! 1 GiB to 8 TiB, see `tests/mkfs.rs`), just before btrfs's second superblock at 64 MiB. Should other options make
-//! `mkfs` write there, the marker is gone after it: then an interrupted `mkfs` needs a person, and nothing is lost.
+//! Its offset is 63 MiB, where the `mkfs` of ext4, xfs and btrfs with our pinned options write nothing (tried with disks of 1 GiB
+//! to 8 TiB, see `tests/mkfs.rs`), just before btrfs's second superblock at 64 MiB. If other options make `mkfs` write there, it
+//! overwrites the marker: then an interrupted `mkfs` needs manual repair, but no data is lost.
 
 use sha2::{Digest, Sha256};
 
 use super::Span;
 use crate::volume::LunUuid;
 
-/// Where it stands: one block that any logical block size divides.
+/// The span of the marker: one block of 4 KiB, a multiple of every logical block size.
 pub const PLACE: Span = Span {
     offset: 63 << 20,
     length: 4096,
@@ -22,7 +23,7 @@ const MAGIC: &[u8; 32] = b"csi.synology.com mkfs begun v1\r\n";
 const UUID_END: usize = MAGIC.len() + 36;
 const LENGTH: usize = UUID_END + 32;
 
-/// The block to write for the volume `uuid`.
+/// The marker block of the volume `uuid`.
 pub fn block(uuid: &LunUuid) -> Vec<u8> {
     let mut block = [MAGIC.as_slice(), uuid.as_str().as_bytes()].concat();
     block.extend(Sha256::digest(&block));
@@ -30,23 +31,23 @@ pub fn block(uuid: &LunUuid) -> Vec<u8> {
     block
 }
 
-/// The block that erases it.
+/// The block of zeros that erases a marker.
 pub fn blank_block() -> Vec<u8> {
     vec![0; PLACE.length]
 }
 
-/// What a block holds.
+/// The result of [`read`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Seen {
     /// No marker.
     None,
-    /// The marker of the volume asked for.
+    /// The marker of this volume.
     Ours,
     /// The marker of another volume.
     Other(LunUuid),
 }
 
-/// Looks for a marker in the block at [`PLACE`].
+/// Reads the marker in the block at [`PLACE`].
 pub fn read(block: &[u8], uuid: &LunUuid) -> Seen {
     let Some(marker) = block.get(..LENGTH) else {
         return Seen::None;
@@ -71,7 +72,7 @@ mod tests {
 
     /// design.md#identity-before-action
     #[test]
-    fn a_marker_is_known_by_its_volume_and_its_checksum() {
+    fn a_marker_is_recognized_by_its_uuid_and_checksum() {
         let uuid: LunUuid = "13a3cd1e-f296-4d4b-b712-a85c139f9dac".parse().unwrap();
         let other: LunUuid = "00000000-f296-4d4b-b712-a85c139f9dac".parse().unwrap();
         let block = block(&uuid);

@@ -1,4 +1,4 @@
-//! Mounts: what `/proc/self/mountinfo` says, and the commands that change it. Pure.
+//! Mounts: the commands that mount and unmount, and the checks of mount flags. [`table`] parses `/proc/self/mountinfo`. Pure.
 
 mod table;
 
@@ -7,7 +7,7 @@ pub use table::{Line, MOUNTINFO, Mount, parse, select};
 use super::{Cmd, selinux};
 use crate::volume::FsType;
 
-/// Options that show up again in [`Mount::options`], so that two mounts can be told apart by them.
+/// Options that the kernel shows in [`Mount::options`], so that a mount can be checked for them.
 const VISIBLE: [&str; 7] = [
     "noatime",
     "nodiratime",
@@ -18,33 +18,34 @@ const VISIBLE: [&str; 7] = [
     "nosymfollow",
 ];
 
-/// The first of `flags` that should be seen on `mount` and is not.
+/// The first of `flags` that the kernel would show on `mount` and does not.
 pub fn lacks<'a>(mount: &Mount, flags: &'a [String]) -> Option<&'a str> {
-    let seen = |flag: &&String| VISIBLE.contains(&flag.as_str()) && !mount.options.contains(flag);
-    flags.iter().find(seen).map(String::as_str)
+    let missing =
+        |flag: &&String| VISIBLE.contains(&flag.as_str()) && !mount.options.contains(flag);
+    flags.iter().find(missing).map(String::as_str)
 }
 
-/// What a tenant's file system is mounted with unless an option says otherwise: nothing on it becomes a device or gives rights, and
-/// an ext4 that finds an error in itself is written no more, whatever it says of that on its disk (it might say `panic`).
+/// Adds the defaults that the options do not override. A tenant's file system is untrusted: no device nodes, no setuid, and an
+/// ext4 with an error is remounted read-only, whatever its superblock says (it might say `panic`).
 fn with_defaults(fs: FsType, options: &[String]) -> Vec<String> {
-    let asks = |names: &[&str]| {
-        let mut asked = options.iter().map(|option| name_of(option));
-        asked.any(|name| names.contains(&name))
+    let overrides = |names: &[&str]| {
+        let mut given = options.iter().map(|option| name_of(option));
+        given.any(|name| names.contains(&name))
     };
     let mut all: Vec<String> = Vec::new();
-    for (default, instead) in [("nodev", ["nodev", "dev"]), ("nosuid", ["nosuid", "suid"])] {
-        if !asks(&instead) {
+    for (default, either) in [("nodev", ["nodev", "dev"]), ("nosuid", ["nosuid", "suid"])] {
+        if !overrides(&either) {
             all.push(default.to_owned());
         }
     }
-    if fs == FsType::Ext4 && !asks(&["errors"]) {
+    if fs == FsType::Ext4 && !overrides(&["errors"]) {
         all.push("errors=remount-ro".to_owned());
     }
     all.extend(options.iter().cloned());
     all
 }
 
-/// Mounts a file system.
+/// Mounts a file system at `point`, with the default options for untrusted content.
 pub fn mount(fs: FsType, device: &str, point: &str, options: &[String]) -> Cmd {
     let options = with_defaults(fs, options);
     let cmd = Cmd::new("mount", 120).args(["-t", fs.as_str()]);
@@ -56,28 +57,29 @@ pub fn mount(fs: FsType, device: &str, point: &str, options: &[String]) -> Cmd {
     cmd.args([device, point])
 }
 
-/// Shows what is at `from` at `to` too.
+/// Bind-mounts `from` at `to`.
 pub fn bind(from: &str, to: &str) -> Cmd {
     Cmd::new("mount", 30).args(["-o", "bind", from, to])
 }
 
-/// Makes one mount read-only and leaves the file system's others as they are.
+/// Remounts one bind mount read-only; the other mounts of the file system stay as they are.
 pub fn make_readonly(point: &str) -> Cmd {
     Cmd::new("mount", 30).args(["-o", "remount,bind,ro", point])
 }
 
-/// Unmounts. A file system flushes what it holds, and waits for a NAS that is away until its session is given up (120 s, and
-/// 10 s until the kernel notices), hence the time.
+/// Unmounts. The file system flushes its dirty pages. If the NAS is unreachable, that waits until the session's replacement
+/// timeout (120 s, and 10 s until the kernel notices), hence the deadline.
 pub fn unmount(point: &str) -> Cmd {
     Cmd::new("umount", 180).arg(point)
 }
 
-/// Unmounts from a device that is gone: the name space now, the rest when its last user ends.
+/// Lazy unmount, for a device that is gone: detaches the mount now, and ends the file system with its last user.
 pub fn unmount_lazily(point: &str) -> Cmd {
     Cmd::new("umount", 30).args(["-l", point])
 }
 
-/// Sets or clears the block device's own write protection, which a read-only bind mount of its node is not.
+/// Sets or clears the write protection of the block device itself; a read-only bind mount of its node does not protect the
+/// device.
 pub fn protect(device: &str, readonly: bool) -> Cmd {
     Cmd::new("blockdev", 15).args([if readonly { "--setro" } else { "--setrw" }, device])
 }
@@ -87,12 +89,12 @@ pub fn protect(device: &str, readonly: bool) -> Cmd {
 pub struct BadFlag {
     /// The flag.
     pub flag: String,
-    /// What is wrong with it.
+    /// What is wrong with it, and what to do.
     pub remedy: &'static str,
 }
 
-/// Of each of these a mount has one; `lacks` would miss the other for ever.
-const ONE_OF: [&[&str]; 10] = [
+/// Mutually exclusive options: with two of a group, `lacks` would always find one of them missing.
+const MUTUALLY_EXCLUSIVE: [&[&str]; 10] = [
     &["ro", "rw"],
     &["atime", "noatime", "relatime", "strictatime"],
     &["diratime", "nodiratime"],
@@ -105,7 +107,7 @@ const ONE_OF: [&[&str]; 10] = [
     &["discard", "nodiscard"],
 ];
 
-/// Words of mount(8) about how mounts spread: the driver binds what it has staged, and kubelet says how that spreads.
+/// Mount propagation options of mount(8). Propagation is up to the kubelet, which sets it on the container's mount.
 const PROPAGATION: [&str; 8] = [
     "private",
     "rprivate",
@@ -117,8 +119,8 @@ const PROPAGATION: [&str; 8] = [
     "runbindable",
 ];
 
-/// Words that make `mount` do something else than mounting the volume.
-const NOT_FLAGS: [&str; 16] = [
+/// Options that make `mount` do something other than mounting the volume.
+const FORBIDDEN: [&str; 16] = [
     "abort",
     "bind",
     "rbind",
@@ -137,22 +139,22 @@ const NOT_FLAGS: [&str; 16] = [
     "subvolid",
 ];
 
-/// Reads `mount_flags`: single options, or several with commas. A label keeps its quotes, as mount(8) wants them.
+/// Parses `mount_flags`: each is one option, or several with commas. A label keeps its quotes, as mount(8) requires.
 ///
 /// # Errors
-/// An option that names another device or path, that makes it another kind of mount, that is no option at all, or two labels
-/// where the kernel takes one.
+/// An option that names another device or path, that asks for another kind of mount, that is malformed or contradicts another, or
+/// a label that is given twice.
 pub fn parse_flags(flags: &[String]) -> Result<Vec<String>, BadFlag> {
     let mut parsed: Vec<String> = Vec::new();
     for text in flags {
         let options = selinux::split(text).ok_or_else(|| BadFlag {
             flag: text.clone(),
-            remedy: "a double quote has no end",
+            remedy: "a double quote is not closed",
         })?;
         for option in options {
             let name = name_of(option);
-            let again = || parsed.iter().any(|flag| name_of(flag) == name);
-            let contradicts = ONE_OF
+            let is_repeated = || parsed.iter().any(|flag| name_of(flag) == name);
+            let contradicts = MUTUALLY_EXCLUSIVE
                 .iter()
                 .filter(|group| group.contains(&name))
                 .any(|group| {
@@ -160,18 +162,18 @@ pub fn parse_flags(flags: &[String]) -> Result<Vec<String>, BadFlag> {
                         |flag: &String| name_of(flag) != name && group.contains(&name_of(flag));
                     parsed.iter().any(other)
                 });
-            let fault = if contradicts {
+            let problem = if contradicts {
                 Some(
                     "it contradicts another of the options, and a mount has one of the two: leave one out",
                 )
-            } else if selinux::LABELS.contains(&name) && again() {
+            } else if selinux::LABELS.contains(&name) && is_repeated() {
                 Some(
-                    "it is given twice, and a mount has one label: leave it out of the StorageClass's or volume's mountOptions, where the kubelet gives it",
+                    "it is given twice, and a mount can have only one label: remove it from the StorageClass's or volume's mountOptions if the kubelet adds it",
                 )
             } else {
-                fault(option)
+                problem_with(option)
             };
-            if let Some(remedy) = fault {
+            if let Some(remedy) = problem {
                 return Err(BadFlag {
                     flag: option.to_owned(),
                     remedy,
@@ -187,11 +189,11 @@ fn name_of(option: &str) -> &str {
     option.split('=').next().unwrap_or_default()
 }
 
-/// Why an option is not passed to mount.
-fn fault(option: &str) -> Option<&'static str> {
+/// Why an option is refused.
+fn problem_with(option: &str) -> Option<&'static str> {
     let name = name_of(option);
     if selinux::LABELS.contains(&name) || option.contains('"') {
-        return selinux::fault(option);
+        return selinux::problem_with(option);
     }
     let legal = |b: u8| b.is_ascii_alphanumeric() || b"_-.=:+".contains(&b);
     if name.is_empty() || !option.bytes().all(legal) || option.starts_with('-') {
@@ -210,11 +212,11 @@ fn fault(option: &str) -> Option<&'static str> {
     if matches!(name, "ro" | "rw") && option != name {
         return Some("use ro or rw alone");
     }
-    let other = NOT_FLAGS.contains(&name)
+    let forbidden = FORBIDDEN.contains(&name)
         || name.starts_with("make-")
         || name.to_ascii_lowercase().starts_with("x-");
-    other.then_some(
-        "this option would mount something else, or otherwise, than the volume; leave it out",
+    forbidden.then_some(
+        "with this option mount would do something other than mounting the volume; leave it out",
     )
 }
 
@@ -234,9 +236,9 @@ mod tests {
             mount(FsType::Ext4, "/dev/sdb", "/s", &[]).to_string(),
             "mount -t ext4 -o nodev,nosuid,errors=remount-ro /dev/sdb /s"
         );
-        let instead = ["suid", "dev", "errors=continue"].map(str::to_owned);
+        let overridden = ["suid", "dev", "errors=continue"].map(str::to_owned);
         assert_eq!(
-            mount(FsType::Ext4, "/dev/sdb", "/s", &instead).to_string(),
+            mount(FsType::Ext4, "/dev/sdb", "/s", &overridden).to_string(),
             "mount -t ext4 -o suid,dev,errors=continue /dev/sdb /s"
         );
         assert_eq!(bind("/s", "/t").to_string(), "mount -o bind /s /t");

@@ -1,37 +1,38 @@
-//! `multipathd` and `multipath`: command builders and the meaning of their answers. Pure.
+//! `multipathd` and `multipath`: command builders and the interpretation of their output. Pure.
 //!
-//! Seen with multipath-tools 0.9.4: the client ends with status 1 and says nothing when no daemon runs, and says `timeout
-//! receiving packet` when one does not answer (since 0.11 it says that it failed to connect, and where Red Hat's finds no
-//! configuration, several lines about that: so its words tell nothing, and whether there is a daemon is looked up); `add map` wants a WWID, all other commands the kernel's name (`dm-0`) or the
-//! map's, and no WWID when the map has an alias. The default `find_multipaths strict` makes no map that nobody asked for.
+//! Seen with multipath-tools 0.9.4: the client exits with 1 and prints nothing if no daemon runs, and prints `timeout receiving
+//! packet` if the daemon does not answer. Since 0.11 it prints that it failed to connect, and Red Hat's prints several lines if
+//! it finds no configuration: so its output is not evidence, and the driver looks for the daemon's process instead. `add map`
+//! requires a WWID; all other commands take the kernel's name (`dm-0`) or the map's, but no WWID if the map has an alias. The
+//! default `find_multipaths strict` creates no map unless it is told to.
 
 use super::{Cmd, Exit, HostError};
 
-/// The daemon, which is its own client.
+/// The daemon, whose program is also its client.
 pub const DAEMON: &str = "multipathd";
-/// The program that removes a map, whether or not the daemon runs.
+/// The program that removes a map; it works without the daemon.
 pub const PROGRAM: &str = "multipath";
 
-/// Asks whether the daemon runs.
+/// Checks whether the daemon answers.
 pub fn show_daemon() -> Cmd {
     multipathd().args(["show", "daemon"])
 }
 
-/// What came of asking the daemon.
+/// The state of the daemon.
 #[derive(Debug)]
 pub enum Daemon {
-    /// It runs.
+    /// It answers.
     Runs,
-    /// There is no such program.
+    /// The program is not installed.
     Missing,
-    /// It does not answer: it may not run, or hang.
+    /// It does not answer: it is not running, or hangs.
     Silent(HostError),
 }
 
-/// What came of [`show_daemon`].
+/// Interprets the result of [`show_daemon`].
 ///
 /// # Errors
-/// Nobody could ask.
+/// The client could not be run.
 pub fn read_daemon(exit: Result<Exit, HostError>) -> Result<Daemon, HostError> {
     match exit {
         Err(HostError::NotStarted { source, .. })
@@ -46,17 +47,17 @@ pub fn read_daemon(exit: Result<Exit, HostError>) -> Result<Daemon, HostError> {
     }
 }
 
-/// True when what [`add_path`] said is that the daemon's configuration excludes the disk.
+/// True if [`add_path`] failed because the daemon's configuration excludes the disk.
 pub fn is_excluded(exit: &Exit) -> bool {
     exit.stdout.trim() == "blacklisted"
 }
 
-/// Lists every disk that the daemon does not ignore, with its WWID.
+/// Lists every disk that the daemon manages, with its WWID.
 pub fn show_paths() -> Cmd {
     multipathd().args(["show", "paths", "raw", "format", "%d %w"])
 }
 
-/// The WWID of the disk `name` in what [`show_paths`] said.
+/// The WWID of the disk `name` in the output of [`show_paths`].
 ///
 /// # Errors
 /// It failed.
@@ -69,7 +70,7 @@ pub fn read_wwid(exit: Exit, name: &str) -> Result<Option<String>, HostError> {
     }))
 }
 
-/// Makes a map over all disks of a WWID, also when the daemon would make none by itself.
+/// Creates a map over all disks with a WWID, even if the daemon would not create one by itself.
 pub fn add_map(wwid: &str) -> Cmd {
     multipathd().args(["add", "map", wwid])
 }
@@ -79,22 +80,22 @@ pub fn add_path(disk: &str) -> Cmd {
     multipathd().args(["add", "path", disk])
 }
 
-/// Makes a map as large as its paths.
+/// Resizes a map to the size of its paths.
 pub fn resize(map: &str) -> Cmd {
     multipathd().args(["resize", "map", map])
 }
 
-/// Lets I/O of a map fail when no path is left, whatever the configuration says.
+/// Makes I/O of a map fail if it has no path left, whatever the configuration says.
 pub fn disable_queueing(map: &str) -> Cmd {
     multipathd().args(["disablequeueing", "map", map])
 }
 
-/// Lets a map do again what the configuration says.
+/// Restores the queueing mode of the configuration.
 pub fn restore_queueing(map: &str) -> Cmd {
     multipathd().args(["restorequeueing", "map", map])
 }
 
-/// Removes a map that nobody uses.
+/// Removes an unused map.
 pub fn flush(name: &str) -> Cmd {
     Cmd::new(PROGRAM, 30).args(["-f", name])
 }
@@ -116,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_are_what_multipath_tools_want() {
+    fn commands_have_the_arguments_of_multipath_tools() {
         for (cmd, want) in [
             (show_daemon(), "multipathd show daemon"),
             (show_paths(), "multipathd show paths raw format %d %w"),
@@ -139,19 +140,19 @@ mod tests {
     }
 
     #[test]
-    fn what_the_client_says_tells_nothing() {
+    fn any_output_of_a_failed_client_means_silent() {
         assert!(matches!(
             read_daemon(Ok(exit(0, "pid 375 idle\n"))),
             Ok(Daemon::Runs)
         ));
-        for said in [
+        for output in [
             "\n",
             "timeout receiving packet\n",
             "ERROR: failed to connect to multipathd\n",
             "/etc/multipath.conf does not exist, blacklisting all devices.\n",
         ] {
-            let read = read_daemon(Ok(exit(1, said)));
-            assert!(matches!(read, Ok(Daemon::Silent(_))), "{said}");
+            let read = read_daemon(Ok(exit(1, output)));
+            assert!(matches!(read, Ok(Daemon::Silent(_))), "{output}");
         }
         let not_started = |kind: std::io::ErrorKind| {
             Err(HostError::NotStarted {

@@ -1,13 +1,13 @@
-//! open-iscsi's node records as files: where they lie, and the part of their text that no command line may carry. Pure.
+//! open-iscsi's node records as files: their paths, and the CHAP settings, which must not be on a command line. Pure.
 //!
 //! ```text
-//! /etc/iscsi/nodes/<iqn>/<address>,<port>                  what `--op new` makes
-//! /etc/iscsi/nodes/<iqn>/<address>,<port>,<tpgt>/<iface>   what a discovery makes
+//! /etc/iscsi/nodes/<iqn>/<address>,<port>                  created by `--op new`
+//! /etc/iscsi/nodes/<iqn>/<address>,<port>,<tpgt>/<iface>   created by a discovery
 //! ```
-//! Seen with open-iscsi 2.1.8. A last line without end is left out; a record that has lost its portal by that (a power cut: iscsiadm does
-//! not sync) is listed as `[]:3260,…`, and can neither be deleted nor made anew: 6. A setting that this release does not know
-//! makes `-m node` end with 7 and list nothing, whosever record has it. A file beside the folders of `nodes` stops every
-//! `-m node`: so a record is replaced as a whole, by way of a file in [`DATABASES`] itself.
+//! Seen with open-iscsi 2.1.8. A last line without a newline is ignored; a record that has lost its portal this way (a power cut:
+//! iscsiadm does not sync) is listed as `[]:3260,…`, and can be neither deleted nor re-created: exit status 6. If any record has
+//! a setting that this release does not know, `-m node` exits with 7 and lists nothing. A file next to the folders in `nodes`
+//! makes every `-m node` fail: so a record is replaced atomically, and its temporary file is in [`DATABASES`] itself.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -16,53 +16,53 @@ use secrecy::{ExposeSecret as _, SecretString};
 use crate::chap::{Account, Chap, PASSWORD, PASSWORD_IN, USERNAME, USERNAME_IN};
 use crate::publication::{Iqn, Portal};
 
-/// Where distributions put the database: Debian and SUSE, then Fedora.
+/// The directories of the database: of Debian and SUSE, then of Fedora.
 pub const DATABASES: [&str; 2] = ["/etc/iscsi", "/var/lib/iscsi"];
-/// The lock of the database: a hard link to the file `lock` beside it, made by whoever works on records and removed afterwards.
-/// One who is killed leaves it; open-iscsi waits 30 s for it, and then takes no notice of it (until 2.1.9) or fails (since).
+/// The lock of the database: a hard link to the file `lock` next to it. A process creates it before it accesses records and
+/// removes it afterwards. A killed process leaves it behind; open-iscsi waits 30 s for it, and then ignores it (until 2.1.9) or
+/// fails (since).
 pub const LOCK: &str = "/run/lock/iscsi/lock.write";
-/// How the names of files begin that become records.
+/// Prefix of the temporary files that become records.
 pub const TEMP_PREFIX: &str = ".synology-csi-";
 
-/// iscsid never gives a session up: the driver ends sessions, and a NAS may be away for long. open-iscsi before 2.0.877 does not
-/// know the setting, and would not read a record that has it.
+/// iscsid must never give up a session: only the driver ends sessions, and a NAS may be unreachable for long. open-iscsi before
+/// 2.0.877 does not know the setting, and cannot read a record that has it.
 pub const REOPEN: (&str, &str) = ("node.session.reopen_max", "0");
 
 const METHOD: &str = "node.session.auth.authmethod";
 const END: &str = "# END RECORD";
 
-/// The folder of all records of a database.
+/// The directory of all records of a database.
 pub fn nodes(database: &str) -> String {
     format!("{database}/nodes")
 }
 
-/// The folder of a target's records.
+/// The directory of a target's records.
 pub fn folder(database: &str, iqn: &Iqn) -> String {
     format!("{database}/nodes/{iqn}")
 }
 
-/// The name of the record that `--op new` makes for a portal.
+/// The file name of the record that `--op new` creates for a portal.
 pub fn name(portal: &Portal) -> String {
     format!("{},{}", portal.address(), portal.port())
 }
 
-/// The portal of a record that `--op new` has made, by the record's name; `None` for what somebody else has made.
+/// The portal of a record, by its file name; `None` if the record was not created by `--op new`.
 pub fn portal(name: &str) -> Option<Portal> {
     let (address, port) = name.rsplit_once(',')?;
     let address: IpAddr = address.parse().ok()?;
     Some(SocketAddr::new(address, port.parse().ok()?).into())
 }
 
-/// The file that becomes a record of this target.
+/// The path of the temporary file that becomes a record of this target.
 pub fn temp_path(database: &str, iqn: &Iqn) -> String {
     format!("{database}/{TEMP_PREFIX}{iqn}")
 }
 
-/// A record's text with [`REOPEN`] where it has that setting, and with these proofs and no others; `None` when that is what it
-/// says already.
+/// The record's text with exactly these CHAP settings, and with [`REOPEN`] if it has that setting; `None` if nothing changes.
 pub fn with_auth(text: &str, chap: Option<&Chap>) -> Option<SecretString> {
     let key = |line: &str| line.split('=').next().unwrap_or_default().trim().to_owned();
-    let own = |line: &&str| {
+    let is_managed = |line: &&str| {
         let ours = [
             METHOD,
             USERNAME,
@@ -73,15 +73,15 @@ pub fn with_auth(text: &str, chap: Option<&Chap>) -> Option<SecretString> {
         ];
         ours.contains(&key(line).as_str())
     };
-    let had: Vec<&str> = text.lines().filter(own).collect();
+    let present: Vec<&str> = text.lines().filter(is_managed).collect();
     let mut wanted = auth_lines(chap);
-    if had.iter().any(|line| key(line) == REOPEN.0) {
+    if present.iter().any(|line| key(line) == REOPEN.0) {
         wanted.push(format!("{} = {}", REOPEN.0, REOPEN.1));
     }
-    if had == wanted {
+    if present == wanted {
         return None;
     }
-    let mut lines: Vec<&str> = text.lines().filter(|line| !own(line)).collect();
+    let mut lines: Vec<&str> = text.lines().filter(|line| !is_managed(line)).collect();
     let end = lines
         .iter()
         .position(|line| line.trim() == END)
@@ -90,7 +90,7 @@ pub fn with_auth(text: &str, chap: Option<&Chap>) -> Option<SecretString> {
     Some(SecretString::from(lines.join("\n") + "\n"))
 }
 
-/// A line of a record that says otherwise than these settings.
+/// The first line of a record that contradicts one of these settings.
 pub fn disagreeing<'a>(text: &'a str, settings: &[(&'static str, String)]) -> Option<&'a str> {
     text.lines().find(|line| {
         line.split_once('=').is_some_and(|(name, value)| {
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_is_held_against_what_was_written_into_it() {
+    fn a_record_is_compared_with_its_settings() {
         let settings = [("node.session.scan", "manual".to_owned())];
         assert_eq!(disagreeing(FRESH, &settings), None);
         let other = FRESH.replace("scan = manual", "scan = auto");
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_gets_the_proofs_and_loses_them() {
+    fn chap_settings_are_added_and_removed() {
         assert!(with_auth(FRESH, None).is_none(), "nothing to change");
         let both = with_auth(FRESH, Some(&chap(true))).unwrap();
         assert_eq!(
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_is_never_given_up_where_that_can_be_said() {
+    fn reopen_max_is_set_if_the_record_has_it() {
         let other = FRESH.replace("# END", "node.session.reopen_max = 5\n# END");
         let text = with_auth(&other, None).unwrap();
         assert!(
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn records_lie_where_open_iscsi_puts_them() {
+    fn record_paths_are_those_of_open_iscsi() {
         let iqn: Iqn = "iqn.2000-01.com.synology:x".parse().unwrap();
         assert_eq!(
             folder(DATABASES[0], &iqn),

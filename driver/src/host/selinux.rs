@@ -1,20 +1,19 @@
-//! SELinux labels given to whole mounts (`context="…"`): how they are written among other options, and when two mean the
-//! same. Pure.
+//! SELinux labels of whole mounts (`context="…"`): parsing them in mount options, and comparing two labels. Pure.
 //!
-//! The kubelet adds such an option to the mount flags of a stage and of a publication where CSIDriver.seLinuxMount is true and
-//! SELinux runs on the node. The label belongs to the file system: a bind mount shows it and takes no other.
+//! The kubelet adds such an option to the mount flags of a stage and of a publication if CSIDriver.seLinuxMount is true and
+//! SELinux is enabled on the node. The label belongs to the file system: a bind mount shows it and cannot have another.
 //! Source: Kubernetes, pkg/volume/util/selinux.go (`AddSELinuxMountOption`); Linux, security/selinux/hooks.c.
 
 use std::collections::BTreeSet;
 
 /// The option that labels all files of a mount.
 const CONTEXT: &str = "context";
-/// Options with a label as their value. The kernel takes each once.
+/// Options with a label as their value. The kernel accepts each only once.
 pub(super) const LABELS: [&str; 4] = [CONTEXT, "fscontext", "defcontext", "rootcontext"];
-/// The kernel knows as many categories.
+/// Number of categories that the kernel supports.
 const CATEGORIES: u16 = 1024;
 
-/// Splits a list of options at its commas, those between double quotes left out. `None` when a quote has no end.
+/// Splits a list of options at the commas outside of double quotes. `None` if a quote is not closed.
 pub(super) fn split(list: &str) -> Option<Vec<&str>> {
     let mut quoted = false;
     let parts = list
@@ -26,11 +25,11 @@ pub(super) fn split(list: &str) -> Option<Vec<&str>> {
     (!quoted).then_some(parts)
 }
 
-/// What is wrong with an option that has quotes, or whose value is a label.
-pub(super) fn fault(option: &str) -> Option<&'static str> {
+/// What is wrong with an option that has quotes or whose value is a label; `None` if it is valid.
+pub(super) fn problem_with(option: &str) -> Option<&'static str> {
     let (name, value) = option.split_once('=').unwrap_or((option, ""));
     if !LABELS.contains(&name) {
-        return Some("only a label (context and its like) stands in quotes");
+        return Some("only the value of a label option (context, fscontext, …) may be in quotes");
     }
     let legal = |b: u8| b.is_ascii_alphanumeric() || b"_-.:".contains(&b);
     let well_formed = match value.strip_prefix('"') {
@@ -42,12 +41,12 @@ pub(super) fn fault(option: &str) -> Option<&'static str> {
     match well_formed {
         Some(label) if label.split(':').filter(|part| !part.is_empty()).count() >= 3 => None,
         Some(_) | None => Some(
-            "a label is user:role:type, and a level where there is one; with commas it stands in double quotes: context=\"system_u:object_r:container_file_t:s0:c1,c2\"",
+            "a label is user:role:type or user:role:type:level; with commas it must be in double quotes: context=\"system_u:object_r:container_file_t:s0:c1,c2\"",
         ),
     }
 }
 
-/// The label that a list of options gives to all files.
+/// The label of the `context` option, which applies to all files of the mount.
 pub fn context<'a>(mut options: impl Iterator<Item = &'a String>) -> Option<&'a str> {
     options.find_map(|option| {
         let (name, value) = option.split_once('=')?;
@@ -55,11 +54,10 @@ pub fn context<'a>(mut options: impl Iterator<Item = &'a String>) -> Option<&'a 
     })
 }
 
-/// True when the kernel, which writes categories in its own way, would say that both are the same. No label is another than
-/// any.
+/// True if both labels are equal to the kernel, which writes categories in its own form. No label differs from every label.
 pub fn same(left: Option<&str>, right: Option<&str>) -> bool {
     match (left, right) {
-        (Some(left), Some(right)) => match (Label::read(left), Label::read(right)) {
+        (Some(left), Some(right)) => match (Label::parse(left), Label::parse(right)) {
             (Some(left), Some(right)) => left == right,
             (_, _) => left == right,
         },
@@ -70,9 +68,8 @@ pub fn same(left: Option<&str>, right: Option<&str>) -> bool {
 /// `system_u:object_r:container_file_t:s0:c0.c3,c7`.
 #[derive(Debug, PartialEq, Eq)]
 struct Label<'a> {
-    /// User, role and type.
-    who: [&'a str; 3],
-    /// Lowest and highest level; the same when one stands there.
+    user_role_type: [&'a str; 3],
+    /// Lowest and highest level; the same level twice if the label has only one.
     levels: Option<[Level<'a>; 2]>,
 }
 
@@ -84,22 +81,25 @@ struct Level<'a> {
 }
 
 impl<'a> Label<'a> {
-    fn read(text: &'a str) -> Option<Self> {
+    fn parse(text: &'a str) -> Option<Self> {
         let mut parts = text.splitn(4, ':');
-        let who = [parts.next()?, parts.next()?, parts.next()?];
+        let user_role_type = [parts.next()?, parts.next()?, parts.next()?];
         let levels = match parts.next() {
             None => None,
             Some(range) => {
                 let (low, high) = range.split_once('-').unwrap_or((range, range));
-                Some([Level::read(low)?, Level::read(high)?])
+                Some([Level::parse(low)?, Level::parse(high)?])
             }
         };
-        Some(Self { who, levels })
+        Some(Self {
+            user_role_type,
+            levels,
+        })
     }
 }
 
 impl<'a> Level<'a> {
-    fn read(text: &'a str) -> Option<Self> {
+    fn parse(text: &'a str) -> Option<Self> {
         let (sensitivity, list) = text.split_once(':').unwrap_or((text, ""));
         let number = |name: &str| {
             let number: u16 = name.strip_prefix('c')?.parse().ok()?;
@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn commas_in_quotes_divide_nothing() {
+    fn commas_in_quotes_do_not_split() {
         assert_eq!(
             split(r#"dirsync,context="a:b:c:s0:c15,c25",noatime"#).unwrap(),
             ["dirsync", r#"context="a:b:c:s0:c15,c25""#, "noatime"]
@@ -132,14 +132,14 @@ mod tests {
     }
 
     #[test]
-    fn a_label_is_a_label() {
+    fn malformed_labels_are_refused() {
         for good in [
             r#"context="system_u:object_r:container_file_t:s0:c0,c1""#,
             "context=system_u:object_r:container_file_t:s0",
             "fscontext=u:r:t",
             r#"rootcontext="u:r:t:s0-s15:c0.c1023""#,
         ] {
-            assert_eq!(fault(good), None, "{good}");
+            assert_eq!(problem_with(good), None, "{good}");
         }
         for bad in [
             "context",
@@ -157,12 +157,12 @@ mod tests {
             r#"data="ordered,x""#,
             r#""context=u:r:t""#,
         ] {
-            assert!(fault(bad).is_some(), "{bad}");
+            assert!(problem_with(bad).is_some(), "{bad}");
         }
     }
 
     #[test]
-    fn the_kernel_writes_categories_in_its_own_way() {
+    fn labels_are_compared_as_the_kernel_does() {
         let list = |options: &[&str]| {
             options
                 .iter()
@@ -188,7 +188,7 @@ mod tests {
         ] {
             assert!(!same(seen, Some(other)), "{other}");
         }
-        // What cannot be read is compared as it stands.
+        // Labels that cannot be parsed are compared as text.
         assert!(same(Some("u:r:t:s0:c9999"), Some("u:r:t:s0:c9999")));
         assert!(!same(Some("u:r:t:s0:c9999"), Some("u:r:t:s0")));
         assert!(!same(seen, None) && !same(None, seen) && same(None, None));

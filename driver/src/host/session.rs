@@ -1,4 +1,4 @@
-//! Sessions of this node's initiator, as sysfs shows them.
+//! iSCSI sessions of this node's initiator, read from sysfs.
 //!
 //! ```text
 //! /sys/class/iscsi_session/session3/{targetname,state}
@@ -9,22 +9,22 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use super::disk::{BLOCK, SESSIONS, list, text};
-use super::kernel_names::{Names, Place};
+use super::kernel_names::{NameSource, Names};
 use super::{HostError, KernelFiles, if_present};
 use crate::publication::Portal;
 
 const CONNECTIONS: &str = "/sys/class/iscsi_connection";
 
-/// A session of this node's initiator.
+/// An iSCSI session of this node's initiator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Session {
-    /// The kernel's number, which `iscsiadm -r` takes.
+    /// The kernel's session number, as in `iscsiadm -r`.
     pub id: u32,
-    /// The target's name; not necessarily one of ours.
+    /// The target's IQN; not necessarily one of ours.
     pub target: String,
-    /// The target answered last time. A session that is not alive tries again until somebody logs it out.
+    /// The session is logged in. A session that is not retries until it is logged out.
     pub alive: bool,
-    /// Where the target was asked; `None` when the kernel does not say.
+    /// The portal of the login; `None` if the kernel does not show it.
     pub portal: Option<Portal>,
 }
 
@@ -38,9 +38,10 @@ impl fmt::Display for Session {
     }
 }
 
-/// The names of sessions' targets. A target's name is set after the session is shown, and then stays.
+/// The target names of all sessions. The kernel sets a target's name after it has created the session in sysfs, and never changes
+/// it.
 pub fn target_names() -> Names {
-    Names::new(Place {
+    Names::new(NameSource {
         dir: SESSIONS,
         prefix: "session",
         file: "targetname",
@@ -52,7 +53,7 @@ pub fn target_names() -> Names {
     })
 }
 
-/// The sessions of this node with targets that are wanted, in order.
+/// The sessions of this node with the wanted targets, in order of their numbers.
 ///
 /// # Errors
 /// sysfs cannot be read.
@@ -63,7 +64,8 @@ pub fn sessions(
 ) -> Result<Vec<Session>, HostError> {
     let found = match if_present(names.find(files, &wanted))? {
         Some(found) => found,
-        // Without the directory the kernel has no iSCSI, hence no session; if sysfs is what is looked at.
+        // Without this directory the iSCSI transport is not loaded, hence there is no session. Listing the block devices proves
+        // that sysfs is mounted.
         None => list(files, BLOCK).map(|_| Vec::new())?,
     };
     let mut sessions = Vec::new();
@@ -77,7 +79,7 @@ pub fn sessions(
     Ok(sessions)
 }
 
-/// The session with this number; `None` when there is none, or it goes at this moment.
+/// The session with this number; `None` if it does not exist or has just been removed.
 ///
 /// # Errors
 /// sysfs cannot be read.
@@ -96,7 +98,7 @@ pub fn session(files: &dyn KernelFiles, id: u32) -> Result<Option<Session>, Host
     }))
 }
 
-/// Where session `id` was made: its only connection's address as open-iscsi was given it.
+/// The portal of session `id`: the address of its only connection as configured in open-iscsi.
 fn portal(files: &dyn KernelFiles, id: u32) -> Result<Option<Portal>, HostError> {
     let connection = format!("{CONNECTIONS}/connection{id}:0");
     let address = if_present(text(files, &format!("{connection}/persistent_address")))?;

@@ -1,8 +1,8 @@
-//! What the superblocks on a disk say: ext4, xfs and btrfs, complete or left behind by an interrupted `mkfs`. Pure.
+//! Parses the superblocks of ext4, xfs and btrfs, complete or left behind by an interrupted `mkfs`. Pure.
 //!
 //! Sources: the kernel's `fs/ext4/ext4.h` (`struct ext4_super_block`), `fs/xfs/libxfs/xfs_format.h` (`struct xfs_dsb`),
-//! `include/uapi/linux/btrfs_tree.h` (`struct btrfs_super_block`). How an interrupted `mkfs` looks was seen by killing it:
-//! ext4 has no magic until its end, xfs says `sb_inprogress`, btrfs bears a temporary magic.
+//! `include/uapi/linux/btrfs_tree.h` (`struct btrfs_super_block`). What an interrupted `mkfs` leaves behind was seen by killing
+//! it: ext4 has no magic until the end, xfs sets `sb_inprogress`, btrfs has a temporary magic.
 
 use super::Span;
 use super::fs_limits::{Btrfs, Ext4, Xfs};
@@ -14,16 +14,16 @@ pub const HEAD: Span = Span {
     length: 128 << 10,
 };
 
-/// A superblock that was found.
+/// A superblock found on a disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Superblock {
     /// Of a complete file system.
     Complete(Geometry),
-    /// Of a file system that was never finished.
+    /// Of an unfinished file system: its `mkfs` was interrupted.
     Begun(FsType),
 }
 
-/// How large a file system is, and what it needs to know about growth.
+/// The size of a file system, and what determines how far it can grow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Geometry {
     /// ext4.
@@ -35,7 +35,7 @@ pub enum Geometry {
 }
 
 impl Geometry {
-    /// Which file system it is.
+    /// The file system's type.
     pub fn kind(&self) -> FsType {
         match self {
             Self::Ext4(_) => FsType::Ext4,
@@ -44,7 +44,7 @@ impl Geometry {
         }
     }
 
-    /// How much of the device it uses.
+    /// The size of the file system in bytes.
     pub fn size(&self) -> Bytes {
         match self {
             Self::Ext4(ext4) => ext4.size(),
@@ -53,7 +53,8 @@ impl Geometry {
         }
     }
 
-    /// True when `mkfs` makes it so on a device of this size: it may leave more at the end than growth would.
+    /// True if it is at least as large as `mkfs` would make it on a device of this size. `mkfs` may leave a larger unused tail
+    /// than growth does.
     pub fn is_as_made_for(&self, device: Bytes) -> bool {
         match self {
             Self::Xfs(xfs) => xfs.is_as_made_for(device),
@@ -61,12 +62,12 @@ impl Geometry {
         }
     }
 
-    /// False for what no tool grows while it is not mounted, as ext4 alone is grown.
+    /// True if a tool can grow it while it is unmounted: ext4 only, and not with bigalloc.
     pub fn grows_unmounted(&self) -> bool {
         matches!(self, Self::Ext4(ext4) if !ext4.bigalloc)
     }
 
-    /// True when it cannot grow any further on a device of this size.
+    /// True if it cannot grow any further on a device of this size.
     pub fn fills(&self, device: Bytes) -> bool {
         match self {
             Self::Ext4(ext4) => ext4.fills(device),
@@ -76,7 +77,7 @@ impl Geometry {
     }
 }
 
-/// Every superblock in a disk's first [`HEAD`] bytes. More than one means that one of them is a leftover.
+/// Every superblock in a disk's first [`HEAD`] bytes. If there are several, all but one are leftovers.
 pub fn read(head: &[u8]) -> Vec<Superblock> {
     [ext4(head), xfs(head), btrfs(head)]
         .into_iter()
@@ -84,7 +85,7 @@ pub fn read(head: &[u8]) -> Vec<Superblock> {
         .collect()
 }
 
-/// Numbers at fixed places. A number beyond the end is absent.
+/// Reads integers at fixed offsets; `None` beyond the end.
 struct Fields<'a>(&'a [u8]);
 
 impl Fields<'_> {
@@ -113,11 +114,11 @@ impl Fields<'_> {
     }
 }
 
-/// `EXT4_FEATURE_INCOMPAT_EXTENTS`: without it this is an ext2 or ext3.
+/// `EXT4_FEATURE_INCOMPAT_EXTENTS`: without it this is ext2 or ext3.
 pub(super) const INCOMPAT_EXTENTS: u32 = 0x40;
-/// `EXT4_FEATURE_RO_COMPAT_BIGALLOC`: blocks are handed out in clusters.
+/// `EXT4_FEATURE_RO_COMPAT_BIGALLOC`: blocks are allocated in clusters.
 pub(super) const RO_COMPAT_BIGALLOC: u32 = 0x200;
-/// `EXT4_FEATURE_INCOMPAT_64BIT`: block numbers have a high half, group descriptors a size.
+/// `EXT4_FEATURE_INCOMPAT_64BIT`: block numbers have a high half, and the superblock has the size of a group descriptor.
 pub(super) const INCOMPAT_64BIT: u32 = 0x80;
 
 fn ext4(head: &[u8]) -> Option<Superblock> {
@@ -125,8 +126,8 @@ fn ext4(head: &[u8]) -> Option<Superblock> {
     if sb.le16(0x38)? != 0xEF53 || sb.le32(0x60)? & INCOMPAT_EXTENTS == 0 {
         return None;
     }
-    let wide = sb.le32(0x60)? & INCOMPAT_64BIT != 0;
-    let high = if wide { sb.le32(0x150)? } else { 0 };
+    let is_64bit = sb.le32(0x60)? & INCOMPAT_64BIT != 0;
+    let high = if is_64bit { sb.le32(0x150)? } else { 0 };
     let geometry = Ext4 {
         blocks: u64::from(high) << 32 | u64::from(sb.le32(0x04)?),
         block_size: 1024_u64
@@ -136,7 +137,11 @@ fn ext4(head: &[u8]) -> Option<Superblock> {
         blocks_per_group: u64::from(sb.le32(0x20)?),
         inodes_per_group: u64::from(sb.le32(0x28)?),
         inode_size: u64::from(sb.le16(0x58)?),
-        descriptor_size: if wide { u64::from(sb.le16(0xFE)?) } else { 32 },
+        descriptor_size: if is_64bit {
+            u64::from(sb.le16(0xFE)?)
+        } else {
+            32
+        },
         reserved_descriptor_blocks: u64::from(sb.le16(0xCE)?),
         bigalloc: sb.le32(0x64)? & RO_COMPAT_BIGALLOC != 0,
     };
@@ -184,7 +189,7 @@ fn btrfs(head: &[u8]) -> Option<Superblock> {
         size: Bytes(sb.le64(112)?),
         sector: u64::from(sb.le32(144)?),
     };
-    // The driver makes one-device file systems only; another kind is none that it knows.
+    // The driver makes single-device file systems only; it does not recognize others as its own.
     let sane = sb.le64(136)? == 1 && geometry.size.0 > 0 && geometry.sector > 0;
     Some(if sane {
         Superblock::Complete(Geometry::Btrfs(geometry))
@@ -199,7 +204,7 @@ mod tests {
     use crate::host::fake::{head_of, put};
 
     #[test]
-    fn complete_superblocks_tell_their_size() {
+    fn complete_superblocks_have_a_size() {
         for kind in [FsType::Ext4, FsType::Xfs, FsType::Btrfs] {
             let found = read(&head_of(kind, Bytes::gib(3)));
             let [Superblock::Complete(geometry)] = found.as_slice() else {
@@ -215,7 +220,7 @@ mod tests {
 
     /// design.md#identity-before-action
     #[test]
-    fn unfinished_superblocks_are_known() {
+    fn unfinished_superblocks_are_recognized() {
         let mut xfs = head_of(FsType::Xfs, Bytes::GIB);
         xfs[126] = 1;
         assert_eq!(read(&xfs), [Superblock::Begun(FsType::Xfs)]);
@@ -228,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn ext3_and_nothing_are_not_ours() {
+    fn ext3_and_a_blank_disk_have_no_superblock() {
         let mut ext3 = head_of(FsType::Ext4, Bytes::GIB);
         put(&mut ext3, 1024 + 0x60, &0_u32.to_le_bytes());
         assert_eq!(read(&ext3), []);

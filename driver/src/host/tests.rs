@@ -72,7 +72,7 @@ fn no_code_of_the_host_is_final() {
 }
 
 #[test]
-fn a_failure_tells_what_was_said() {
+fn a_failed_command_is_reported_with_its_output() {
     let exit = Exit {
         status: 3,
         stdout: "out".to_owned(),
@@ -103,7 +103,7 @@ fn a_failure_tells_what_was_said() {
 }
 
 #[test]
-fn device_numbers_read_as_sysfs_writes_them() {
+fn device_numbers_are_parsed_as_sysfs_writes_them() {
     assert_eq!(
         DeviceNumber::parse("8:16\n"),
         Some(DeviceNumber {

@@ -1,5 +1,5 @@
-//! What pods see of disks: a page cache for each disk that is in use, which may be out of date, and is written back when the kernel
-//! gets round to it. And what the kernel does when it is told to by way of sysfs.
+//! The page cache of each disk that pods use, which may be out of date and is written back late; publications and targets of the
+//! LUN; and the effects of writes to sysfs.
 
 use std::io;
 
@@ -11,89 +11,90 @@ use super::{
 use crate::publication::Iqn;
 use crate::volume::Bytes;
 
-/// The pages of one disk that hold a pod's data.
+/// The cached data of a pod on one disk.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Cache {
-    /// As read or written last.
+    /// As last read or written back.
     clean: Option<u64>,
-    /// Written by a pod and not yet on the disk.
+    /// Written by a pod, not yet on the disk.
     dirty: Option<u64>,
 }
 
 impl Fake {
-    /// A pod writes through the mount at `point` and syncs. False: it could not.
+    /// A pod writes through the mount at `point` and syncs. False: this failed.
     pub fn write_data(&self, point: &str, data: u64) -> bool {
-        let mut world = self.machine();
-        let Some(device) = world.writable(point) else {
+        let mut machine = self.machine();
+        let Some(device) = machine.writable(point) else {
             return false;
         };
         let written = Cache {
             clean: Some(data),
             dirty: None,
         };
-        world.caches.insert(device.clone(), written);
-        world.put(&device, data)
+        machine.caches.insert(device.clone(), written);
+        machine.put(&device, data)
     }
 
-    /// A pod writes through the mount at `point` and does not sync: it waits in the page cache, whether or not the target answers.
+    /// A pod writes through the mount at `point` without a sync: the data stays in the page cache, whether or not the target
+    /// answers.
     pub fn write_unsynced(&self, point: &str, data: u64) -> bool {
-        let mut world = self.machine();
-        let Some(device) = world.writable(point) else {
+        let mut machine = self.machine();
+        let Some(device) = machine.writable(point) else {
             return false;
         };
-        world.caches.entry(device).or_default().dirty = Some(data);
+        machine.caches.entry(device).or_default().dirty = Some(data);
         true
     }
 
-    /// A pod reads through the mount at `point`: what is cached, else what is on the disk. `None`: it could not.
+    /// A pod reads through the mount at `point`, from the page cache or the disk. `None`: this failed.
     pub fn read_data(&self, point: &str) -> Option<u64> {
-        let mut world = self.machine();
-        let device = world.device_at(point)?;
-        let read = world.get(&device)?;
-        let cache = world.caches.entry(device).or_default();
+        let mut machine = self.machine();
+        let device = machine.device_at(point)?;
+        let read = machine.get(&device)?;
+        let cache = machine.caches.entry(device).or_default();
         if cache.clean.is_none() {
             cache.clean = Some(read);
         }
         cache.dirty.or(cache.clean)
     }
 
-    /// Somebody else in a mount namespace of his own has what is mounted at `point`.
+    /// The file system at `point` is also mounted in another mount namespace.
     pub(crate) fn pin(&self, point: &str) {
-        let mut world = self.machine();
-        let mount = world.mounts.iter().rfind(|mount| mount.point == point);
-        let (fs, device) = (mount.unwrap().fs.clone(), world.device_at(point).unwrap());
-        world.pinned.insert((fs, device));
+        let mut machine = self.machine();
+        let mount = machine.mounts.iter().rfind(|mount| mount.point == point);
+        let (fs, device) = (mount.unwrap().fs.clone(), machine.device_at(point).unwrap());
+        machine.pinned.insert((fs, device));
     }
 
-    /// The volume is taken from this node without its knowing, and given back to it: its target bears another name.
+    /// The volume is unpublished without the node's knowledge and published to it again: its target has a new name.
     pub(crate) fn publish_anew(&self) {
         self.machine().targets.clear();
         self.come_back();
     }
 
-    /// The LUN is published to this node under a name that it never had.
+    /// The LUN is published to this node again, with a new target name.
     pub(crate) fn come_back(&self) {
         self.machine().publications += 1;
         let iqn = self.iqn().to_string();
         self.call_target(&iqn);
     }
 
-    /// The LUN is exported by one target of this name.
+    /// The LUN is exported by a single target, which has this name.
     pub(crate) fn call_target(&self, iqn: &str) {
-        let mut world = self.machine();
-        world.targets.clear();
-        world.targets.insert(iqn.to_owned(), lun());
-        world.sessions_live_or_die();
+        let mut machine = self.machine();
+        machine.targets.clear();
+        machine.targets.insert(iqn.to_owned(), lun());
+        machine.sessions_live_or_die();
     }
 
-    /// The target side has deleted the target and goes on serving its session.
+    /// The NAS has deleted the target but still serves its session.
     pub(crate) fn keep_session_with(&self, iqn: &str) {
-        let mut world = self.machine();
-        world.targets.insert(iqn.to_owned(), lun());
-        world.sessions_live_or_die();
+        let mut machine = self.machine();
+        machine.targets.insert(iqn.to_owned(), lun());
+        machine.sessions_live_or_die();
     }
 
-    /// The name of the publication before.
+    /// The target name of the previous publication.
     pub(crate) fn iqn_before(&self) -> Iqn {
         self.machine().publications -= 1;
         let iqn = self.iqn();
@@ -101,7 +102,7 @@ impl Fake {
         iqn
     }
 
-    /// The LUN is published anew, and the session with the target before goes on; the name of that.
+    /// The LUN is published again, and the session with the previous target stays alive. Returns the name of the previous target.
     pub(crate) fn iqn_now_and_kept(&self) -> String {
         let kept = self.iqn().to_string();
         self.come_back();
@@ -119,7 +120,7 @@ impl Fake {
     }
 }
 
-/// What stands behind the target of [`Fake::with_lun`].
+/// The target of [`Fake::with_lun`].
 pub(crate) fn lun() -> Target {
     Target {
         serial: UUID.to_owned(),
@@ -130,7 +131,7 @@ pub(crate) fn lun() -> Target {
 }
 
 impl Machine {
-    /// A number that no session has, nor a disk that somebody still holds.
+    /// A session number that is free, and whose disk is not mounted any more.
     pub(super) fn free_number(&self) -> u32 {
         let is_held = |id: &u32| {
             let name = disk_of(*id).0;
@@ -143,7 +144,8 @@ impl Machine {
             .unwrap()
     }
 
-    /// A session whose target is gone is dead. One whose target is back lives, and what has waited for it is written.
+    /// Updates the sessions: one without a target is dead; one whose target is back is alive again, and dirty pages are written
+    /// back.
     pub(crate) fn sessions_live_or_die(&mut self) {
         let mut back = false;
         for session in self.sessions.values_mut() {
@@ -167,7 +169,7 @@ impl Machine {
         lives.then(|| self.device_at(point))?
     }
 
-    /// The unit behind a device, if it answers.
+    /// The serial number of the LUN behind a device, if it has a working path.
     pub(super) fn answering(&self, device: &str) -> Option<String> {
         let paths: Vec<u32> = match &self.map {
             Some(map) if device == "dm-0" => map.paths.clone(),
@@ -201,7 +203,7 @@ impl Machine {
         Some(u64::from_le_bytes(bytes[..8].try_into().unwrap()))
     }
 
-    /// Writes what waits, if the disk takes it.
+    /// Writes dirty data back, if the disk accepts it.
     pub(super) fn write_back(&mut self, device: &str) {
         let dirty = self.caches.get(device).and_then(|cache| cache.dirty);
         if let Some(data) = dirty
@@ -215,7 +217,7 @@ impl Machine {
         }
     }
 
-    /// The last mount of a device goes, and its file system with it.
+    /// Ends the file system if this was the last mount of its device.
     pub(super) fn unmounted(&mut self, device: &str) {
         let shown = |point: &str| self.device_at(point).as_deref() == Some(device);
         if self.mounts.iter().all(|mount| !shown(&mount.point)) {
@@ -229,7 +231,7 @@ impl Machine {
         }
     }
 
-    /// Removes the uppermost mount at `point`.
+    /// Removes the topmost mount at `point`.
     pub(super) fn unmount(&mut self, point: &str) -> bool {
         let device = self.device_at(point);
         let Some(at) = self.mounts.iter().rposition(|mount| mount.point == point) else {
@@ -242,7 +244,7 @@ impl Machine {
         true
     }
 
-    /// The kernel flushes a disk before it removes it.
+    /// Logs out a session. The kernel flushes the disk before it removes it.
     pub(crate) fn log_out(&mut self, id: u32) -> bool {
         let device = disk_of(id).0;
         self.write_back(&device);
@@ -251,7 +253,7 @@ impl Machine {
         self.sessions.remove(&id).is_some()
     }
 
-    /// Writing to a file of sysfs makes the kernel do something.
+    /// The kernel's reaction to a write to a sysfs file.
     pub(super) fn apply_sysfs_write(&mut self, path: &str, text: &str) -> Result<(), HostError> {
         let session = path
             .strip_prefix("/sys/class/iscsi_session/session")
@@ -266,13 +268,13 @@ impl Machine {
                 Ok(())
             }
             _ => {
-                self.see_units();
+                self.rescan_all();
                 Ok(())
             }
         }
     }
 
-    /// Only a disk that runs may be taken offline; one that waits for its target, or has given it up, may not.
+    /// Only a running disk can be set offline; one that is blocked or transport-offline cannot.
     fn change_state(&mut self, id: u32, path: &str, text: &str) -> Result<(), HostError> {
         let Some(session) = self.sessions.get_mut(&id).filter(|it| it.seen.is_some()) else {
             return absent(path);
@@ -284,7 +286,7 @@ impl Machine {
         Ok(())
     }
 
-    /// What `/sys/fs` shows.
+    /// The files below `/sys/fs`.
     pub(super) fn file_systems(&self) -> Vec<String> {
         let mounted = self.mounts.iter().filter_map(|mount| {
             let device = self.device_at(&mount.point)?;
@@ -303,7 +305,7 @@ impl Machine {
     }
 }
 
-/// The kernel's name of the device of a mount.
+/// The kernel's name of a mount's device.
 pub(super) fn device_of(mount: &Mount) -> Option<String> {
     let name = mount.device_node().unwrap_or(&mount.source);
     let name = name.rsplit('/').next()?;

@@ -1,23 +1,23 @@
-//! File systems that die under their mounts, and come back when the last of these is gone.
+//! File systems that fail while they are mounted ([`Death`]), and recover with the last unmount.
 
 use super::{Fake, Machine};
 
-/// How a file system dies, and what shows it.
+/// How a file system fails, and how that is visible.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Death {
-    /// ext4 since Linux 6.15: `emergency_ro` in the table.
+    /// ext4 since Linux 6.15: `emergency_ro` in the mount table.
     Emergency,
-    /// ext4 before, and btrfs: `ro` among the options of the file system, `rw` among those of the mount.
+    /// ext4 before Linux 6.15, and btrfs: `ro` among the superblock options, `rw` among the per-mount options.
     ReadOnly,
-    /// xfs: nothing in the table, and EIO wherever one looks.
+    /// xfs: not visible in the mount table, but every access fails with `EIO`.
     ShutDown,
 }
 
 impl Fake {
-    /// The file system at `point` dies, as one of its type does. False: there is none.
+    /// The file system at `point` fails in the way of its type. False: there is none.
     pub fn kill_file_system(&self, point: &str) -> bool {
-        let mount = |world: &Machine| {
-            let mount = world.mounts.iter().rfind(|mount| mount.point == point);
+        let mount = |machine: &Machine| {
+            let mount = machine.mounts.iter().rfind(|mount| mount.point == point);
             mount
                 .filter(|mount| mount.device_node().is_none())
                 .map(|mount| mount.fs.clone())
@@ -32,16 +32,16 @@ impl Fake {
         true
     }
 
-    /// The same in this way.
+    /// The file system at `point` fails in this way.
     pub(crate) fn kill_as(&self, point: &str, death: Death) {
-        let mut world = self.machine();
-        let device = world.device_at(point).unwrap();
-        world.deaths.insert(device, death);
+        let mut machine = self.machine();
+        let device = machine.device_at(point).unwrap();
+        machine.deaths.insert(device, death);
     }
 }
 
 impl Machine {
-    /// How the file system that is visible at `point` has died.
+    /// How the file system that is visible at `point` has failed.
     pub(super) fn death_at(&self, point: &str) -> Option<Death> {
         let mount = self.mounts.iter().rfind(|mount| mount.point == point)?;
         if mount.device_node().is_some() {

@@ -2,14 +2,14 @@
 
 use super::Exit;
 
-pub(super) fn end(status: i32) -> Exit {
+pub(super) fn exited(status: i32) -> Exit {
     Exit {
         status,
         ..Exit::default()
     }
 }
 
-pub(super) fn say(stdout: String) -> Exit {
+pub(super) fn printed(stdout: String) -> Exit {
     Exit {
         stdout,
         ..Exit::default()

@@ -1,17 +1,18 @@
-//! The fake machine's open-iscsi: its records, and an `iscsid.conf` that says of each setting what the driver does not want.
+//! The fake machine's open-iscsi: iscsiadm, its records, and defaults of `iscsid.conf` that all differ from the driver's
+//! settings.
 
 use std::collections::BTreeSet;
 
-use super::exit::{end, say};
+use super::exit::{exited, printed};
 use super::{DeviceNumber, Exit, Machine, SessionState, disk_of, multipath};
 use crate::publication::Portal;
 
-/// Where its records lie.
+/// The directory of its records.
 pub(super) const NODES: &str = "/etc/iscsi/nodes";
-/// A record of another product, which this release cannot read.
+/// The target of another product's record, which this release cannot read.
 const FOREIGN: &str = "iqn.2001-05.com.example:array-7";
-/// What a new record says.
-const NEW: &str = "# BEGIN RECORD
+/// The text of a new record.
+const NEW_RECORD: &str = "# BEGIN RECORD
 node.startup = automatic
 node.leading_login = Yes
 node.session.nr_sessions = 2
@@ -26,7 +27,7 @@ node.conn[0].timeo.login_timeout = 120
 ";
 
 impl Machine {
-    /// The name and number of a device node, and a session that it is reached through.
+    /// The name and number of a device node, and one of its sessions.
     pub(super) fn block_at(&self, device: &str) -> Option<(String, DeviceNumber, &SessionState)> {
         if let Some(map) = self.map.as_ref().filter(|_| multipath::is_map(device)) {
             let path = map.paths.iter().find_map(|id| self.sessions.get(id))?;
@@ -37,7 +38,7 @@ impl Machine {
         Some((name, number, session))
     }
 
-    /// A path below a map cannot be opened for itself.
+    /// True if the device is a path of the map, and therefore cannot be mounted or opened exclusively.
     pub(super) fn is_path(&self, device: &str) -> bool {
         let below = |map: &multipath::MapState| {
             let node = |id: &u32| format!("/dev/{}", disk_of(*id).0);
@@ -56,8 +57,8 @@ impl Machine {
             .map(|(id, session)| (*id, session))
     }
 
-    /// Every session asks its target anew.
-    pub(super) fn see_units(&mut self) {
+    /// Rescans every session.
+    pub(super) fn rescan_all(&mut self) {
         for session in self.sessions.values_mut() {
             session.seen = self
                 .targets
@@ -67,20 +68,20 @@ impl Machine {
         }
     }
 
-    /// One session asks its target anew. Nobody says so when there is no answer; what was known stays known.
+    /// Rescans one session. If the target does not answer, this is not reported, and the cached view stays.
     pub(super) fn rescan(&mut self, id: u32) {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
-        let there = self.targets.get(&session.target);
-        let there = there.filter(|_| !self.dead.contains(&session.portal));
-        session.alive = there.is_some();
-        session.seen = there.cloned().or(session.seen.take());
+        let answer = self.targets.get(&session.target);
+        let answer = answer.filter(|_| !self.dead.contains(&session.portal));
+        session.alive = answer.is_some();
+        session.seen = answer.cloned().or(session.seen.take());
     }
 
     pub(super) fn log_in(&mut self, iqn: &str, portal: &str) -> bool {
-        let there = self.targets.get(iqn).filter(|target| !target.lingering);
-        let Some(target) = there.cloned() else {
+        let target = self.targets.get(iqn).filter(|target| !target.lingering);
+        let Some(target) = target.cloned() else {
             return false;
         };
         let id = self.free_number();
@@ -94,7 +95,7 @@ impl Machine {
                 offline: false,
             },
         );
-        self.grab();
+        self.add_new_disk();
         true
     }
 
@@ -107,66 +108,66 @@ impl Machine {
         };
         let id = after("-r").map(|id| id.parse::<u32>().unwrap());
         let iqn = after("-T").unwrap_or_default();
-        let file = after("-p").map(|portal| record(&iqn, &portal));
+        let file = after("-p").map(|portal| record_path(&iqn, &portal));
         if words[1] == "node" && self.locked.is_some() {
-            // Since 2.1.10: it waits 30 s, and leaves the lock where it is.
+            // Since 2.1.10 it waits 30 s and then fails, leaving the lock in place.
             return Exit {
                 stderr: "iscsiadm: Timeout on acquiring lock on DB: /run/lock/iscsi/lock.write: 17: File exists\n".to_owned(),
-                ..end(6)
+                ..exited(6)
             };
         }
         match (words[1], id, words.last().copied().unwrap()) {
             ("session", Some(id), "--rescan") if self.sessions.contains_key(&id) => {
                 self.rescan(id);
-                end(0)
+                exited(0)
             }
-            ("session", Some(_), "--rescan") => end(22),
-            ("session", Some(id), "--logout") => end(if self.log_out(id) { 0 } else { 22 }),
-            ("node", None, "new") if self.cut_short.contains(&iqn) => end(6),
+            ("session", Some(_), "--rescan") => exited(22),
+            ("session", Some(id), "--logout") => exited(if self.log_out(id) { 0 } else { 22 }),
+            ("node", None, "new") if self.cut_short.contains(&iqn) => exited(6),
             ("node", None, "new") => {
-                self.files.insert(file.unwrap(), NEW.into());
+                self.files.insert(file.unwrap(), NEW_RECORD.into());
                 self.records.insert(iqn);
-                end(0)
+                exited(0)
             }
             ("node", None, _) if words.contains(&"update") => {
-                end(if self.update(&file.unwrap(), words) {
+                exited(if self.update(&file.unwrap(), words) {
                     0
                 } else {
                     21
                 })
             }
             ("node", None, "--login") => self.login(&iqn, &after("-p").unwrap(), &file.unwrap()),
-            // As open-iscsi does: log out first.
+            // As in open-iscsi, a record with a session cannot be deleted.
             ("node", None, "delete") if file.is_some() => {
                 let portal = after("-p").unwrap();
                 let same = |it: &SessionState| it.target == iqn && it.portal == portal;
                 if self.sessions.values().any(same) {
-                    return end(15);
+                    return exited(15);
                 }
                 let path = file.unwrap();
                 let gone = self.files.remove(&path).is_some();
                 self.forget_record(&path);
-                end(if gone { 0 } else { 21 })
+                exited(if gone { 0 } else { 21 })
             }
             ("node", None, "delete") if self.sessions.values().any(|it| it.target == iqn) => {
-                end(15)
+                exited(15)
             }
             // "Could not stat /etc/iscsi/nodes/IQN/,3260,-1/default to delete node" (2.1.8); of an empty file: 21.
-            ("node", None, "delete") if self.cut_short.contains(&iqn) => end(6),
+            ("node", None, "delete") if self.cut_short.contains(&iqn) => exited(6),
             ("node", None, "delete") => {
                 let folder = format!("{NODES}/{iqn}/");
                 self.files.retain(|path, _| !path.starts_with(&folder));
-                end(if self.records.remove(&iqn) { 0 } else { 21 })
+                exited(if self.records.remove(&iqn) { 0 } else { 21 })
             }
             ("node", None, "node") if self.elsewhere.is_none() => Exit {
                 stderr: format!(
                     "iSCSI ERROR: config file {NODES}/{FOREIGN}/10.0.0.9,3260 invalid.\n"
                 ),
-                ..end(7)
+                ..exited(7)
             },
             ("node", None, "node") => match self.elsewhere.clone().unwrap() {
-                listed if listed.is_empty() => end(21),
-                listed => say(listed),
+                listed if listed.is_empty() => exited(21),
+                listed => printed(listed),
             },
             _ => panic!("the fake iscsiadm does not know {words:?}"),
         }
@@ -191,7 +192,7 @@ impl Machine {
 
     fn login(&mut self, iqn: &str, portal: &str, file: &str) -> Exit {
         let Some(text) = self.files.get(file) else {
-            return end(21);
+            return exited(21);
         };
         let count = String::from_utf8_lossy(text)
             .lines()
@@ -203,27 +204,27 @@ impl Machine {
             .unwrap_or(1_usize);
         let same = |session: &SessionState| session.target == iqn && session.portal == portal;
         if self.sessions.values().filter(|it| same(it)).count() >= count {
-            return end(15);
+            return exited(15);
         }
         if self.dead.contains(portal) {
-            return end(8);
+            return exited(8);
         }
-        if !self.proves_itself(iqn) {
-            return end(24);
+        if !self.is_authenticated(iqn) {
+            return exited(24);
         }
         for _ in 0..count {
             if !self.log_in(iqn, portal) {
-                return end(19);
+                return exited(19);
             }
             // node.session.scan is manual.
             let newest = self.sessions.values_mut().rfind(|session| same(session));
             newest.unwrap().seen = None;
         }
-        end(0)
+        exited(0)
     }
 
-    /// The target wants no proof, or what it wants is in the record.
-    fn proves_itself(&self, iqn: &str) -> bool {
+    /// True if the target requires no CHAP, or the record has its user and password.
+    fn is_authenticated(&self, iqn: &str) -> bool {
         let Some((user, password)) = &self.chap else {
             return true;
         };
@@ -242,18 +243,18 @@ impl Machine {
             .any(|text| {
                 wanted
                     .iter()
-                    .all(|line| text.lines().any(|there| there == line))
+                    .all(|line| text.lines().any(|present| present == line))
             })
     }
 
-    /// What is in the folder of all records.
+    /// The names in the directory of all records.
     pub(super) fn record_names(&self) -> BTreeSet<String> {
         let mut names = self.records.clone();
         names.insert(FOREIGN.to_owned());
         names
     }
 
-    /// Somebody has removed a file, perhaps a target's last record.
+    /// Forgets a target if the removed file was its last record.
     pub(super) fn forget_record(&mut self, path: &str) {
         let Some(rest) = path.strip_prefix(NODES) else {
             return;
@@ -267,7 +268,7 @@ impl Machine {
     }
 }
 
-fn record(iqn: &str, portal: &str) -> String {
+fn record_path(iqn: &str, portal: &str) -> String {
     let portal: Portal = portal.parse().unwrap();
     format!("{NODES}/{iqn}/{},{}", portal.address(), portal.port())
 }

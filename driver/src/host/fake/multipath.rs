@@ -1,38 +1,38 @@
-//! The fake machine's multipathd and its one map.
+//! The fake machine's multipathd, and its only map.
 
 use std::collections::BTreeMap;
 
-use super::exit::{end, say};
+use super::exit::{exited, printed};
 use super::{Bytes, Cmd, DeviceNumber, Exit, Fake, Machine, UUID, disk_of};
 use crate::host::dm_multipath::wwids;
 
 pub(super) const NODE: &str = "/dev/dm-0";
-/// What mount tables call it.
+/// The map's name in the mount table.
 pub(super) const ALIAS: &str = "/dev/mapper/mpatha";
 pub(super) const NUMBER: DeviceNumber = DeviceNumber {
     major: 253,
     minor: 0,
 };
 
-/// The daemon.
+/// The configuration of multipathd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Daemon {
-    /// It makes a map when it is asked to.
+    /// It creates a map only on request.
     Strict,
-    /// It makes a map over every disk that appears.
+    /// It creates a map over every new disk.
     Greedy,
     /// Its configuration excludes the disks.
     Excluding,
 }
 
-/// A map.
+/// A multipath map.
 #[derive(Clone, Debug)]
 pub(crate) struct MapState {
-    /// The sessions that its paths belong to.
+    /// The numbers of the sessions of its paths.
     pub(crate) paths: Vec<u32>,
     pub(crate) size: Bytes,
     pub(crate) queueing: bool,
-    /// The kernel name of a path that is none of ours.
+    /// The kernel name of a path to another LUN.
     pub(crate) foreign: Option<String>,
 }
 
@@ -76,12 +76,12 @@ pub(super) fn is_map(device: &str) -> bool {
 }
 
 impl Fake {
-    /// multipathd runs, as Debian configures it.
+    /// Starts multipathd with Debian's configuration.
     pub(crate) fn start_multipathd(&self) {
         self.machine().multipathd = Some(Daemon::Strict);
     }
 
-    /// A map over all disks.
+    /// Creates a map over all disks.
     pub(crate) fn make_map(&self) {
         self.machine().make_map();
     }
@@ -102,8 +102,8 @@ impl Machine {
         });
     }
 
-    /// What the daemon does when a disk appears: below a map that there is already, it belongs at once.
-    pub(super) fn grab(&mut self) {
+    /// multipathd's reaction to a new disk: it adds the disk to an existing map at once.
+    pub(super) fn add_new_disk(&mut self) {
         match (self.multipathd, &mut self.map) {
             (Some(Daemon::Strict | Daemon::Greedy), Some(map)) => {
                 map.paths = self.sessions.keys().copied().collect();
@@ -113,8 +113,8 @@ impl Machine {
         }
     }
 
-    /// The daemon loads the map anew, as its configuration has it: it queues again, whatever somebody has asked for before
-    /// (multipath-tools 0.9.4: `reload [0 2097152 multipath 1 queue_if_no_path 0 0 0]` after `disablequeueing`).
+    /// multipathd reloads the map with its configuration: it queues again, even after `disablequeueing` (multipath-tools 0.9.4:
+    /// `reload [0 2097152 multipath 1 queue_if_no_path 0 0 0]` after `disablequeueing`).
     pub(super) fn lose_path(&mut self, id: u32) {
         if let Some(map) = self.map.as_mut().filter(|_| !self.keeps_paths) {
             map.paths.retain(|path| *path != id);
@@ -122,15 +122,15 @@ impl Machine {
         }
     }
 
-    /// A command that others have to come before.
-    pub(super) fn waits(&self, cmd: &Cmd) -> bool {
+    /// True if a command blocks, because it waits for other logins or for a path.
+    pub(super) fn blocks(&self, cmd: &Cmd) -> bool {
         let is_login = |line: &&String| line.ends_with("--login");
-        let begun = || self.log.iter().filter(is_login).count();
-        let alone = is_login(&&cmd.to_string()) && begun() < self.together;
+        let started = || self.log.iter().filter(is_login).count();
+        let alone = is_login(&&cmd.to_string()) && started() < self.together;
         alone || self.waits_for_a_path(cmd)
     }
 
-    /// A file system that ends is written to its disk, and a map that queues holds that for as long as no path works.
+    /// The last unmount flushes the file system, and a map that queues blocks the writes as long as no path works.
     fn waits_for_a_path(&self, cmd: &Cmd) -> bool {
         let words: Vec<String> = cmd.to_string().split(' ').map(str::to_owned).collect();
         let [program, point] = words.as_slice() else {
@@ -149,19 +149,19 @@ impl Machine {
         let Some(daemon) = self.multipathd else {
             return Exit {
                 stderr: self.client_says.clone(),
-                ..end(1)
+                ..exited(1)
             };
         };
         let known = daemon != Daemon::Excluding;
         match (words, &mut self.map) {
-            (["show", "daemon"], _) => say("pid 375 idle\n".to_owned()),
+            (["show", "daemon"], _) => printed("pid 375 idle\n".to_owned()),
             (["show", "paths", ..], _) => {
                 let [wwid, _] = wwids(&UUID.parse().unwrap());
                 let ids = self.sessions.keys().filter(|_| known);
                 {
                     let lines: Vec<String> =
                         ids.map(|id| format!("{} {wwid}", disk_of(*id).0)).collect();
-                    say(lines.join(
+                    printed(lines.join(
                         "
 ",
                     ))
@@ -169,15 +169,15 @@ impl Machine {
             }
             (["add", "path", _], _) if !known => Exit {
                 status: 1,
-                ..say("blacklisted\n".to_owned())
+                ..printed("blacklisted\n".to_owned())
             },
             (["add", "map", _], None) if known => {
                 self.make_map();
-                say("ok\n".to_owned())
+                printed("ok\n".to_owned())
             }
             (["add", "path", _], Some(map)) if known => {
                 map.paths = self.sessions.keys().copied().collect();
-                say("ok\n".to_owned())
+                printed("ok\n".to_owned())
             }
             (["resize", "map", "dm-0"], Some(map)) => {
                 let sizes = map
@@ -185,15 +185,15 @@ impl Machine {
                     .iter()
                     .filter_map(|id| Some(self.sessions[id].seen.as_ref()?.size));
                 map.size = sizes.min().unwrap_or(map.size);
-                say("ok\n".to_owned())
+                printed("ok\n".to_owned())
             }
             ([change, "map", "dm-0"], Some(map)) if change.ends_with("queueing") => {
                 map.queueing = *change == "restorequeueing";
-                say("ok\n".to_owned())
+                printed("ok\n".to_owned())
             }
             _ => Exit {
                 status: 1,
-                ..say("fail\n".to_owned())
+                ..printed("fail\n".to_owned())
             },
         }
     }
@@ -206,15 +206,15 @@ impl Machine {
             .mounts
             .iter()
             .any(|mount| mount.source == ALIAS || mount.device_node() == Some("dm-0"));
-        // udev looks at a map, and waits as long as it queues.
+        // udev probes the map, and blocks as long as the map queues.
         let stuck = |map: &MapState| map.queueing && map.paths.is_empty();
         if self.claimed || used || self.map.as_ref().is_none_or(stuck) {
             return Exit {
                 stderr: "mpatha: map in use".to_owned(),
-                ..end(1)
+                ..exited(1)
             };
         }
         self.map = None;
-        end(0)
+        exited(0)
     }
 }

@@ -1,6 +1,6 @@
-//! The programs of the fake machine: what they do to it, and how they end.
+//! The host programs of the fake machine: their effects and exits. iscsiadm is in `initiator.rs`, multipathd in `multipath.rs`.
 
-use super::exit::{end, say};
+use super::exit::{exited, printed};
 use super::test_api::DATA;
 use super::{Bytes, Cmd, DeviceNumber, Exit, FsType, Machine, Mount, head_of};
 use crate::host::selinux;
@@ -22,15 +22,15 @@ impl Machine {
             "umount" => self.umount(last),
             "blockdev" => {
                 self.protected = words[0] == "--setro";
-                end(0)
+                exited(0)
             }
-            "e2fsck" => end(0),
+            "e2fsck" => exited(0),
             "resize2fs" => self.resize2fs(last),
-            "xfs_spaceman" => say(format!(
+            "xfs_spaceman" => printed(format!(
                 "meta-data=x agsize=65536 blks\ndata = bsize=4096 blocks={}, imaxpct=25\n",
                 self.mounted_size(last).0 / 4096
             )),
-            "btrfs" if words.contains(&"show") => say(format!(
+            "btrfs" if words.contains(&"show") => printed(format!(
                 "\tdevid    1 size {} used 1 path x\n",
                 self.mounted_size(last).0
             )),
@@ -50,8 +50,8 @@ impl Machine {
             .and_then(|serial| self.file_system(&serial));
         match (&self.blkid, found) {
             (Some(exit), _) => exit.clone(),
-            (None, Some((fs, _))) => say(format!("DEVNAME={device}\nTYPE={fs}\n")),
-            (None, None) => end(2),
+            (None, Some((fs, _))) => printed(format!("DEVNAME={device}\nTYPE={fs}\n")),
+            (None, None) => exited(2),
         }
     }
 
@@ -66,17 +66,17 @@ impl Machine {
 
     fn mkfs(&mut self, fs: FsType, device: &str) -> Exit {
         let Some(serial) = self.serial(device) else {
-            return end(1);
+            return exited(1);
         };
-        // Other signatures go, and nobody finds the files of before; the rest of the disk is not touched.
+        // mkfs erases other signatures and the metadata of earlier file systems, and leaves the rest of the disk untouched.
         if let Some(blocks) = self.content.lock().unwrap().get_mut(&serial) {
             blocks.retain(|number, _| (32..DATA / 4096).contains(number));
         }
         self.put_head(&serial, fs, self.size(device));
-        end(0)
+        exited(0)
     }
 
-    /// The superblock says that the file system fills the disk; what else is on it stays.
+    /// Writes a superblock of a file system of `size`; other content of the disk stays.
     fn put_head(&mut self, serial: &str, fs: FsType, size: Bytes) {
         let (start, length) = match fs {
             FsType::Ext4 => (1024, 4096),
@@ -88,7 +88,9 @@ impl Machine {
     }
 
     fn mount(&mut self, words: &[&str]) -> Exit {
-        let [.., from, to] = words else { return end(1) };
+        let [.., from, to] = words else {
+            return exited(1);
+        };
         let options = words
             .iter()
             .position(|word| *word == "-o")
@@ -100,19 +102,21 @@ impl Machine {
                 .rfind(|mount| mount.point == *to)
                 .unwrap();
             "ro".clone_into(&mut mount.options[0]);
-            return end(0);
+            return exited(0);
         }
         let mount = if options == "bind" {
-            self.bound(from, to)
+            self.bind_mount(from, to)
         } else {
-            self.fresh(words[1], from, to, options)
+            self.device_mount(words[1], from, to, options)
         };
-        let Some(mount) = mount else { return end(32) };
+        let Some(mount) = mount else {
+            return exited(32);
+        };
         self.mounts.push(mount);
-        end(0)
+        exited(0)
     }
 
-    fn bound(&self, from: &str, to: &str) -> Option<Mount> {
+    fn bind_mount(&self, from: &str, to: &str) -> Option<Mount> {
         if let Some((name, ..)) = self.block_at(from) {
             let root = format!("/{name}");
             let device = DeviceNumber { major: 0, minor: 5 };
@@ -139,7 +143,7 @@ impl Machine {
         Some(bound)
     }
 
-    fn fresh(&self, fs: &str, device: &str, to: &str, options: &str) -> Option<Mount> {
+    fn device_mount(&self, fs: &str, device: &str, to: &str, options: &str) -> Option<Mount> {
         let (_, shown, _) = self.block_at(device)?;
         if self.is_path(device) {
             return None;
@@ -158,7 +162,7 @@ impl Machine {
         };
         let options = selinux::split(options)?;
         let is_label = |option: &&str| option.starts_with("context=");
-        // A write-protected disk is mounted read-only, with a warning.
+        // mount(8) mounts a write-protected disk read-only, with a warning.
         let readonly = options.contains(&"ro") || self.protected;
         let access = if readonly { "ro" } else { "rw" }.to_owned();
         let labels = options
@@ -179,7 +183,7 @@ impl Machine {
             point: to.to_owned(),
             options,
             fs: fs.to_owned(),
-            // As mount(8) does, and as btrfs is told by udev.
+            // As mount(8) does, and as btrfs learns from udev.
             source: if device == super::multipath::NODE {
                 super::multipath::ALIAS.to_owned()
             } else {
@@ -190,7 +194,7 @@ impl Machine {
     }
 
     fn umount(&mut self, point: &str) -> Exit {
-        end(if self.unmount(point) { 0 } else { 32 })
+        exited(if self.unmount(point) { 0 } else { 32 })
     }
 
     fn mounted_size(&self, point: &str) -> Bytes {
@@ -226,21 +230,21 @@ impl Machine {
             },
             Some(serial) if self.file_system(&serial).is_some() => {
                 self.put_head(&serial, FsType::Ext4, self.size(device));
-                end(0)
+                exited(0)
             }
-            _ => end(1),
+            _ => exited(1),
         }
     }
 
     fn grow(&mut self, point: &str) -> Exit {
         let Some(mount) = self.mounts.iter().rfind(|mount| mount.point == point) else {
-            return end(1);
+            return exited(1);
         };
         let (fs, device) = (mount.fs.parse().unwrap(), mount.source.clone());
         let Some(serial) = self.serial(&device) else {
-            return end(1);
+            return exited(1);
         };
         self.put_head(&serial, fs, self.size(&device));
-        end(0)
+        exited(0)
     }
 }

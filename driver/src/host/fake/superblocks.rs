@@ -1,4 +1,5 @@
-//! What is on disks; and what `mkfs` writes at the beginning of one, as far as [`superblock`](crate::host::superblock) reads it.
+//! Disk content of the fake machine, and the superblocks that its `mkfs` writes, as far as
+//! [`superblock`](crate::host::superblock) parses them.
 
 use super::{BLOCK, Machine};
 use crate::host::Span;
@@ -11,7 +12,7 @@ pub(crate) fn put(head: &mut [u8], at: usize, bytes: &[u8]) {
     head[at..at + bytes.len()].copy_from_slice(bytes);
 }
 
-/// The first bytes of a disk with a complete file system of `size`, as far as this module reads them.
+/// The first [`HEAD`] bytes of a disk with a complete file system of `size`, with the fields that the driver parses.
 pub(crate) fn head_of(kind: FsType, size: Bytes) -> Vec<u8> {
     let mut head = vec![0; HEAD.length];
     let blocks = size.0 / 4096;
@@ -51,19 +52,19 @@ pub(crate) fn head_of(kind: FsType, size: Bytes) -> Vec<u8> {
 }
 
 impl super::Fake {
-    /// The ext4 on a LUN is one that nothing grows, and always was. False: there is none.
+    /// Makes the ext4 on a LUN one that no tool can grow (bigalloc). False: there is no ext4.
     pub fn make_unresizable(&self, serial: &str) -> bool {
-        let mut world = self.machine();
-        let is_ext4 = matches!(world.file_system(serial), Some((FsType::Ext4, _)));
+        let mut machine = self.machine();
+        let is_ext4 = matches!(machine.file_system(serial), Some((FsType::Ext4, _)));
         if is_ext4 {
-            world.write(serial, 1024 + 0x64, &RO_COMPAT_BIGALLOC.to_le_bytes());
+            machine.write(serial, 1024 + 0x64, &RO_COMPAT_BIGALLOC.to_le_bytes());
         }
         is_ext4
     }
 }
 
 impl Machine {
-    /// Whether [`Fake::stiffen`](super::Fake::stiffen) was called of it.
+    /// True after [`Fake::make_unresizable`](super::Fake::make_unresizable).
     pub(super) fn is_unresizable(&self, serial: &str) -> bool {
         match superblock::read(&self.read(serial, HEAD)).as_slice() {
             [Superblock::Complete(geometry)] => {

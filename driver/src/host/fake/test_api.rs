@@ -1,5 +1,5 @@
-//! What is around the machine: the NAS that exports to it, the kubelet that makes directories, pods that write; and what a
-//! person would see of it all.
+//! The API of the fake machine for tests, also of other crates: NAS exports, the kubelet's directories, reboots, foreign data,
+//! and [`FakeState`] for assertions.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -9,72 +9,72 @@ use crate::host::superblock::{self, Superblock};
 use crate::host::{Cmd, Span};
 use crate::volume::{Bytes, FsType};
 
-/// Where a pod's data stand, well behind everything that a `mkfs` writes here and within the first GiB.
+/// Offset of a pod's data: beyond everything that `mkfs` writes here, and within the first GiB.
 pub(super) const DATA: u64 = 512 << 20;
 
-/// Where a driver looks that makes sure that a disk is blank: a copy of ext4's superblock may be here.
-const COPY: u64 = 128 << 20;
-const SCRIBBLE: &[u8] = b"a database without a file system";
+/// An offset that the driver samples to decide whether a disk is blank: ext4 may have a backup superblock here.
+const BACKUP_SUPERBLOCK: u64 = 128 << 20;
+const FOREIGN_DATA: &[u8] = b"a database without a file system";
 
-/// A target that exports one logical unit.
+/// A target that exports one LUN.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Export {
     /// The target's name.
     pub iqn: String,
-    /// The unit's serial: the LUN's uuid.
+    /// The unit serial number: the LUN's uuid.
     pub serial: String,
-    /// The unit's size.
+    /// The LUN's size.
     pub size: Bytes,
-    /// The unit's number.
+    /// The logical unit number.
     pub lun: u16,
-    /// The target was deleted, and its sessions go on.
+    /// The target was deleted and still serves its sessions, but refuses new logins.
     pub lingering: bool,
 }
 
-/// A mount.
+/// A mount of [`FakeState`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mounted {
-    /// The serial of the disk; `None` when the machine no longer has it.
+    /// The serial number of the disk; `None` if the machine no longer has it.
     pub serial: Option<String>,
-    /// A block device, not a file system.
+    /// A block device rather than a file system.
     pub raw: bool,
-    /// Nothing can be written through it.
+    /// The mount or its file system is read-only.
     pub readonly: bool,
 }
 
-/// The machine, as a person sees it.
+/// A snapshot of the machine's visible state.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FakeState {
-    /// The targets that there are sessions with, one entry a session.
+    /// The target of each session.
     pub sessions: Vec<String>,
-    /// The targets that there are node records of.
+    /// The targets with node records.
     pub records: BTreeSet<String>,
-    /// Disks and their sizes, by serial.
+    /// Sizes of the disks, by serial number.
     pub disks: BTreeMap<String, Bytes>,
-    /// Mounts, by mount point; the uppermost where there are several.
+    /// The topmost mount of each mount point.
     pub mounts: BTreeMap<String, Mounted>,
-    /// How many mounts there are.
+    /// Number of mounts, including hidden ones.
     pub mount_count: usize,
-    /// Directories and empty files below the kubelet's.
+    /// Directories and empty files below the kubelet's directory.
     pub paths: BTreeSet<String>,
 }
 
 impl Fake {
-    /// A node whose initiator has this name, with an empty `/staging` and `/pods`.
+    /// A node with this initiator name, and with empty directories `/staging` and `/pods`.
     pub fn node(initiator: &str) -> Self {
-        let mut world = Machine {
+        let mut machine = Machine {
             capable: true,
             processes: Some(vec![]),
             ..Machine::default()
         };
-        world.install(initiator);
-        Self(Arc::new(Mutex::new(world)))
+        machine.install(initiator);
+        Self(Arc::new(Mutex::new(machine)))
     }
 
-    /// From now on the NAS exports just this. A session whose target is gone is dead; one whose target is back lives again.
+    /// Replaces all exports of the NAS. A session whose target is gone is dead; one whose target is back is alive again.
     pub fn set_exports(&self, exports: impl IntoIterator<Item = Export>) {
-        let mut world = self.machine();
-        world.targets = exports
+        let mut machine = self.machine();
+        machine.targets = exports
             .into_iter()
             .map(
                 |Export {
@@ -94,48 +94,48 @@ impl Fake {
                 },
             )
             .collect();
-        world.sessions_live_or_die();
+        machine.sessions_live_or_die();
     }
 
-    /// Whether a mounted ext4 may be grown here (`CAP_SYS_RESOURCE`).
+    /// Sets whether the driver has `CAP_SYS_RESOURCE`, which the kernel requires to grow a mounted ext4.
     pub fn set_capable(&self, capable: bool) {
         self.machine().capable = capable;
     }
 
-    /// The machine restarts: what is on disk stays, which is records, directories and the LUNs' content.
+    /// Reboots the machine. Records, directories and the LUNs' content persist.
     pub fn reboot(&self) {
-        let mut world = self.machine();
-        world.sessions.clear();
-        world.mounts.clear();
-        world.caches.clear();
-        world.pinned.clear();
-        world.deaths.clear();
-        world.map = None;
-        world.protected = false;
+        let mut machine = self.machine();
+        machine.sessions.clear();
+        machine.mounts.clear();
+        machine.caches.clear();
+        machine.pinned.clear();
+        machine.deaths.clear();
+        machine.map = None;
+        machine.protected = false;
     }
 
-    /// The machine is installed anew: nothing is left of what was on its own disks, and its initiator has this name.
+    /// Reinstalls the machine: its own disks are wiped, and its initiator gets this name.
     pub fn reimage(&self, initiator: &str) {
         self.reboot();
-        let mut world = self.machine();
-        world.files.clear();
-        world.dirs.clear();
-        world.records.clear();
-        world.cut_short.clear();
-        world.locked = None;
-        world.install(initiator);
+        let mut machine = self.machine();
+        machine.files.clear();
+        machine.dirs.clear();
+        machine.records.clear();
+        machine.cut_short.clear();
+        machine.locked = None;
+        machine.install(initiator);
     }
 
-    /// Makes a directory, as the kubelet does.
+    /// Creates a directory and its parents, as the kubelet does.
     pub fn make_dir(&self, path: &str) {
-        let mut world = self.machine();
+        let mut machine = self.machine();
         for (at, _) in path.match_indices('/').skip(1) {
-            world.dirs.insert(path[..at].to_owned());
+            machine.dirs.insert(path[..at].to_owned());
         }
-        world.dirs.insert(path.to_owned());
+        machine.dirs.insert(path.to_owned());
     }
 
-    /// Another node at the same NAS.
+    /// Another node with the same NAS, i.e. the same LUN content.
     #[must_use]
     pub fn on_same_nas(&self, initiator: &str) -> Self {
         let other = Self::node(initiator);
@@ -143,32 +143,33 @@ impl Fake {
         other
     }
 
-    /// LUNs are gone from the NAS, with all that was on them.
-    pub fn keep_content(&self, of: impl Fn(&str) -> bool) {
+    /// Deletes the content of all LUNs except those whose serial number satisfies `keep`.
+    pub fn keep_content(&self, keep: impl Fn(&str) -> bool) {
         let content = Arc::clone(&self.machine().content);
-        content.lock().unwrap().retain(|serial, _| of(serial));
+        content.lock().unwrap().retain(|serial, _| keep(serial));
     }
 
-    /// Somebody writes to a LUN, behind everybody's back, what no probe knows.
+    /// Writes data without any signature to a LUN, as a foreign host would.
     pub fn write_foreign_data(&self, serial: &str) {
-        self.machine().write(serial, COPY, SCRIBBLE);
+        self.machine()
+            .write(serial, BACKUP_SUPERBLOCK, FOREIGN_DATA);
     }
 
-    /// Whether that is there.
+    /// True if the data of [`Fake::write_foreign_data`] is still there.
     pub fn is_foreign_data_intact(&self, serial: &str) -> bool {
         let span = Span {
-            offset: COPY,
+            offset: BACKUP_SUPERBLOCK,
             length: BLOCK,
         };
-        self.machine().read(serial, span).starts_with(SCRIBBLE)
+        self.machine().read(serial, span).starts_with(FOREIGN_DATA)
     }
 
-    /// Nothing was ever written to this LUN.
+    /// True if nothing was ever written to this LUN.
     pub fn is_blank(&self, serial: &str) -> bool {
         !self.machine().content.lock().unwrap().contains_key(serial)
     }
 
-    /// How large the file system on a LUN says that it is, and whether it fills a disk of `size`. `None`: there is none.
+    /// Type and size of the file system on a LUN, and whether it fills a disk of `size`. `None`: there is none.
     pub fn file_system(&self, serial: &str, size: Bytes) -> Option<(FsType, Bytes, bool)> {
         let head = self.machine().read(serial, superblock::HEAD);
         match superblock::read(&head).as_slice() {
@@ -179,11 +180,12 @@ impl Fake {
         }
     }
 
-    /// Runs the first half of a command: a `mkfs` that is killed leaves an unfinished superblock, others have done nothing.
+    /// Runs a command half-way, as if it were killed: `mkfs.xfs` and `mkfs.btrfs` leave an unfinished superblock, other commands
+    /// have no effect.
     pub fn begin(&self, cmd: &Cmd) {
-        let mut world = self.machine();
+        let mut machine = self.machine();
         let device = cmd.args.last();
-        let Some(serial) = device.and_then(|device| world.serial(device)) else {
+        let Some(serial) = device.and_then(|device| machine.serial(device)) else {
             return;
         };
         let (offset, bytes): (u64, &[u8]) = match cmd.program {
@@ -191,18 +193,18 @@ impl Fake {
             "mkfs.btrfs" => ((64 << 10) + 64, b"!BHRfS_M"),
             _ => return,
         };
-        world.write(&serial, offset, bytes);
+        machine.write(&serial, offset, bytes);
     }
 
-    /// The commands that ran so far, in order.
+    /// All commands so far, in order.
     pub fn commands(&self) -> Vec<String> {
         self.machine().log.clone()
     }
 
-    /// The texts of all files, for those who look for secrets; node records are theirs to hold and are left out.
+    /// The texts of all files, to search them for secrets. Node records legitimately contain secrets and are left out.
     pub fn texts(&self) -> Vec<String> {
-        let world = self.machine();
-        let files = world
+        let machine = self.machine();
+        let files = machine
             .files
             .iter()
             .filter(|(path, _)| !path.contains("/iscsi/nodes/"));
@@ -211,35 +213,35 @@ impl Fake {
             .collect()
     }
 
-    /// What a person would see.
+    /// A snapshot of the visible state.
     pub fn observe(&self) -> FakeState {
-        let world = self.machine();
-        let disks = world.sessions.values().filter_map(|session| {
+        let machine = self.machine();
+        let disks = machine.sessions.values().filter_map(|session| {
             let seen = session.seen.as_ref()?;
             Some((seen.serial.clone(), seen.size))
         });
-        let mounts = world.mounts.iter().map(|mount| {
+        let mounts = machine.mounts.iter().map(|mount| {
             let raw = mount.device_node().is_some();
             let mounted = Mounted {
-                serial: world.serial_of(&mount.point),
+                serial: machine.serial_of(&mount.point),
                 raw,
                 readonly: mount.is_readonly(),
             };
             (mount.point.clone(), mounted)
         });
         let below = |path: &&String| path.contains("/kubelet/");
-        let empty = world.files.iter().filter(|(_, bytes)| bytes.is_empty());
+        let empty = machine.files.iter().filter(|(_, bytes)| bytes.is_empty());
         FakeState {
-            sessions: world
+            sessions: machine
                 .sessions
                 .values()
                 .map(|session| session.target.clone())
                 .collect(),
-            records: world.records.clone(),
+            records: machine.records.clone(),
             disks: disks.collect(),
             mounts: mounts.collect(),
-            mount_count: world.mounts.len(),
-            paths: world
+            mount_count: machine.mounts.len(),
+            paths: machine
                 .dirs
                 .iter()
                 .chain(empty.map(|(path, _)| path))
@@ -251,12 +253,12 @@ impl Fake {
 }
 
 impl Fake {
-    /// What is on all LUNs.
+    /// The content of all LUNs, by serial number.
     pub(crate) fn content(&self) -> BTreeMap<String, Blocks> {
         self.machine().content.lock().unwrap().clone()
     }
 
-    /// The commands so far that begin with `prefix`.
+    /// The commands so far that start with `prefix`.
     pub(crate) fn ran(&self, prefix: &str) -> Vec<String> {
         self.machine()
             .log
@@ -266,7 +268,7 @@ impl Fake {
             .collect()
     }
 
-    /// Where things are mounted.
+    /// All mount points.
     pub(crate) fn mounted(&self) -> Vec<String> {
         self.machine()
             .mounts
@@ -277,7 +279,7 @@ impl Fake {
 }
 
 impl Machine {
-    /// What is on a machine that was never used.
+    /// Creates the files of a fresh installation.
     fn install(&mut self, initiator: &str) {
         self.dirs
             .extend(["/", "/dev", "/staging", "/pods"].map(str::to_owned));
@@ -287,7 +289,7 @@ impl Machine {
         );
     }
 
-    /// The serial of the disk that is visible at a mount point.
+    /// The serial number of the disk that is visible at a mount point.
     fn serial_of(&self, point: &str) -> Option<String> {
         let mount = self.mounts.iter().rfind(|mount| mount.point == point)?;
         let node = match mount.device_node() {

@@ -1,4 +1,4 @@
-//! What the fake machine shows below `/sys`, and its mount table.
+//! The fake machine's `/sys` tree, and its mount table.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -42,26 +42,26 @@ impl Machine {
             .mounts
             .iter()
             .map(|mount| {
-                // Not `death_at`: another mount may hide this one.
+                // Not `death_at`, because another mount may hide this one.
                 let device = device_of(mount);
                 let death = device.and_then(|device| self.deaths.get(&device));
-                line(mount, death.copied())
+                mountinfo_line(mount, death.copied())
             })
             .collect();
         lines.into_bytes()
     }
 
-    /// `/sys`, as files: what there is of it below or at `path`, and perhaps more.
+    /// The files of `/sys` below or at `path`, and possibly more.
     pub(super) fn tree(&self, path: &str) -> BTreeMap<String, Vec<u8>> {
         let mut tree = BTreeMap::new();
-        let of_one = ["/session", "/connection"].iter().find_map(|kind| {
+        let only_id = ["/session", "/connection"].iter().find_map(|kind| {
             let (_, rest) = path.split_once(kind)?;
             let digits = rest.split(|it: char| !it.is_ascii_digit()).next()?;
             digits.parse::<u32>().ok()
         });
         tree.insert("/sys/class/block/sda/dev".to_owned(), b"8:0\n".to_vec());
-        let meant = |id: &u32| of_one.is_none_or(|one| one == *id);
-        for (id, session) in self.sessions.iter().filter(|(id, _)| meant(id)) {
+        let wanted = |id: &u32| only_id.is_none_or(|one| one == *id);
+        for (id, session) in self.sessions.iter().filter(|(id, _)| wanted(id)) {
             let base = format!("/sys/class/iscsi_session/session{id}");
             tree.insert(
                 format!("{base}/targetname"),
@@ -135,25 +135,25 @@ impl Machine {
 
 impl KernelFiles for Fake {
     fn read(&self, path: &str) -> Result<Vec<u8>, HostError> {
-        let mut world = self.machine();
-        world.looks += 1;
-        if world.unseen.contains(path) {
+        let mut machine = self.machine();
+        machine.looks += 1;
+        if machine.unseen.contains(path) {
             return Err(io_error(path, io::ErrorKind::PermissionDenied));
         }
         let found = match path {
-            MOUNTINFO => Some(world.mount_table()),
-            _ => world.files.get(path).cloned(),
+            MOUNTINFO => Some(machine.mount_table()),
+            _ => machine.files.get(path).cloned(),
         };
         found
-            .or_else(|| world.tree(path).remove(path))
+            .or_else(|| machine.tree(path).remove(path))
             .map_or_else(|| absent(path), Ok)
     }
 
-    /// What is made anew under an old name has another number: it is made of all that tells things apart.
+    /// The inode number is a hash of the identifying files, so that a new object with an old name has another number.
     fn entries(&self, path: &str) -> Result<Vec<Entry>, HostError> {
-        let mut world = self.machine();
-        let names = world.list(path)?;
-        let tree = world.tree(path);
+        let mut machine = self.machine();
+        let names = machine.list(path)?;
+        let tree = machine.tree(path);
         let entry = |name: String| {
             let mut hasher = DefaultHasher::new();
             for file in ["targetname", "dm/uuid", "dev"] {
@@ -166,7 +166,7 @@ impl KernelFiles for Fake {
     }
 }
 
-fn line(mount: &Mount, death: Option<Death>) -> String {
+fn mountinfo_line(mount: &Mount, death: Option<Death>) -> String {
     let death = death.filter(|_| mount.device_node().is_none());
     let Mount {
         device,

@@ -6,7 +6,7 @@ fn options(fs: FsType, text: &str) -> FormatOptions {
     FormatOptions::parse(fs, text).unwrap()
 }
 
-fn said(status: i32, stdout: &str) -> Exit {
+fn exited(status: i32, stdout: &str) -> Exit {
     Exit {
         status,
         stdout: stdout.to_owned(),
@@ -61,21 +61,21 @@ fn format_options_are_added_to_the_pinned_features() {
         "mkfs.btrfs -f -q -K -n 16384 -s 4096 -d single -m dup -O extref,skinny-metadata,^no-holes --checksum xxhash -L reports /dev/sdb"
     );
     assert_eq!(options(FsType::Btrfs, "  "), FormatOptions::default());
-    // What is done anyway may be asked for, as the official driver's classes do.
+    // Flags that the driver sets anyway are ignored, as the official driver's classes have them.
     for text in ["--nodiscard", "-K", " -f  --nodiscard "] {
         for fs in [FsType::Ext4, FsType::Xfs, FsType::Btrfs] {
             assert_eq!(options(fs, text), FormatOptions::default(), "{text}");
         }
     }
-    let beside = options(FsType::Xfs, "-K -m reflink=1");
-    assert_eq!(beside, options(FsType::Xfs, "-m reflink=1"));
+    let with_ignored_flag = options(FsType::Xfs, "-K -m reflink=1");
+    assert_eq!(with_ignored_flag, options(FsType::Xfs, "-m reflink=1"));
 }
 
-/// A new volume is not made with what no node could mount, what never grows, and what all volumes of a class would share. One
-/// that was made so has to be staged all the same.
+/// Refused for a new volume: features that not every node can mount, that prevent growth, or that all volumes of a class would
+/// share. An existing volume with such options must still be staged.
 /// design.md#mkfs-defaults
 #[test]
-fn what_would_be_regretted_is_refused_before_anything_is_made() {
+fn options_that_would_break_new_volumes_are_refused() {
     for (fs, text, word) in [
         (FsType::Ext4, "-O bigalloc -C 65536", "-O bigalloc"),
         (FsType::Ext4, "-C 65536", "-C 65536"),
@@ -143,7 +143,7 @@ fn what_would_be_regretted_is_refused_before_anything_is_made() {
 }
 
 #[test]
-fn format_options_name_no_device_and_force_nothing() {
+fn format_options_cannot_name_a_device_or_force() {
     for (fs, text, word) in [
         (FsType::Ext4, "/dev/sda", "/dev/sda"),
         (FsType::Ext4, "-S", "-S"),
@@ -180,10 +180,10 @@ fn format_options_name_no_device_and_force_nothing() {
 /// design.md#identity-before-action
 #[test]
 fn a_failed_probe_is_never_blank() {
-    assert_eq!(read_probe(said(2, "")).unwrap(), Probe::Nothing);
-    assert_eq!(read_probe(said(8, "")).unwrap(), Probe::Several);
+    assert_eq!(read_probe(exited(2, "")).unwrap(), Probe::Nothing);
+    assert_eq!(read_probe(exited(8, "")).unwrap(), Probe::Several);
     assert_eq!(
-        read_probe(said(
+        read_probe(exited(
             0,
             "DEVNAME=/dev/sdb\nUUID=1\nTYPE=ext4\nUSAGE=filesystem\n"
         ))
@@ -191,32 +191,32 @@ fn a_failed_probe_is_never_blank() {
         Probe::Found("ext4".to_owned())
     );
     assert_eq!(
-        read_probe(said(0, "DEVNAME=/dev/sdb\nPTTYPE=gpt\n")).unwrap(),
+        read_probe(exited(0, "DEVNAME=/dev/sdb\nPTTYPE=gpt\n")).unwrap(),
         Probe::Found("gpt partition table".to_owned())
     );
     assert_eq!(
-        read_probe(said(0, "TYPE=swap\nPTTYPE=dos\n")).unwrap(),
+        read_probe(exited(0, "TYPE=swap\nPTTYPE=dos\n")).unwrap(),
         Probe::Several
     );
     for failed in [
-        said(1, ""),
-        said(4, ""),
-        said(137, ""),
-        said(0, ""),
-        said(0, "DEVNAME=/dev/sdb\n"),
+        exited(1, ""),
+        exited(4, ""),
+        exited(137, ""),
+        exited(0, ""),
+        exited(0, "DEVNAME=/dev/sdb\n"),
     ] {
         assert!(read_probe(failed.clone()).is_err(), "{failed:?}");
     }
     let complaint = Exit {
         stderr: "error: /dev/sdb: Input/output error".to_owned(),
-        ..said(2, "")
+        ..exited(2, "")
     };
     assert!(read_probe(complaint).is_err());
     assert_eq!(probe("/dev/sdb").to_string(), "blkid -p -o export /dev/sdb");
 }
 
 #[test]
-fn growing_is_one_command_each() {
+fn each_file_system_is_grown_with_one_command() {
     assert_eq!(
         grow(FsType::Ext4, "/dev/sdb", "/s").to_string(),
         "resize2fs /dev/sdb"
@@ -232,10 +232,11 @@ fn growing_is_one_command_each() {
     assert_eq!(grow_unmounted("/dev/sdb").to_string(), "resize2fs /dev/sdb");
 }
 
-/// What takes the longer the larger the disk is, is not killed half-way: a clock that is right for 1 TiB is wrong for 100.
+/// A command whose run time depends on the disk's size must not be killed half-way: a deadline that suits 1 TiB is too short for
+/// 100.
 /// design.md#node-expansion-is-always-required
 #[test]
-fn what_depends_on_the_size_of_the_disk_has_hours() {
+fn commands_that_depend_on_the_size_of_the_disk_may_take_hours() {
     let options = FormatOptions::default();
     let made = [FsType::Ext4, FsType::Xfs, FsType::Btrfs].map(|fs| make(fs, "/dev/sdb", &options));
     let others = [check_throughout("/dev/sdb"), grow_unmounted("/dev/sdb")];
@@ -246,7 +247,7 @@ fn what_depends_on_the_size_of_the_disk_has_hours() {
 
 /// design.md#node-expansion-is-always-required
 #[test]
-fn growth_that_another_try_cannot_bring_is_known_by_the_tools_words() {
+fn permanent_resize2fs_failures_are_recognized_by_their_messages() {
     let exit = |status, stdout: &str, stderr: &str| Exit {
         status,
         stdout: stdout.to_owned(),
@@ -254,7 +255,7 @@ fn growth_that_another_try_cannot_bring_is_known_by_the_tools_words() {
     };
     // Seen with e2fsprogs 1.47.0.
     let banner = "resize2fs 1.47.0 (5-Feb-2023)\n";
-    for (stdout, said, cannot) in [
+    for (stdout, stderr, cannot) in [
         (
             "Filesystem at /dev/sdb is mounted on /s; on-line resizing required\n",
             "resize2fs: Permission denied to resize filesystem\n",
@@ -290,7 +291,7 @@ fn growth_that_another_try_cannot_bring_is_known_by_the_tools_words() {
             "resize2fs: Filesystem has unsupported feature(s) while trying to open /dev/sdb\n",
             Some(Cannot::Never),
         ),
-        // What the next try may bring.
+        // A retry may succeed.
         ("Please run 'e2fsck -f /dev/sdb' first.\n", "", None),
         ("", "resize2fs: Device or resource busy", None),
         (
@@ -299,17 +300,17 @@ fn growth_that_another_try_cannot_bring_is_known_by_the_tools_words() {
             None,
         ),
     ] {
-        let exit = exit(1, stdout, &format!("{banner}{said}"));
+        let exit = exit(1, stdout, &format!("{banner}{stderr}"));
         assert_eq!(cannot_grow(FsType::Ext4, &exit), cannot, "{exit:?}");
         assert_eq!(cannot_grow(FsType::Xfs, &exit), None);
-        let went_well = Exit { status: 0, ..exit };
-        assert_eq!(cannot_grow(FsType::Ext4, &went_well), None);
+        let succeeded = Exit { status: 0, ..exit };
+        assert_eq!(cannot_grow(FsType::Ext4, &succeeded), None);
     }
 }
 
 #[test]
-fn only_faults_that_are_left_are_damage() {
-    let checked = |status| read_check(&said(status, "what it says"));
+fn only_unrepaired_errors_are_damage() {
+    let checked = |status| read_check(&exited(status, "what it says"));
     for status in [0, 1, 2, 3] {
         assert_eq!(checked(status).unwrap(), Checked::Sound, "{status}");
     }
@@ -321,7 +322,7 @@ fn only_faults_that_are_left_are_damage() {
         let unchecked = Checked::Unchecked("what it says".to_owned());
         assert_eq!(checked(status).unwrap(), unchecked, "{status}");
     }
-    // Killed: 15 has the bit of damage, and means nothing of the kind.
+    // Killed by a signal: the damage bit may be set, and means nothing.
     for status in [137, 143] {
         assert!(checked(status).is_err(), "{status}");
     }
@@ -329,7 +330,7 @@ fn only_faults_that_are_left_are_damage() {
 
 /// design.md#expansion-is-read-back
 #[test]
-fn mounted_file_systems_are_asked() {
+fn the_geometry_of_mounted_file_systems_is_parsed() {
     let xfs = "\
 meta-data=/dev/loop0             isize=512    agcount=6, agsize=65536 blks
          =                       sectsz=512   attr=2, projid32bit=1
@@ -338,7 +339,7 @@ naming   =version 2              bsize=4096   ascii-ci=0, ftype=1
 log      =internal log           bsize=4096   blocks=16384, version=2
 realtime =none                   extsz=4096   blocks=0, rtextents=0
 ";
-    let geometry = read_xfs_geometry(said(0, xfs)).unwrap();
+    let geometry = read_xfs_geometry(exited(0, xfs)).unwrap();
     assert_eq!(
         geometry,
         Geometry::Xfs(Xfs {
@@ -349,15 +350,16 @@ realtime =none                   extsz=4096   blocks=0, rtextents=0
     );
     let btrfs = "Label: none  uuid: 3c15\n\tTotal devices 1 FS bytes used 147456\n\tdevid    1 size 1073741824 used 132513792 path /dev/loop1\n\n";
     assert_eq!(
-        read_btrfs_geometry(said(0, btrfs)).unwrap().size(),
+        read_btrfs_geometry(exited(0, btrfs)).unwrap().size(),
         Bytes::GIB
     );
     let two = format!("{btrfs}\tdevid    2 size 1073741824 used 1 path /dev/loop2\n");
     for garbled in ["", "nonsense", &two] {
-        assert!(read_btrfs_geometry(said(0, garbled)).is_err());
-        assert!(read_xfs_geometry(said(0, garbled)).is_err());
+        assert!(read_btrfs_geometry(exited(0, garbled)).is_err());
+        assert!(read_xfs_geometry(exited(0, garbled)).is_err());
     }
     assert!(
-        read_xfs_geometry(said(1, xfs)).is_err() && read_btrfs_geometry(said(1, btrfs)).is_err()
+        read_xfs_geometry(exited(1, xfs)).is_err()
+            && read_btrfs_geometry(exited(1, btrfs)).is_err()
     );
 }

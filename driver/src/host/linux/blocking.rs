@@ -1,6 +1,6 @@
-//! What would block, off the runtime's workers: looks at the kernel's own files on its blocking pool, which is bounded (`main.rs`); what
-//! may wait for a disk, a target or a file system in a thread of its own. So however many of those hang, the looks go on; and each
-//! belongs to a call that waits for it and holds its volume's lock, which bounds them.
+//! Runs blocking work off the runtime's workers. Reads of kernel files use the runtime's blocking pool, which is bounded
+//! (`main.rs`). Work that may wait for a disk, a target or a file system gets its own thread: however many of these hang, the
+//! pool stays free. Each thread belongs to a call that waits for it and holds its volume's lock, which bounds their number.
 
 use std::io;
 use std::thread;
@@ -13,26 +13,26 @@ use tokio::time::timeout;
 use super::HostError;
 use crate::in_flight;
 
-/// Runs `look`, which does nothing but read files of the kernel.
+/// Runs `look`, which only reads kernel files, on the blocking pool.
 pub(super) async fn blocking<T: Send + 'static>(
     doing: &str,
     deadline: Duration,
     look: impl FnOnce() -> Result<T, HostError> + Send + 'static,
 ) -> Result<T, HostError> {
-    let held = in_flight::current();
+    let lock = in_flight::current();
     let task = tokio::task::spawn_blocking(move || {
         let found = look();
-        drop(held);
+        drop(lock);
         found
     });
     match timeout(deadline, task).await {
         Ok(Ok(found)) => found,
-        Ok(Err(died)) => Err(broken(doing, died)),
+        Ok(Err(panicked)) => Err(lost(doing, panicked)),
         Err(_) => Err(overran(doing, deadline)),
     }
 }
 
-/// The same for one file.
+/// The same for an operation on one file.
 pub(super) async fn pooled<T: Send + 'static>(
     doing: &str,
     path: &str,
@@ -44,7 +44,7 @@ pub(super) async fn pooled<T: Send + 'static>(
     blocking(doing, deadline, act).await
 }
 
-/// Runs `act` in a thread of its own. When it overruns its deadline it goes on there, with the volume's lock.
+/// Runs `act` in its own thread. If it overruns its deadline, it continues there and keeps the volume's lock.
 pub(super) async fn in_own_thread<T: Send + 'static>(
     doing: &str,
     path: &str,
@@ -54,7 +54,7 @@ pub(super) async fn in_own_thread<T: Send + 'static>(
     in_steps(doing, path, deadline, |_: &mut Step| act()).await
 }
 
-/// The same, of which `deadline` is what each step may take.
+/// The same, with `deadline` for each step.
 pub(super) async fn in_steps<T: Send + 'static>(
     doing: &str,
     path: &str,
@@ -66,12 +66,12 @@ pub(super) async fn in_steps<T: Send + 'static>(
     in_thread(doing, deadline, act).await
 }
 
-/// What tells that another step has ended.
+/// Reports progress: each finished step restarts the deadline.
 #[derive(Debug)]
 pub(super) struct Step(mpsc::Sender<()>);
 
 impl Step {
-    /// A step has ended. False: nobody waits any more.
+    /// Reports that a step is done. False: the caller no longer waits.
     pub(super) fn done(&mut self) -> bool {
         !matches!(
             self.0.try_send(()),
@@ -80,40 +80,40 @@ impl Step {
     }
 }
 
-/// Runs `act` in a thread of its own; `deadline` is what each of its steps may take.
+/// Runs `act` in its own thread, with `deadline` for each of its steps.
 pub(super) async fn in_thread<T: Send + 'static>(
     doing: &str,
     deadline: Duration,
     act: impl FnOnce(&mut Step) -> Result<T, HostError> + Send + 'static,
 ) -> Result<T, HostError> {
     let lock = in_flight::current();
-    let (tell, mut told) = oneshot::channel();
+    let (sender, mut receiver) = oneshot::channel();
     let (step, mut steps) = mpsc::channel(1);
     let run = move || {
-        let done = act(&mut Step(step));
+        let result = act(&mut Step(step));
         drop(lock);
-        let _nobody_waits = tell.send(done);
+        let _caller_gave_up = sender.send(result);
     };
     let thread = thread::Builder::new().name("waits".to_owned()).spawn(run);
-    thread.map_err(|error| broken(doing, error))?;
+    thread.map_err(|error| lost(doing, error))?;
     loop {
         let progress = async {
             tokio::select! {
                 biased;
-                done = &mut told => Some(done),
+                result = &mut receiver => Some(result),
                 Some(()) = steps.recv() => None,
             }
         };
         match timeout(deadline, progress).await {
             Ok(None) => {}
-            Ok(Some(Ok(done))) => return done,
-            Ok(Some(Err(died))) => return Err(broken(doing, died)),
+            Ok(Some(Ok(result))) => return result,
+            Ok(Some(Err(panicked))) => return Err(lost(doing, panicked)),
             Err(_) => return Err(overran(doing, deadline)),
         }
     }
 }
 
-/// What the system says of a path, as an error of the machine's.
+/// Turns an error of the system into a [`HostError`]: [`HostError::Absent`] if the path does not exist.
 pub(super) fn failed(doing: &str, path: &str, source: io::Error) -> HostError {
     use io::ErrorKind::{NotADirectory, NotFound};
     if matches!(source.kind(), NotFound | NotADirectory) {
@@ -127,7 +127,7 @@ pub(super) fn failed(doing: &str, path: &str, source: io::Error) -> HostError {
     }
 }
 
-fn broken(doing: &str, why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> HostError {
+fn lost(doing: &str, why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> HostError {
     HostError::Io {
         doing: doing.to_owned(),
         source: io::Error::other(why),

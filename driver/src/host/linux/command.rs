@@ -1,4 +1,4 @@
-//! Running programs: deadline, kill, and what becomes of a child that does not die.
+//! Runs programs with a deadline, kills them when they overrun it, and abandons a child that cannot be killed.
 
 use std::io;
 use std::os::unix::process::ExitStatusExt;
@@ -14,28 +14,27 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use super::exec::environment;
-use super::nsenter::{self, Whose};
+use super::nsenter::{self, NamespaceOwner};
 use crate::host::{Cmd, Exit, HostError};
 use crate::in_flight;
 
-/// How long a killed command has to go.
+/// How long to wait for a killed command to end.
 const KILL_TIMEOUT: Duration = Duration::from_secs(2);
-/// As much of a command's output as is kept.
+/// Maximum of each of a command's output streams that is kept, in bytes.
 pub(super) const OUTPUT_LIMIT: usize = 256 << 10;
 
-/// Runs a command to its end or its deadline; in the namespaces of `whose`, if it is another's.
-/// It is looked for in `search`.
+/// Runs a command to its end or its deadline. The program is looked up in `search_path`, or runs in the namespaces of `owner`.
 pub(super) async fn run(
     cmd: &Cmd,
-    whose: Option<Whose>,
-    search: &[PathBuf],
+    owner: Option<NamespaceOwner>,
+    search_path: &[PathBuf],
 ) -> Result<Exit, HostError> {
-    let mut child = spawn(cmd, whose, search).map_err(|source| HostError::NotStarted {
+    let mut child = spawn(cmd, owner, search_path).map_err(|source| HostError::NotStarted {
         program: cmd.program,
         source,
     })?;
     let (out, err) = (child.stdout.take(), child.stderr.take());
-    let finish = async { tokio::join!(child.wait(), keep(out), keep(err)) };
+    let finish = async { tokio::join!(child.wait(), read_capped(out), read_capped(err)) };
     if let Ok((status, stdout, stderr)) = timeout(cmd.deadline, finish).await {
         let status = status.map_err(|source| HostError::Io {
             doing: format!("waiting for {}", cmd.program),
@@ -46,8 +45,8 @@ pub(super) async fn run(
             stdout,
             stderr,
         };
-        return match whose {
-            Some(_) => entered(cmd, exit),
+        return match owner {
+            Some(_) => exit_of_entered(cmd, exit),
             None => Ok(exit),
         };
     }
@@ -61,8 +60,8 @@ pub(super) async fn run(
     })
 }
 
-/// What a process that had to enter other namespaces first has come to.
-fn entered(cmd: &Cmd, exit: Exit) -> Result<Exit, HostError> {
+/// Interprets the exit of a process that had to enter other namespaces first.
+fn exit_of_entered(cmd: &Cmd, exit: Exit) -> Result<Exit, HostError> {
     let problem = || exit.stderr.trim_end().to_owned();
     match u8::try_from(exit.status) {
         Ok(nsenter::FAILED) => Err(HostError::NoNamespaces { problem: problem() }),
@@ -78,25 +77,25 @@ fn entered(cmd: &Cmd, exit: Exit) -> Result<Exit, HostError> {
     clippy::disallowed_methods,
     reason = "this is the one place that starts programs, with a deadline"
 )]
-fn spawn(cmd: &Cmd, whose: Option<Whose>, search: &[PathBuf]) -> io::Result<Child> {
-    let search = std::env::join_paths(search).map_err(io::Error::other)?;
-    let mut command = match whose {
+fn spawn(cmd: &Cmd, owner: Option<NamespaceOwner>, search_path: &[PathBuf]) -> io::Result<Child> {
+    let search_path = std::env::join_paths(search_path).map_err(io::Error::other)?;
+    let mut command = match owner {
         None => tokio::process::Command::new(cmd.program),
-        Some(whose) => {
-            // This program itself: it enters, and the other takes its place under the same process number.
+        Some(owner) => {
+            // This program itself: it enters the namespaces and then calls exec(), so the process id stays the same.
             let mut command = tokio::process::Command::new("/proc/self/exe");
-            command.args(nsenter::arguments(whose, cmd.program));
+            command.args(nsenter::arguments(owner, cmd.program));
             command
         }
     };
     command
         .args(&cmd.args)
         .env_clear()
-        .envs(environment(search))
+        .envs(environment(search_path))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        // Its own group: a script's children go with it.
+        // Its own process group, so that a script's children are killed with it.
         .process_group(0)
         .kill_on_drop(true)
         .spawn()
@@ -104,12 +103,12 @@ fn spawn(cmd: &Cmd, whose: Option<Whose>, search: &[PathBuf]) -> io::Result<Chil
 
 fn kill(child: &Child) {
     if let Some(group) = child.id().and_then(|id| i32::try_from(id).ok()) {
-        // It may have ended in this moment; then there is nobody to kill.
+        // It may have just ended: then there is nothing to kill.
         let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
     }
 }
 
-/// Leaves a child that does not die to a task that holds the volume's lock until it does.
+/// Hands a child that cannot be killed to a task that holds the volume's lock until the child ends.
 fn abandon(cmd: &Cmd, mut child: Child) {
     let lock = in_flight::current();
     warn!(program = cmd.program, command = %cmd, "a host command cannot be killed and is abandoned; its volume stays locked");
@@ -119,8 +118,8 @@ fn abandon(cmd: &Cmd, mut child: Child) {
     });
 }
 
-/// Reads to the end and keeps the beginning, so that a talkative program never waits for us.
-async fn keep(pipe: Option<impl AsyncRead + Unpin>) -> String {
+/// Reads to the end and keeps the first [`OUTPUT_LIMIT`] bytes, so that the program never blocks on a full pipe.
+async fn read_capped(pipe: Option<impl AsyncRead + Unpin>) -> String {
     let Some(mut pipe) = pipe else {
         return String::new();
     };
@@ -149,26 +148,26 @@ mod tests {
             stderr: format!("{stderr}\n"),
             ..Exit::default()
         };
-        entered(&Cmd::new(program, 1), exit)
+        exit_of_entered(&Cmd::new(program, 1), exit)
     }
 
     /// design.md#whose-namespaces-the-driver-enters
     #[test]
-    fn without_multipathd_there_is_one_path_and_a_pretender_is_an_error() {
+    fn a_missing_multipathd_is_not_an_error_but_an_unverified_one_is() {
         let daemon = |status, stderr| multipath::read_daemon(ended("multipathd", status, stderr));
         let missing = daemon(127, "nobody listens").unwrap();
         assert!(matches!(missing, multipath::Daemon::Missing));
-        let pretends = daemon(125, "process 7 is in a pod").unwrap_err();
+        let unverified = daemon(125, "process 7 is in a pod").unwrap_err();
         assert!(
-            matches!(&pretends, HostError::NoNamespaces { problem } if problem == "process 7 is in a pod"),
-            "{pretends}"
+            matches!(&unverified, HostError::NoNamespaces { problem } if problem == "process 7 is in a pod"),
+            "{unverified}"
         );
         let silent = daemon(1, "timeout receiving packet").unwrap();
         assert!(matches!(silent, multipath::Daemon::Silent(_)));
     }
 
     #[test]
-    fn what_the_program_itself_says_is_kept() {
+    fn the_exit_status_of_the_program_itself_is_kept() {
         for status in [0, 1, 21, 124, 126, 137] {
             assert_eq!(ended("iscsiadm", status, "").unwrap().status, status);
         }

@@ -1,11 +1,11 @@
-//! The daemons of the host that the driver works with, found by the sockets that they listen on. EFFECT: asks the kernel, and
-//! lets [`trust`] decide.
+//! Finds iscsid and multipathd by the sockets that they listen on, and verifies that they are processes of the host. EFFECT:
+//! reads facts from the kernel; [`trust`] decides.
 //!
 //! ```text
-//! connect ──▶ SO_PEERCRED, SO_PEERPIDFD: who called listen() ──▶ /proc/PID: facts ──▶ judged ──▶ still alive? then it was that one
+//! connect ──▶ SO_PEERCRED, SO_PEERPIDFD: who called listen() ──▶ /proc/PID: facts ──▶ verify ──▶ still alive? else refused
 //! ```
-//! A process is held by a pidfd from before the first look at it: as long as it has not ended, its number is no one else's.
-//! Its root and its namespaces are opened meanwhile and stay what they are, whatever becomes of it.
+//! A pidfd is opened before the first fact is read: as long as the process has not ended, its id cannot be reused. Its root and
+//! its namespaces are opened meanwhile, and these descriptors stay valid even if it ends.
 
 use std::fs::{self, File};
 use std::io;
@@ -29,39 +29,39 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use super::trust::{self, Cgroup, Facts};
 
 pub(super) const PROC: &str = "/proc";
-/// The longest name that an abstract socket has.
-const LONGEST: usize = 107;
-/// How long a daemon may leave a caller waiting that nobody else waits before, in seconds.
+/// Maximum length of an abstract socket's name, in bytes.
+const MAX_ABSTRACT_NAME: usize = 107;
+/// Timeout of a connection to a daemon's socket, in seconds.
 const CONNECT_TIMEOUT_SECONDS: i64 = 2;
 
-/// A daemon of the host that has namespaces of its own.
+/// A daemon of the host that may have its own namespaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Daemon {
-    /// open-iscsi's.
+    /// The daemon of open-iscsi.
     Iscsid,
-    /// That of multipath-tools.
+    /// The daemon of multipath-tools.
     Multipathd,
 }
 
-/// Why there is no daemon to work with.
+/// Why there is no usable daemon.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Unverified {
-    /// Nobody listens.
-    Nobody(String),
-    /// Somebody may, but cannot be looked at or must not be believed.
+    /// No process listens on the socket, or there is no such program.
+    NotFound(String),
+    /// A process may listen, but it cannot be inspected or is not trusted.
     Refused(String),
 }
 
 impl Unverified {
     pub(super) fn into_text(self) -> String {
         match self {
-            Self::Nobody(text) | Self::Refused(text) => text,
+            Self::NotFound(text) | Self::Refused(text) => text,
         }
     }
 }
 
 impl Daemon {
-    /// The program's name. For words to people only.
+    /// The program's name, for messages only.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Iscsid => "iscsid",
@@ -69,37 +69,38 @@ impl Daemon {
         }
     }
 
-    /// The abstract addresses that it may listen at, without the leading zero.
+    /// The abstract socket names that it may listen on, without the leading zero byte.
     fn addresses(self) -> Vec<Vec<u8>> {
         match self {
             Self::Iscsid => {
-                // open-iscsi/open-iscsi: usr/mgmt_ipc.c. Older releases bind the whole `sockaddr_un`, zeros included.
+                // open-iscsi/open-iscsi: usr/mgmt_ipc.c. Older releases bind the whole `sockaddr_un`, including its zeros.
                 let name = b"ISCSIADM_ABSTRACT_NAMESPACE".to_vec();
                 let mut padded = name.clone();
-                padded.resize(LONGEST, 0);
+                padded.resize(MAX_ABSTRACT_NAME, 0);
                 vec![name, padded]
             }
-            // opensvc/multipath-tools: libmpathcmd/mpath_cmd.h. Newer releases listen at a path, too.
+            // opensvc/multipath-tools: libmpathcmd/mpath_cmd.h. Newer releases also listen on a socket file.
             Self::Multipathd => vec![b"/org/kernel/linux/storage/multipathd".to_vec()],
         }
     }
 
-    /// The process that listens for this daemon in the host's network namespace, proven to be the host's.
+    /// Finds the process that listens on this daemon's socket in the host's network namespace, and verifies that it is a process
+    /// of the host.
     ///
-    /// The calling thread is in the network and the cgroup namespace of process 1 afterwards.
+    /// Moves the calling thread into the network and the cgroup namespace of process 1.
     pub(super) fn verify(self) -> Result<Process, Unverified> {
         let own = join_init()?;
         let mut refused = None;
         for address in self.addresses() {
             match self.verify_at(&address, &own) {
                 Ok(process) => return Ok(process),
-                Err(Unverified::Nobody(_)) => {}
-                // One who pretends must not hide the real one at the other address.
+                Err(Unverified::NotFound(_)) => {}
+                // An impostor at one address must not hide the real daemon at the other.
                 Err(error @ Unverified::Refused(_)) => refused = Some(error),
             }
         }
         Err(refused.unwrap_or_else(|| {
-            Unverified::Nobody(format!(
+            Unverified::NotFound(format!(
                 "nobody listens on {0}'s socket in the host's network namespace: start {0} on the node",
                 self.name()
             ))
@@ -109,38 +110,38 @@ impl Daemon {
     fn verify_at(self, address: &[u8], own: &[Cgroup]) -> Result<Process, Unverified> {
         let name = self.name();
         let refuse = |problem: String| Unverified::Refused(problem);
-        let socket = call(address)
+        let socket = connect_abstract(address)
             .map_err(|error| {
                 refuse(format!(
-                    "{name}'s socket takes no connection ({error}): is {name} stuck? Start it anew"
+                    "{name}'s socket takes no connection ({error}): is {name} stuck? Restart it"
                 ))
             })?
-            .ok_or_else(|| Unverified::Nobody(String::new()))?;
-        let held = listener(&socket);
-        // iscsid serves one caller after the other, and would wait for this one to say something.
+            .ok_or_else(|| Unverified::NotFound(String::new()))?;
+        let peer = listening_process(&socket);
+        // iscsid serves one client at a time, and would wait for a request on this connection.
         drop(socket);
         let ended = || {
             refuse(format!(
-                "the process that opened {name}'s socket has ended: start {name} anew, in the foreground (iscsid -f, multipathd -d)"
+                "the process that opened {name}'s socket has ended: restart {name} in the foreground (iscsid -f, multipathd -d)"
             ))
         };
-        let (number, pidfd) = held.map_err(|_| ended())?.ok_or_else(|| {
+        let (number, pidfd) = peer.map_err(|_| ended())?.ok_or_else(|| {
             refuse(format!(
-                "the process that listens on {name}'s socket is none that the driver can see: give the pod hostPID: true"
+                "the process that listens on {name}'s socket is not visible to the driver: give the pod hostPID: true"
             ))
         })?;
-        let look = || Ok::<_, io::Error>((Process::read(number)?, facts(number)?, facts(1)?));
-        let looked = look();
-        // Only now is it certain that all of this was of the process that listens.
-        if !lives(&pidfd) {
+        let read = || Ok::<_, io::Error>((Process::open(number)?, facts(number)?, facts(1)?));
+        let result = read();
+        // Only if the process is still alive is it certain that all of this was read from it, and not from another with its id.
+        if !is_alive(&pidfd) {
             return Err(ended());
         }
-        let (process, facts, init) = looked.map_err(|error| {
+        let (process, facts, init) = result.map_err(|error| {
             refuse(format!(
-                "process {number}, which listens on {name}'s socket, cannot be looked at ({error}): the driver's container must be privileged"
+                "process {number}, which listens on {name}'s socket, cannot be inspected ({error}): the driver's container must be privileged"
             ))
         })?;
-        match trust::judge(&facts, &init, own) {
+        match trust::verify(&facts, &init, own) {
             Ok(()) => Ok(Process {
                 pidfd: Some(pidfd),
                 ..process
@@ -152,10 +153,10 @@ impl Daemon {
     }
 }
 
-/// A process, held together with what the driver enters of it.
+/// An open process: a pidfd, and the root and the namespaces that the driver enters.
 #[derive(Debug)]
 pub(super) struct Process {
-    /// Process 1 needs none: it does not end before the machine does.
+    /// `None` for process 1, which never ends while the machine runs.
     pidfd: Option<OwnedFd>,
     pub(super) root: File,
     pub(super) mounts: File,
@@ -165,14 +166,14 @@ pub(super) struct Process {
 impl Process {
     /// Process 1 of the host.
     pub(super) fn init() -> io::Result<Self> {
-        Self::read(1)
+        Self::open(1)
     }
 
-    fn read(number: u32) -> io::Result<Self> {
+    fn open(number: u32) -> io::Result<Self> {
         let open = |name: &str, flags: OFlag| {
-            let path = of(number).join(name);
-            let mut how = File::options();
-            how.read(true).custom_flags(flags.bits()).open(path)
+            let path = proc_dir(number).join(name);
+            let mut options = File::options();
+            options.read(true).custom_flags(flags.bits()).open(path)
         };
         Ok(Self {
             pidfd: None,
@@ -182,80 +183,87 @@ impl Process {
         })
     }
 
-    /// False when it has ended.
-    fn lives(&self) -> bool {
-        self.pidfd.as_ref().is_none_or(lives)
+    /// False if it has ended.
+    fn is_alive(&self) -> bool {
+        self.pidfd.as_ref().is_none_or(is_alive)
     }
 
-    /// Its root folder, as it is seen from here for as long as this is kept.
+    /// The path of its root directory; valid as long as this value lives.
     pub(super) fn root(&self) -> PathBuf {
         Path::new(PROC).join(format!("self/fd/{}", self.root.as_raw_fd()))
     }
 }
 
-/// False when the process has ended, and its number may be another's.
-fn lives(pidfd: &OwnedFd) -> bool {
+/// False if the process has ended, so that its id may be reused.
+fn is_alive(pidfd: &OwnedFd) -> bool {
     let mut ended = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
     matches!(poll(&mut ended, PollTimeout::ZERO), Ok(0))
 }
 
-/// iscsid, proven once and kept for as long as it lives: it serves one caller after the other and need not be asked for each file.
+/// iscsid's process, verified once and cached as long as it lives. iscsid serves one client at a time, so the driver does not
+/// connect to it for each file.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Kept(Arc<Mutex<Option<Arc<Process>>>>);
+pub(super) struct IscsidCache(Arc<Mutex<Option<Arc<Process>>>>);
 
-impl Kept {
-    /// The process that is `daemon` now.
-    pub(super) fn daemon(&self, daemon: Daemon) -> Result<Arc<Process>, Unverified> {
+impl IscsidCache {
+    /// The verified process of `daemon`; only that of iscsid is cached.
+    pub(super) fn process_of(&self, daemon: Daemon) -> Result<Arc<Process>, Unverified> {
         if daemon != Daemon::Iscsid {
             return verify_in_thread(daemon).map(Arc::new);
         }
-        // A thread that died here has changed nothing.
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(process) = kept.as_ref().filter(|process| process.lives()) {
+        // A thread that panicked here has changed nothing.
+        let mut cached = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(process) = cached.as_ref().filter(|process| process.is_alive()) {
             return Ok(Arc::clone(process));
         }
-        *kept = None;
+        *cached = None;
         let process = Arc::new(verify_in_thread(daemon)?);
-        *kept = Some(Arc::clone(&process));
+        *cached = Some(Arc::clone(&process));
         Ok(process)
     }
 }
 
-/// [`Daemon::prove`] for a process that has to stay in its own namespaces.
+/// [`Daemon::verify`] in a new thread, so that the calling thread stays in its own namespaces.
 fn verify_in_thread(daemon: Daemon) -> Result<Process, Unverified> {
     thread::spawn(move || daemon.verify())
         .join()
-        .unwrap_or_else(|_| Err(Unverified::Refused("the driver failed to look".to_owned())))
+        .unwrap_or_else(|_| {
+            Err(Unverified::Refused(
+                "the thread that inspected it panicked".to_owned(),
+            ))
+        })
 }
 
-/// True when this process may be believed to be one of the host's; false when it has just ended, too.
+/// True if this process is trusted as one of the host's; false also if it has just ended.
 pub(super) fn is_of_host(number: u32) -> Result<bool, Unverified> {
-    let asked = thread::spawn(move || {
+    let thread = thread::spawn(move || {
         let own = join_init()?;
-        let judged = facts(number).and_then(|facts| Ok((facts, self::facts(1)?)));
-        match judged {
-            Ok((facts, init)) => Ok(trust::judge(&facts, &init, &own).is_ok()),
+        let read = facts(number).and_then(|facts| Ok((facts, self::facts(1)?)));
+        match read {
+            Ok((facts, init)) => Ok(trust::verify(&facts, &init, &own).is_ok()),
             Err(gone) if gone.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(Unverified::Refused(format!(
-                "process {number} cannot be looked at ({error}): the driver's container must be privileged"
+                "process {number} cannot be inspected ({error}): the driver's container must be privileged"
             ))),
         }
     });
-    asked
-        .join()
-        .unwrap_or_else(|_| Err(Unverified::Refused("the driver failed to look".to_owned())))
+    thread.join().unwrap_or_else(|_| {
+        Err(Unverified::Refused(
+            "the thread that inspected it panicked".to_owned(),
+        ))
+    })
 }
 
-/// Calls at the daemon's socket in this thread's network namespace, or in that of process 1. False: nobody listens.
-pub(super) fn call_at(daemon: Daemon, of_init: bool) -> Result<bool, Unverified> {
-    let called = thread::spawn(move || {
+/// Connects to the daemon's socket in this thread's network namespace, or in that of process 1. False: connection refused.
+pub(super) fn try_connect(daemon: Daemon, of_init: bool) -> Result<bool, Unverified> {
+    let thread = thread::spawn(move || {
         if of_init {
             join_init()?;
         }
         for address in daemon.addresses() {
-            let answer = call(&address).map_err(|error| {
+            let answer = connect_abstract(&address).map_err(|error| {
                 Unverified::Refused(format!(
-                    "{0}'s socket takes no connection ({error}): is {0} stuck? Start it anew",
+                    "{0}'s socket takes no connection ({error}): is {0} stuck? Restart it",
                     daemon.name()
                 ))
             })?;
@@ -265,16 +273,18 @@ pub(super) fn call_at(daemon: Daemon, of_init: bool) -> Result<bool, Unverified>
         }
         Ok(false)
     });
-    called
-        .join()
-        .unwrap_or_else(|_| Err(Unverified::Refused("the driver failed to call".to_owned())))
+    thread.join().unwrap_or_else(|_| {
+        Err(Unverified::Refused(
+            "the thread that connected to it panicked".to_owned(),
+        ))
+    })
 }
 
-/// Joins the network namespace of process 1, which the daemons listen in, and its cgroup namespace, which a cgroup's whole path
-/// is seen from. Answers the driver's own cgroups.
+/// Moves the calling thread into the network namespace of process 1, where the daemons listen, and into its cgroup namespace,
+/// where `/proc/PID/cgroup` shows full paths. Returns the driver's own cgroups.
 fn join_init() -> Result<Vec<Cgroup>, Unverified> {
     let join = |kind: &str, flag: CloneFlags| {
-        let theirs = of(1).join("ns").join(kind);
+        let theirs = proc_dir(1).join("ns").join(kind);
         let own = Path::new(PROC).join("thread-self/ns").join(kind);
         if fs::metadata(&theirs)?.ino() == fs::metadata(own)?.ino() {
             return Ok(());
@@ -286,13 +296,13 @@ fn join_init() -> Result<Vec<Cgroup>, Unverified> {
         .and_then(|()| cgroups(&Path::new(PROC).join("thread-self")));
     joined.map_err(|error| {
         Unverified::Refused(format!(
-            "those of process 1 cannot be looked at ({error}): the driver's container must be privileged"
+            "cannot join those of process 1 ({error}): the driver's container must be privileged"
         ))
     })
 }
 
-/// A connection to who listens there; `None` when nobody does.
-fn call(address: &[u8]) -> nix::Result<Option<OwnedFd>> {
+/// Connects to an abstract socket; `None` if the connection is refused.
+fn connect_abstract(address: &[u8]) -> nix::Result<Option<OwnedFd>> {
     let socket = socket(
         AddressFamily::Unix,
         SockType::Stream,
@@ -311,14 +321,14 @@ fn call(address: &[u8]) -> nix::Result<Option<OwnedFd>> {
     }
 }
 
-/// The process that has called `listen()`, and a hold on it. `None`: it has no number in the driver's process namespace.
-fn listener(socket: &OwnedFd) -> nix::Result<Option<(u32, OwnedFd)>> {
+/// The id and a pidfd of the process that called `listen()`. `None`: it has no id in the driver's PID namespace.
+fn listening_process(socket: &OwnedFd) -> nix::Result<Option<(u32, OwnedFd)>> {
     let number = getsockopt(socket, sockopt::PeerCredentials)?.pid();
     let (Some(pid), Ok(number)) = (Pid::from_raw(number), u32::try_from(number)) else {
         return Ok(None);
     };
     let pidfd = match getsockopt(socket, sockopt::PeerPidfd) {
-        // Before Linux 6.5. A number that has become another's meanwhile is judged by what that one is.
+        // Before Linux 6.5. If the id was reused meanwhile, the process that has it now is verified instead.
         Err(Errno::ENOPROTOOPT) => pidfd_open(pid, PidfdFlags::empty())
             .map_err(|error| Errno::from_raw(error.raw_os_error()))?,
         other => other?,
@@ -327,28 +337,28 @@ fn listener(socket: &OwnedFd) -> nix::Result<Option<(u32, OwnedFd)>> {
 }
 
 fn facts(number: u32) -> io::Result<Facts> {
-    let place = of(number);
-    let status = fs::read_to_string(place.join("status"))?;
-    let (users, capabilities) = trust::read_status(&status).ok_or_else(odd)?;
+    let dir = proc_dir(number);
+    let status = fs::read_to_string(dir.join("status"))?;
+    let (users, capabilities) = trust::parse_status(&status).ok_or_else(malformed)?;
     Ok(Facts {
         users,
         capabilities,
-        user_namespace: fs::metadata(place.join("ns/user"))?.ino(),
-        cgroups: cgroups(&place)?,
+        user_namespace: fs::metadata(dir.join("ns/user"))?.ino(),
+        cgroups: cgroups(&dir)?,
     })
 }
 
-fn cgroups(place: &Path) -> io::Result<Vec<Cgroup>> {
-    trust::read_cgroups(&fs::read_to_string(place.join("cgroup"))?).ok_or_else(odd)
+fn cgroups(dir: &Path) -> io::Result<Vec<Cgroup>> {
+    trust::parse_cgroups(&fs::read_to_string(dir.join("cgroup"))?).ok_or_else(malformed)
 }
 
-fn odd() -> io::Error {
+fn malformed() -> io::Error {
     io::Error::new(
         io::ErrorKind::InvalidData,
-        "the kernel's words are not understood",
+        "a file of /proc cannot be parsed",
     )
 }
 
-fn of(number: u32) -> PathBuf {
+fn proc_dir(number: u32) -> PathBuf {
     Path::new(PROC).join(number.to_string())
 }

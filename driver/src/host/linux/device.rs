@@ -1,4 +1,4 @@
-//! Block devices: reading, writing, opening.
+//! Block devices: direct and cached reads, exclusive writes, and checks by opening them.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -11,7 +11,7 @@ use nix::fcntl::OFlag;
 use super::blocking::Step;
 use crate::host::{Span, Via, blank};
 
-/// Every logical block size divides it.
+/// Alignment for direct I/O in bytes, a multiple of every logical block size.
 const ALIGNMENT: usize = 4096;
 
 pub(super) fn read(path: &Path, span: Span, via: Via) -> io::Result<Vec<u8>> {
@@ -19,29 +19,29 @@ pub(super) fn read(path: &Path, span: Span, via: Via) -> io::Result<Vec<u8>> {
         Via::Cache => File::open(path)?,
         Via::Disk => open_direct(path)?,
     };
-    let mut room = Room::of(span.length);
-    let read = room.part(span.length);
+    let mut buffer = AlignedBuffer::new(span.length);
+    let read = buffer.slice(span.length);
     file.read_exact_at(read, span.offset)?;
     Ok(read.to_vec())
 }
 
-/// The first of these parts that holds anything but zeros. The largest of them is all the memory that it takes.
+/// The first of these spans that holds anything but zeros. Uses memory for the largest span only.
 pub(super) fn find_data(
     path: &Path,
     spans: Vec<Span>,
     step: &mut Step,
 ) -> io::Result<Option<Span>> {
     let file = open_direct(path)?;
-    let most = spans.iter().map(|span| span.length).max();
-    let mut room = Room::of(most.unwrap_or_default());
+    let longest = spans.iter().map(|span| span.length).max();
+    let mut buffer = AlignedBuffer::new(longest.unwrap_or_default());
     for span in spans {
-        let read = room.part(span.length);
+        let read = buffer.slice(span.length);
         file.read_exact_at(read, span.offset)?;
         if !blank::is_zero(read) {
             return Ok(Some(span));
         }
         if !step.done() {
-            // Nobody waits for it any more.
+            // The caller no longer waits.
             return Err(io::ErrorKind::TimedOut.into());
         }
     }
@@ -59,14 +59,14 @@ pub(super) fn write(path: &Path, offset: u64, data: &[u8]) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => open(OFlag::empty())?,
         other => other?,
     };
-    let mut room = Room::of(data.len());
-    let written = room.part(data.len());
+    let mut buffer = AlignedBuffer::new(data.len());
+    let written = buffer.slice(data.len());
     written.copy_from_slice(data);
     file.write_all_at(written, offset)?;
     file.sync_all()
 }
 
-/// False while there is a node and no device behind it.
+/// False if the node exists and the device behind it does not (`ENXIO`).
 pub(super) fn opens(path: &Path) -> io::Result<bool> {
     match File::open(path) {
         Ok(_) => Ok(true),
@@ -75,7 +75,7 @@ pub(super) fn opens(path: &Path) -> io::Result<bool> {
     }
 }
 
-/// Somebody has it for himself alone.
+/// True if the device is open exclusively (`O_EXCL`).
 pub(super) fn is_claimed(path: &Path) -> io::Result<bool> {
     let exclusively = OpenOptions::new()
         .read(true)
@@ -88,7 +88,7 @@ pub(super) fn is_claimed(path: &Path) -> io::Result<bool> {
     }
 }
 
-/// A file system below a loop device may know no direct I/O; then there is nothing better than the cache.
+/// Falls back to the page cache if direct I/O is not supported, e.g. by the file system below a loop device.
 fn open_direct(path: &Path) -> io::Result<File> {
     let direct = OpenOptions::new()
         .read(true)
@@ -100,16 +100,16 @@ fn open_direct(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Memory for direct I/O.
-struct Room(Vec<u8>);
+/// A buffer with the alignment that direct I/O requires.
+struct AlignedBuffer(Vec<u8>);
 
-impl Room {
-    fn of(length: usize) -> Self {
+impl AlignedBuffer {
+    fn new(length: usize) -> Self {
         Self(vec![0; length + ALIGNMENT])
     }
 
-    /// The first `length` bytes of it, aligned.
-    fn part(&mut self, length: usize) -> &mut [u8] {
+    /// The first `length` bytes, aligned.
+    fn slice(&mut self, length: usize) -> &mut [u8] {
         let start = self.0.as_ptr().align_offset(ALIGNMENT);
         &mut self.0[start..start + length]
     }

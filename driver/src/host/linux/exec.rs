@@ -5,22 +5,22 @@ use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 
-/// Makes this process that program, and returns only when it cannot.
+/// Replaces this process with a program, like exec(3). Returns only on failure.
 #[expect(
     clippy::disallowed_methods,
-    reason = "the deadline is that of this process, which the program takes the place of"
+    reason = "the program replaces this process, which has a deadline"
 )]
-pub(super) fn exec(path: &Path, args: &[OsString], search: &str) -> io::Error {
+pub(super) fn exec(path: &Path, args: &[OsString], search_path: &str) -> io::Error {
     std::process::Command::new(path)
         .args(args)
         .env_clear()
-        .envs(environment(search.into()))
+        .envs(environment(search_path.into()))
         .exec()
 }
 
-/// All that a program gets of an environment. The driver's own is none of its business, least of all in another's namespaces, and
-/// some tools are told by theirs where to read and write (`MKE2FS_CONFIG`, `BLKID_FILE`, `LIBMOUNT_FSTAB`).
-pub(super) fn environment(search: OsString) -> [(&'static str, OsString); 2] {
-    // Messages in English, and paths outside ASCII as they are: some tools escape them in plain C.
-    [("PATH", search), ("LC_ALL", "C.UTF-8".into())]
+/// The whole environment of a program. The driver's own environment must not leak, least of all into other namespaces, and some
+/// tools take paths to read and write from it (`MKE2FS_CONFIG`, `BLKID_FILE`, `LIBMOUNT_FSTAB`).
+pub(super) fn environment(search_path: OsString) -> [(&'static str, OsString); 2] {
+    // English messages, and unescaped non-ASCII paths: in plain C some tools escape them.
+    [("PATH", search_path), ("LC_ALL", "C.UTF-8".into())]
 }

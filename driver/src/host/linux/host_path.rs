@@ -1,7 +1,7 @@
-//! Where a file of the host is, as seen from the driver: below another root, whose links mean places below that root.
+//! Resolves paths of host files from the driver's container: below another root, with symbolic links resolved within that root.
 //!
-//! `/etc/iscsi` may be a link, and so may each file in it (NixOS: `/etc/iscsi/iscsid.conf` leads to `/etc/static` and on to
-//! `/nix/store`). Followed from here, an absolute link would lead to a file of the driver's own container.
+//! `/etc/iscsi` may be a link, and so may each file in it (NixOS: `/etc/iscsi/iscsid.conf` links to `/etc/static` and on to
+//! `/nix/store`). Without this, an absolute link would lead to a file of the driver's own container.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -12,98 +12,98 @@ use rustix::io::Errno;
 
 use super::nsenter::Root;
 
-/// Where a file is, for as long as this is kept.
+/// The path of a host file; valid as long as this value lives.
 #[derive(Debug)]
-pub(super) struct Place {
-    /// As seen from here, its links not looked after.
+pub(super) struct HostPath {
+    /// The path as seen by the driver, with links unresolved.
     pub(super) path: PathBuf,
-    /// Links do not lead out of it.
+    /// The root that links must not leave.
     within: Option<PathBuf>,
-    /// The process below whose root it is must not be forgotten meanwhile.
-    _below: Option<Root>,
+    /// Keeps the process open whose root this is.
+    _owner: Option<Root>,
 }
 
-/// A path that leads through a descriptor, if links had to be looked after.
+/// A resolved path, which goes through an open descriptor (`/proc/self/fd/N`) if links had to be resolved within a root.
 #[derive(Debug)]
-pub(super) struct Real {
+pub(super) struct ResolvedPath {
     pub(super) path: PathBuf,
-    _held: Option<OwnedFd>,
+    _fd: Option<OwnedFd>,
 }
 
-impl Place {
-    /// `path` as it is.
+impl HostPath {
+    /// `path` as it is, without a root.
     pub(super) fn plain(path: PathBuf) -> Self {
         Self {
             path,
             within: None,
-            _below: None,
+            _owner: None,
         }
     }
 
-    /// `inside`, a path without a slash at its beginning, below `root`.
-    pub(super) fn within(root: PathBuf, inside: &str, below: Option<Root>) -> Self {
+    /// `relative`, a path without a leading slash, below `root`.
+    pub(super) fn within(root: PathBuf, relative: &str, owner: Option<Root>) -> Self {
         Self {
-            path: root.join(inside),
+            path: root.join(relative),
             within: Some(root),
-            _below: below,
+            _owner: owner,
         }
     }
 
-    /// The file that the path leads to, its last part included.
+    /// Resolves all links, including the last part of the path.
     ///
     /// # Errors
-    /// There is none.
-    pub(super) fn followed(&self) -> io::Result<Real> {
-        self.opened(|root, inside| {
-            let held = open_in(root, inside, OFlags::empty())?;
-            Ok((through(&held), held))
+    /// The file does not exist.
+    pub(super) fn follow_links(&self) -> io::Result<ResolvedPath> {
+        self.resolve(|root, relative| {
+            let fd = open_in(root, relative, OFlags::empty())?;
+            Ok((fd_path(&fd), fd))
         })
     }
 
-    /// The name itself, which need not exist: what is made, replaced or removed.
+    /// Resolves the links of the directory only. The last part need not exist: it is the file to create, replace or remove.
     ///
     /// # Errors
-    /// There is no such folder.
-    pub(super) fn named(&self) -> io::Result<Real> {
-        self.opened(|root, inside| {
-            let folder = inside.parent().filter(|it| !it.as_os_str().is_empty());
-            let held = open_in(root, folder.unwrap_or(Path::new(".")), OFlags::DIRECTORY)?;
-            let name = inside.file_name().unwrap_or_default();
-            Ok((through(&held).join(name), held))
+    /// The directory does not exist.
+    pub(super) fn without_last_link(&self) -> io::Result<ResolvedPath> {
+        self.resolve(|root, relative| {
+            let folder = relative.parent().filter(|it| !it.as_os_str().is_empty());
+            let fd = open_in(root, folder.unwrap_or(Path::new(".")), OFlags::DIRECTORY)?;
+            let name = relative.file_name().unwrap_or_default();
+            Ok((fd_path(&fd).join(name), fd))
         })
     }
 
-    fn opened(
+    fn resolve(
         &self,
         open: impl FnOnce(&OwnedFd, &Path) -> rustix::io::Result<(PathBuf, OwnedFd)>,
-    ) -> io::Result<Real> {
-        let plain = || Real {
+    ) -> io::Result<ResolvedPath> {
+        let plain = || ResolvedPath {
             path: self.path.clone(),
-            _held: None,
+            _fd: None,
         };
         let Some(root) = &self.within else {
             return Ok(plain());
         };
-        let inside = self.path.strip_prefix(root).unwrap_or(&self.path);
+        let relative = self.path.strip_prefix(root).unwrap_or(&self.path);
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(root, flags, Mode::empty())?;
-        match open(&root, inside) {
-            Ok((path, held)) => Ok(Real {
+        match open(&root, relative) {
+            Ok((path, fd)) => Ok(ResolvedPath {
                 path,
-                _held: Some(held),
+                _fd: Some(fd),
             }),
-            // Linux before 5.6, and seccomp rules of that age.
+            // Linux before 5.6 has no openat2, and old seccomp profiles forbid it.
             Err(Errno::NOSYS | Errno::PERM) => Ok(plain()),
             Err(error) => Err(error.into()),
         }
     }
 }
 
-fn open_in(root: &OwnedFd, inside: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+fn open_in(root: &OwnedFd, relative: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
     let flags = flags | OFlags::PATH | OFlags::CLOEXEC;
-    rustix::fs::openat2(root, inside, flags, Mode::empty(), ResolveFlags::IN_ROOT)
+    rustix::fs::openat2(root, relative, flags, Mode::empty(), ResolveFlags::IN_ROOT)
 }
 
-fn through(held: &OwnedFd) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}", held.as_raw_fd()))
+fn fd_path(fd: &OwnedFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }

@@ -1,12 +1,12 @@
-//! The host's own namespaces, for a driver that runs in a container: iscsiadm must be of the same release as iscsid, speaks to
-//! it through an abstract socket, which belongs to a network namespace, and shares its files.
+//! Runs host programs in the host's own namespaces, for a driver in a container: iscsiadm must be of the same release as iscsid,
+//! connects to its abstract socket, which belongs to a network namespace, and shares its files.
 //!
 //! ```text
-//! driver ──▶ /proc/self/exe enter-namespaces WHOSE iscsiadm …    one thread: proof, setns(net), setns(mnt), chroot, exec
+//! driver ──▶ /proc/self/exe enter-namespaces OWNER iscsiadm …    one thread: verify, setns(net), setns(mnt), chroot, exec
 //! ```
-//! The process is looked up and proven for each command, by the process that enters and just before it does; so an iscsid that
-//! starts anew is found again, and nobody takes its place in between. Only the mount and the network namespace are entered; no
-//! shell and no `nsenter` is needed on either side.
+//! The owner is looked up and verified for each command, by the process that enters its namespaces and just before it does so: a
+//! restarted iscsid is found again, and no other process can take its place in between. Only the mount and the network namespace
+//! are entered; neither side needs a shell or `nsenter`.
 
 use std::convert::Infallible;
 use std::ffi::{OsStr, OsString};
@@ -19,18 +19,18 @@ use std::sync::Arc;
 use nix::sched::{CloneFlags, setns};
 use nix::unistd::{chroot, fchdir};
 
-use super::daemon::{Daemon, Kept, PROC, Process, Unverified};
+use super::daemon::{Daemon, IscsidCache, PROC, Process, Unverified};
 use super::exec::exec;
 use crate::host::HostError;
 
-/// The first argument of a process that enters namespaces instead of serving.
+/// The first argument of a process that enters namespaces instead of serving CSI.
 pub(super) const SUBCOMMAND: &str = "enter-namespaces";
-/// Its exit status when it did not come to run the program; the reason is on its standard error.
+/// Its exit status if it failed before it ran the program; the reason is on its standard error.
 pub(super) const FAILED: u8 = 125;
-/// The same when there is nothing to run: no such program, or nobody whom it would speak to. A shell says so by this number.
+/// Its exit status if the program, or the daemon that it needs, was not found. Shells use the same number.
 pub(super) const EXIT_NOT_FOUND: u8 = 127;
-/// Where programs are looked for inside: what distributions use, Talos and NixOS among them.
-const SEARCH: [&str; 7] = [
+/// Where programs are looked up in the entered namespace: the paths of common distributions, including Talos and NixOS.
+const SEARCH_PATH: [&str; 7] = [
     "/usr/local/sbin",
     "/usr/local/bin",
     "/usr/sbin",
@@ -43,49 +43,50 @@ const SEARCH: [&str; 7] = [
 /// In whose mount and network namespaces the host's iscsiadm and multipath tools run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Namespaces {
-    /// The driver's own: it runs on the host itself, or its image holds them.
+    /// The driver's own: it runs on the host itself, or its image contains them.
     #[default]
     Own,
     /// Those of process 1 of the host. The pod needs hostPID and must be privileged.
     Init,
-    /// Those of the process that listens on iscsid's socket in the host's network, and on multipathd's for the multipath tools, as
-    /// on Talos: a root process of the host in no pod, whatever its name. The pod needs hostPID and must be privileged.
+    /// Those of the process that listens on iscsid's socket in the host's network (for the multipath tools: on multipathd's), as
+    /// on Talos. It must be a root process of the host and not of a pod; its name does not matter. The pod needs hostPID and must
+    /// be privileged.
     Iscsid,
 }
 
-/// A process whose namespaces are entered.
+/// The process whose namespaces are entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Whose {
-    /// Process 1. Nobody else can have this number: the kernel gives it to the process that a process namespace begins with, and
-    /// never again. With hostPID the namespace is the host's; without it, it begins with the driver itself or a process of its
-    /// pod, and [`init_is_another`] refuses the driver itself.
+pub(super) enum NamespaceOwner {
+    /// Process 1. No other process can have this id: the kernel gives it to the first process of a PID namespace and never reuses
+    /// it. With hostPID the namespace is the host's; without it, process 1 is the driver itself or a process of its pod, and
+    /// [`check_init_is_not_us`] refuses the driver itself.
     Init,
-    /// The one that is proven to be this daemon.
+    /// The process that is verified to be this daemon.
     Daemon(Daemon),
 }
 
-impl Whose {
+impl NamespaceOwner {
     const ALL: [Self; 3] = [
         Self::Init,
         Self::Daemon(Daemon::Iscsid),
         Self::Daemon(Daemon::Multipathd),
     ];
 
-    fn word(self) -> &'static str {
+    fn name(self) -> &'static str {
         match self {
             Self::Init => "init",
             Self::Daemon(daemon) => daemon.name(),
         }
     }
 
-    /// The process, for one that enters its namespaces next.
+    /// Finds and verifies the process. The caller enters its namespaces next.
     fn process(self) -> Result<Process, Unverified> {
         match self {
             Self::Init => {
-                init_is_another(Path::new(PROC))?;
-                Process::init().map_err(|error| Unverified::Refused(unseen(&error)))
+                check_init_is_not_us(Path::new(PROC))?;
+                Process::init().map_err(|error| Unverified::Refused(unreadable(&error)))
             }
-            // A node does without multipath tools, and not without iscsid.
+            // A node can work without multipathd, but not without iscsid.
             Self::Daemon(Daemon::Iscsid) => Daemon::Iscsid
                 .verify()
                 .map_err(|error| Unverified::Refused(error.into_text())),
@@ -95,81 +96,86 @@ impl Whose {
 }
 
 impl Namespaces {
-    /// The process in whose namespaces `program` runs; `None` for the driver's own.
-    pub(super) fn of_program(self, program: &str) -> Option<Whose> {
+    /// The process in whose namespaces `program` runs; `None`: the driver's own.
+    pub(super) fn of_program(self, program: &str) -> Option<NamespaceOwner> {
         match (self, program) {
-            (Self::Init, "iscsiadm" | "multipath" | "multipathd") => Some(Whose::Init),
-            (Self::Iscsid, "iscsiadm") => Some(Whose::Daemon(Daemon::Iscsid)),
-            // A container of iscsid's alone has no /dev with the disks (Talos).
-            (Self::Iscsid, "multipath" | "multipathd") => Some(Whose::Daemon(Daemon::Multipathd)),
+            (Self::Init, "iscsiadm" | "multipath" | "multipathd") => Some(NamespaceOwner::Init),
+            (Self::Iscsid, "iscsiadm") => Some(NamespaceOwner::Daemon(Daemon::Iscsid)),
+            // A container for iscsid alone has no disks in its /dev (Talos).
+            (Self::Iscsid, "multipath" | "multipathd") => {
+                Some(NamespaceOwner::Daemon(Daemon::Multipathd))
+            }
             _ => None,
         }
     }
 
-    /// The process whose files open-iscsi's are; `None`: the driver.
-    pub(super) fn of_files(self) -> Option<Whose> {
+    /// The process whose root has open-iscsi's files; `None`: the driver's own root.
+    pub(super) fn of_files(self) -> Option<NamespaceOwner> {
         self.of_program("iscsiadm")
     }
 }
 
-/// The root folder of a process, as it is seen from here while this is kept.
+/// The root directory of a process, as a path that the driver can use as long as this value lives.
 #[derive(Clone, Debug)]
 pub(super) struct Root {
     pub(super) path: PathBuf,
-    /// The path leads through a descriptor of it.
-    _held: Option<Arc<Process>>,
+    /// The path goes through a descriptor of this process.
+    _process: Option<Arc<Process>>,
 }
 
 impl Root {
-    /// That of `whose`.
+    /// The root directory of `owner`.
     ///
     /// # Errors
     /// [`HostError::NoNamespaces`]
-    pub(super) fn of(whose: Whose, kept: &Kept) -> Result<Self, HostError> {
-        let held = match whose {
-            Whose::Init => init_is_another(Path::new(PROC)).map(|()| None),
-            Whose::Daemon(daemon) => kept.daemon(daemon).map(Some),
+    pub(super) fn of(owner: NamespaceOwner, iscsid: &IscsidCache) -> Result<Self, HostError> {
+        let process = match owner {
+            NamespaceOwner::Init => check_init_is_not_us(Path::new(PROC)).map(|()| None),
+            NamespaceOwner::Daemon(daemon) => iscsid.process_of(daemon).map(Some),
         };
-        let held = held.map_err(|error| HostError::NoNamespaces {
+        let process = process.map_err(|error| HostError::NoNamespaces {
             problem: error.into_text(),
         })?;
-        let path = held
+        let path = process
             .as_ref()
             .map_or_else(|| Path::new(PROC).join("1/root"), |process| process.root());
-        Ok(Self { path, _held: held })
+        Ok(Self {
+            path,
+            _process: process,
+        })
     }
 
-    /// True when the program is where [`run`] would find it.
+    /// True if [`run`] would find the program.
     pub(super) fn has(&self, program: &str) -> bool {
         find(&self.path, program.as_ref()).is_some()
     }
 }
 
-/// Makes sure that process 1 is not the driver.
-pub(super) fn init_is_another(proc: &Path) -> Result<(), Unverified> {
+/// Checks that process 1 is not the driver itself, i.e. that the pod has hostPID.
+pub(super) fn check_init_is_not_us(proc: &Path) -> Result<(), Unverified> {
     let mounts = |process: &str| fs::read_link(proc.join(process).join("ns/mnt"));
     let problem = match (mounts("1"), mounts("self")) {
         (Ok(init), Ok(own)) if init != own => return Ok(()),
-        (Ok(_), Ok(_)) => "process 1, as the driver sees it, has the driver's own: give the pod hostPID: true, or --host-namespaces own to a driver that runs on the host itself".to_owned(),
-        (Err(error), _) | (_, Err(error)) => unseen(&error),
+        (Ok(_), Ok(_)) => "process 1 has the driver's own mount namespace: give the pod hostPID: true, or run a driver that is not in a container with --host-namespaces own".to_owned(),
+        (Err(error), _) | (_, Err(error)) => unreadable(&error),
     };
     Err(Unverified::Refused(problem))
 }
 
-fn unseen(error: &std::io::Error) -> String {
+fn unreadable(error: &std::io::Error) -> String {
     format!(
-        "those of process 1 cannot be looked at ({error}): the driver's container must be privileged"
+        "those of process 1 cannot be read ({error}): the driver's container must be privileged"
     )
 }
 
-/// The path of a program below `root`, without it.
+/// The path of a program below `root`, relative to `root`.
 fn find(root: &Path, program: &OsStr) -> Option<PathBuf> {
-    SEARCH
+    SEARCH_PATH
         .iter()
         .map(|folder| Path::new(folder).join(program))
         .find(|path| {
             let seen = root.join(path.strip_prefix("/").unwrap_or(path));
-            // An absolute link would be followed to a place of ours: that it is there has to do.
+            // An absolute link would be resolved in the driver's own root, so its existence has to suffice.
             let link = || fs::symlink_metadata(&seen).is_ok_and(|meta| meta.is_symlink());
             match fs::metadata(&seen) {
                 Ok(meta) => meta.is_file() && meta.permissions().mode() & 0o111 != 0,
@@ -178,42 +184,39 @@ fn find(root: &Path, program: &OsStr) -> Option<PathBuf> {
         })
 }
 
-/// Runs a program in the namespaces of a process, if that is what the arguments of this process ask for. It returns only when
-/// that failed; `None`: the arguments ask for something else. To be called before any thread is started.
+/// Handles [`SUBCOMMAND`]: runs a program in the namespaces of another process. `None`: the arguments are for another purpose.
+/// Returns an exit code only if it failed. Must be called before any thread is started.
 pub fn run(arguments: impl Iterator<Item = OsString>) -> Option<ExitCode> {
     let arguments: Vec<OsString> = arguments.skip(1).collect();
-    let [word, whose, program, rest @ ..] = arguments.as_slice() else {
+    let [subcommand, owner, program, rest @ ..] = arguments.as_slice() else {
         return None;
     };
-    if word != SUBCOMMAND {
+    if subcommand != SUBCOMMAND {
         return None;
     }
-    let Err(problem) = enter(whose, program, rest);
+    let Err(problem) = enter(owner, program, rest);
     let status = match problem {
-        Unverified::Nobody(_) => EXIT_NOT_FOUND,
+        Unverified::NotFound(_) => EXIT_NOT_FOUND,
         Unverified::Refused(_) => FAILED,
     };
     eprintln!("{}", problem.into_text());
     Some(ExitCode::from(status))
 }
 
-/// What the driver starts instead of `program`.
-pub(super) fn arguments(whose: Whose, program: &str) -> [String; 3] {
-    [SUBCOMMAND, whose.word(), program].map(str::to_owned)
+/// The arguments with which the driver starts itself in order to run `program`.
+pub(super) fn arguments(owner: NamespaceOwner, program: &str) -> [String; 3] {
+    [SUBCOMMAND, owner.name(), program].map(str::to_owned)
 }
 
-fn enter(whose: &OsStr, program: &OsStr, rest: &[OsString]) -> Result<Infallible, Unverified> {
-    let whose = Whose::ALL
+fn enter(owner: &OsStr, program: &OsStr, rest: &[OsString]) -> Result<Infallible, Unverified> {
+    let owner = NamespaceOwner::ALL
         .into_iter()
-        .find(|known| whose == known.word())
+        .find(|known| owner == known.name())
         .ok_or_else(|| {
-            Unverified::Refused(format!(
-                "whose namespaces {} are is unknown",
-                whose.display()
-            ))
+            Unverified::Refused(format!("unknown owner of namespaces: {}", owner.display()))
         })?;
-    // All that is entered is open already: afterwards there is another /proc, or none.
-    let process = whose.process()?;
+    // All descriptors are open before the first setns(): afterwards /proc is another one, or missing.
+    let process = owner.process()?;
     let refused = |what: &'static str| {
         move |error: nix::Error| {
             Unverified::Refused(format!(
@@ -225,16 +228,16 @@ fn enter(whose: &OsStr, program: &OsStr, rest: &[OsString]) -> Result<Infallible
         .map_err(refused("entering the network namespace"))?;
     setns(&process.mounts, CloneFlags::CLONE_NEWNS)
         .map_err(refused("entering the mount namespace"))?;
-    fchdir(&process.root).map_err(refused("entering the root folder"))?;
-    chroot(".").map_err(refused("changing the root folder"))?;
+    fchdir(&process.root).map_err(refused("entering the root directory"))?;
+    chroot(".").map_err(refused("changing the root directory"))?;
     let Some(path) = find(Path::new("/"), program) else {
-        return Err(Unverified::Nobody(format!(
+        return Err(Unverified::NotFound(format!(
             "{} is in none of {}: install it there",
             program.display(),
-            SEARCH.join(", ")
+            SEARCH_PATH.join(", ")
         )));
     };
-    let error = exec(&path, rest, &SEARCH.join(":"));
+    let error = exec(&path, rest, &SEARCH_PATH.join(":"));
     Err(Unverified::Refused(format!(
         "{} cannot be started: {error}",
         path.display()
@@ -248,7 +251,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn process_1_is_the_hosts_or_it_is_explained() {
+    fn process_1_must_not_be_the_driver() {
         let proc = |processes: &[(&str, &str)]| {
             let proc = tempfile::tempdir().unwrap();
             for (number, mounts) in processes {
@@ -256,7 +259,7 @@ mod tests {
                 fs::create_dir_all(&folder).unwrap();
                 symlink(mounts, folder.join("mnt")).unwrap();
             }
-            init_is_another(proc.path()).map_err(Unverified::into_text)
+            check_init_is_not_us(proc.path()).map_err(Unverified::into_text)
         };
         let container = proc(&[("1", "mnt:[1]"), ("self", "mnt:[2]")]);
         assert_eq!(container, Ok(()));
@@ -267,15 +270,15 @@ mod tests {
 
     /// design.md#whose-namespaces-the-driver-enters
     #[test]
-    fn each_program_runs_with_the_daemon_that_it_speaks_to() {
+    fn each_program_runs_in_the_namespaces_of_its_daemon() {
         let (iscsid, multipathd) = (
-            Some(Whose::Daemon(Daemon::Iscsid)),
-            Some(Whose::Daemon(Daemon::Multipathd)),
+            Some(NamespaceOwner::Daemon(Daemon::Iscsid)),
+            Some(NamespaceOwner::Daemon(Daemon::Multipathd)),
         );
         for (program, of_init, of_daemon) in [
-            ("iscsiadm", Some(Whose::Init), iscsid),
-            ("multipath", Some(Whose::Init), multipathd),
-            ("multipathd", Some(Whose::Init), multipathd),
+            ("iscsiadm", Some(NamespaceOwner::Init), iscsid),
+            ("multipath", Some(NamespaceOwner::Init), multipathd),
+            ("multipathd", Some(NamespaceOwner::Init), multipathd),
             ("mkfs.ext4", None, None),
         ] {
             assert_eq!(Namespaces::Own.of_program(program), None);
@@ -287,25 +290,25 @@ mod tests {
             );
         }
         assert_eq!(Namespaces::Iscsid.of_files(), iscsid);
-        for whose in Whose::ALL {
+        for owner in NamespaceOwner::ALL {
             assert_eq!(
-                arguments(whose, "iscsiadm"),
-                [SUBCOMMAND, whose.word(), "iscsiadm"]
+                arguments(owner, "iscsiadm"),
+                [SUBCOMMAND, owner.name(), "iscsiadm"]
             );
         }
     }
 
     /// design.md#whose-namespaces-the-driver-enters
     #[test]
-    fn a_number_is_nobodys_proof() {
-        for whose in ["1", "77", "self", "", "systemd"] {
-            let Err(refused) = enter(whose.as_ref(), "iscsiadm".as_ref(), &[]);
-            assert!(refused.into_text().contains("is unknown"), "{whose}");
+    fn a_process_id_is_not_accepted_as_owner() {
+        for owner in ["1", "77", "self", "", "systemd"] {
+            let Err(refused) = enter(owner.as_ref(), "iscsiadm".as_ref(), &[]);
+            assert!(refused.into_text().contains("unknown owner"), "{owner}");
         }
     }
 
     #[test]
-    fn a_program_is_found_below_another_root() {
+    fn programs_are_found_below_another_root() {
         let root = tempfile::tempdir().unwrap();
         let sbin = root.path().join("usr/sbin");
         fs::create_dir_all(&sbin).unwrap();
@@ -323,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn other_arguments_are_not_for_us() {
+    fn other_arguments_are_not_handled() {
         for words in [
             vec!["synology-csi"],
             vec!["synology-csi", "--endpoint", "/x", "--mode", "all"],

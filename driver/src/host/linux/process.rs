@@ -1,6 +1,6 @@
-//! Which processes run on the host, as `/proc` tells. EFFECT.
+//! Which processes run on the host, read from `/proc`. EFFECT.
 //!
-//! A name proves nothing of who somebody is (see [`super::trust`]); that a name is nobody's proves that its program does not run.
+//! A process name is no proof of identity (see [`super::trust`]). But if no process has a name, its program does not run.
 
 use std::fs;
 use std::io;
@@ -11,21 +11,25 @@ use super::daemon::{self, Daemon, PROC};
 use super::nsenter::{self, Namespaces};
 use crate::host::{HostError, Who};
 
-/// The kernel's first process namespace, of which all others are parts (`PROC_PID_INIT_INO`).
-const OF_THE_MACHINE: &str = "pid:[4026531836]";
+/// The initial PID namespace, the ancestor of all others (`PROC_PID_INIT_INO`).
+const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
 
 /// See [`Host::runs`](crate::host::Host::runs).
-pub(super) fn runs(program: &str, who: Who, namespaces: Namespaces) -> Result<bool, HostError> {
-    match (visible(namespaces), who, namespaces) {
+pub(super) fn is_running(
+    program: &str,
+    who: Who,
+    namespaces: Namespaces,
+) -> Result<bool, HostError> {
+    match (check_visible(namespaces), who, namespaces) {
         (Ok(()), ..) => {}
         (Err(_), Who::Host, Namespaces::Own) => return Ok(false),
         (Err(problem), ..) => return Err(HostError::NoNamespaces { problem }),
     }
-    for number in named(Path::new(PROC), program)? {
+    for number in processes_named(Path::new(PROC), program)? {
         if who == Who::Host && !is_daemon(Path::new(PROC), number, program) {
             continue;
         }
-        // A driver in no container is one of the host's processes itself, and cannot be told from them.
+        // A driver outside of containers is a process of the host itself, so any process counts as the host's.
         let counts = match (who, namespaces) {
             (Who::Anybody, _) | (Who::Host, Namespaces::Own) => true,
             (Who::Host, Namespaces::Init | Namespaces::Iscsid) => daemon::is_of_host(number)
@@ -42,45 +46,45 @@ pub(super) fn runs(program: &str, who: Who, namespaces: Namespaces) -> Result<bo
 
 /// See [`Host::wake_iscsid`](crate::host::Host::wake_iscsid).
 pub(super) fn wake_iscsid(namespaces: Namespaces) -> Result<bool, HostError> {
-    daemon::call_at(Daemon::Iscsid, namespaces != Namespaces::Own).map_err(|error| {
+    daemon::try_connect(Daemon::Iscsid, namespaces != Namespaces::Own).map_err(|error| {
         HostError::NoNamespaces {
             problem: error.into_text(),
         }
     })
 }
 
-/// All processes of the host are in this `/proc`, or it is said why not.
-fn visible(namespaces: Namespaces) -> Result<(), String> {
+/// Checks that this `/proc` shows all processes of the host. The error is the reason and the remedy.
+fn check_visible(namespaces: Namespaces) -> Result<(), String> {
     match namespaces {
         Namespaces::Init | Namespaces::Iscsid => {
-            nsenter::init_is_another(Path::new(PROC)).map_err(daemon::Unverified::into_text)
+            nsenter::check_init_is_not_us(Path::new(PROC)).map_err(daemon::Unverified::into_text)
         }
         Namespaces::Own => match fs::read_link(Path::new(PROC).join("self/ns/pid")) {
-            Ok(own) if own == Path::new(OF_THE_MACHINE) => Ok(()),
+            Ok(own) if own == Path::new(INITIAL_PID_NAMESPACE) => Ok(()),
             Ok(_) => Err(
                 "the driver sees the processes of its own container only: give the pod hostPID: true"
                     .to_owned(),
             ),
-            Err(error) => Err(format!("its own process namespace cannot be looked at ({error})")),
+            Err(error) => Err(format!("the driver's own process namespace cannot be read ({error})")),
         },
     }
 }
 
-/// How often, and how far apart, a process without a command line is looked at: it is being started, or ends.
+/// How often a process with an empty command line is polled: it is starting or ending.
 const POLLS: u32 = 50;
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// False for a client of a daemon that is its own client: `multipathd show daemon`, `multipathd -k'show daemon'`. There may be one for
-/// each volume that is being staged, and whoever is at the node has some, too.
+/// False for a client if the daemon's program is also its client: `multipathd show daemon`, `multipathd -k'show daemon'`. Each
+/// volume that is being staged may have one, and an administrator may run some, too.
 fn is_daemon(proc: &Path, number: u32, program: &str) -> bool {
     let folder = proc.join(number.to_string());
     for _ in 0..POLLS {
         match fs::read(folder.join("cmdline")) {
             Ok(line) if line.is_empty() => {}
-            Ok(line) => return !asks(&line),
+            Ok(line) => return !is_client_command(&line),
             Err(error) => return !has_ended(&error),
         }
-        // Its name is there before its command line, and longer.
+        // The name appears before the command line, and disappears after it.
         if !fs::read_to_string(folder.join("status")).is_ok_and(|it| is_alive(&it, program)) {
             return false;
         }
@@ -90,17 +94,17 @@ fn is_daemon(proc: &Path, number: u32, program: &str) -> bool {
     true
 }
 
-/// The daemon has options, if anything.
-fn asks(line: &[u8]) -> bool {
+/// True if the first argument is a client command; the daemon itself has only options, if any.
+fn is_client_command(line: &[u8]) -> bool {
     let mut words = line.split(|byte| *byte == 0).skip(1);
     let first = words.next().filter(|word| !word.is_empty());
     first.is_some_and(|word| !word.starts_with(b"-") || word.starts_with(b"-k"))
 }
 
-/// The numbers of the processes of this name that have not ended.
-fn named(proc: &Path, program: &str) -> Result<Vec<u32>, HostError> {
+/// The ids of the running processes with this name.
+fn processes_named(proc: &Path, program: &str) -> Result<Vec<u32>, HostError> {
     let failed = |source| HostError::Io {
-        doing: format!("looking whether {program} runs"),
+        doing: format!("checking whether {program} runs"),
         source,
     };
     let mut found = Vec::new();
@@ -120,13 +124,13 @@ fn named(proc: &Path, program: &str) -> Result<Vec<u32>, HostError> {
     Ok(found)
 }
 
-/// It may end between two looks.
+/// True if the error means that the process ended between two reads.
 fn has_ended(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound
         || error.raw_os_error() == Some(nix::errno::Errno::ESRCH as i32)
 }
 
-/// `/proc/N/status`: the name, and a state that is neither zombie nor dead.
+/// Parses `/proc/N/status`: true if the name matches and the state is neither zombie nor dead.
 fn is_alive(status: &str, program: &str) -> bool {
     let field = |name: &str| {
         let value = status.lines().find_map(|line| line.strip_prefix(name))?;
@@ -141,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_is_known_by_its_name_until_it_ends() {
+    fn a_process_is_found_by_its_name_until_it_ends() {
         let proc = tempfile::tempdir().unwrap();
         for (number, status) in [
             ("7", "Name:\tiscsiadm\nState:\tS (sleeping)\n"),
@@ -152,15 +156,19 @@ mod tests {
             fs::create_dir(proc.path().join(number)).unwrap();
             fs::write(proc.path().join(number).join("status"), status).unwrap();
         }
-        // It has ended since the folder was listed.
+        // It ended after the directory was listed.
         fs::create_dir(proc.path().join("10")).unwrap();
-        assert_eq!(named(proc.path(), "iscsiadm").unwrap(), [7]);
-        assert!(named(proc.path(), "multipathd").unwrap().is_empty());
-        assert!(named(&proc.path().join("none"), "iscsiadm").is_err());
+        assert_eq!(processes_named(proc.path(), "iscsiadm").unwrap(), [7]);
+        assert!(
+            processes_named(proc.path(), "multipathd")
+                .unwrap()
+                .is_empty()
+        );
+        assert!(processes_named(&proc.path().join("none"), "iscsiadm").is_err());
     }
 
     #[test]
-    fn who_asks_a_daemon_is_not_the_daemon() {
+    fn a_client_of_the_daemon_is_not_the_daemon() {
         let proc = tempfile::tempdir().unwrap();
         let folder = proc.path().join("7");
         fs::create_dir(&folder).unwrap();
@@ -170,7 +178,7 @@ mod tests {
             ("S (sleeping)", "multipathd -kshow daemon", false),
             ("S (sleeping)", "/sbin/multipathd -d -s", true),
             ("S (sleeping)", "multipathd", true),
-            // Nobody knows who it is, however long one looks; or it has ended.
+            // The command line stays empty: unknown, so it counts as the daemon. A zombie does not.
             ("S (sleeping)", "", true),
             ("Z (zombie)", "", false),
         ] {

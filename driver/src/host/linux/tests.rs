@@ -1,4 +1,4 @@
-//! The real machine, as far as any user may touch it.
+//! Tests on the real machine, without privileges.
 
 use super::command::OUTPUT_LIMIT;
 use super::*;
@@ -27,16 +27,22 @@ async fn a_command_gives_its_output_and_its_status() {
 
 /// design.md#host-commands
 #[tokio::test]
-async fn a_command_gets_nothing_of_the_driver_s_environment() {
-    assert!(std::env::vars_os().count() > 2, "there is more to be had");
-    let told = host().run(Cmd::new("env", 5)).await.unwrap().stdout;
-    let mut names: Vec<&str> = told.lines().filter_map(|it| it.split('=').next()).collect();
+async fn a_command_does_not_inherit_the_environment() {
+    assert!(
+        std::env::vars_os().count() > 2,
+        "the driver itself has more variables"
+    );
+    let output = host().run(Cmd::new("env", 5)).await.unwrap().stdout;
+    let mut names: Vec<&str> = output
+        .lines()
+        .filter_map(|it| it.split('=').next())
+        .collect();
     names.sort_unstable();
-    assert_eq!(names, ["LC_ALL", "PATH"], "{told}");
+    assert_eq!(names, ["LC_ALL", "PATH"], "{output}");
 }
 
 #[tokio::test]
-async fn a_command_reads_nothing_and_may_talk_without_end() {
+async fn standard_input_is_empty_and_output_is_capped() {
     let exit = host()
         .run(Cmd::new("sh", 20).args(["-c", "cat; head -c 3000000 /dev/zero"]))
         .await
@@ -45,7 +51,7 @@ async fn a_command_reads_nothing_and_may_talk_without_end() {
 }
 
 #[tokio::test]
-async fn a_missing_program_is_named() {
+async fn the_error_names_a_missing_program() {
     let error = host()
         .run(Cmd::new("no-such-program-anywhere", 5))
         .await
@@ -64,23 +70,23 @@ async fn a_missing_program_is_named() {
 
 /// design.md#host-commands
 #[tokio::test]
-async fn a_command_has_a_deadline_and_its_children_go_with_it() {
+async fn a_command_is_killed_at_its_deadline_with_its_children() {
     let dir = tempfile::tempdir().unwrap();
-    let mark = dir.path().join("mark");
-    let script = format!("(sleep 2; touch {}) & sleep 60", mark.display());
+    let marker = dir.path().join("marker");
+    let script = format!("(sleep 2; touch {}) & sleep 60", marker.display());
     let error = host()
         .run(Cmd::new("sh", 1).args(["-c", &script]))
         .await
         .unwrap_err();
     assert!(matches!(error, HostError::Overran { .. }), "{error}");
-    // sleep: what must not happen would happen 2 s after the start, 1 s of which has passed.
+    // sleep: the child would create the file 2 s after the start, 1 s of which has passed.
     tokio::time::sleep(Duration::from_millis(1500)).await;
-    assert!(!mark.exists(), "the script's child outlived it");
+    assert!(!marker.exists(), "the script's child outlived it");
 }
 
 /// design.md#unstage-needs-no-nas
 #[tokio::test]
-async fn an_overrun_keeps_the_lock_until_it_has_ended_and_blocks_nobody() {
+async fn an_overrun_keeps_its_lock_until_it_ends_and_blocks_no_worker() {
     let in_flight = InFlight::default();
     let (release, released) = std::sync::mpsc::channel::<()>();
     let slow = in_flight
@@ -100,7 +106,7 @@ async fn an_overrun_keeps_the_lock_until_it_has_ended_and_blocks_nobody() {
     let second = in_flight.run("v", async { Ok(()) }).await;
     assert!(
         matches!(second, Err(Error::Busy { .. })),
-        "the reading still runs"
+        "the read still runs"
     );
     release.send(()).unwrap();
     in_flight.idle().await;
@@ -109,7 +115,7 @@ async fn an_overrun_keeps_the_lock_until_it_has_ended_and_blocks_nobody() {
 
 /// design.md#host-commands
 #[tokio::test]
-async fn only_sys_and_etc_iscsi_lie_below_the_host_root() {
+async fn only_sys_and_etc_iscsi_are_below_the_host_root() {
     let root = tempfile::tempdir().unwrap();
     let host = Linux::new(root.path().to_owned());
     for path in [
@@ -118,7 +124,7 @@ async fn only_sys_and_etc_iscsi_lie_below_the_host_root() {
         crate::host::record::LOCK,
     ] {
         assert_eq!(
-            host.place(path).await.unwrap().path,
+            host.locate(path).await.unwrap().path,
             root.path().join(&path[1..])
         );
     }
@@ -129,12 +135,12 @@ async fn only_sys_and_etc_iscsi_lie_below_the_host_root() {
         "/etc/iscsid",
         "/var/lib/kubelet/x",
     ] {
-        assert_eq!(host.place(path).await.unwrap().path, PathBuf::from(path));
+        assert_eq!(host.locate(path).await.unwrap().path, PathBuf::from(path));
     }
 }
 
 #[tokio::test]
-async fn a_file_that_is_linked_anew_has_been_touched() {
+async fn a_file_that_is_linked_again_counts_as_touched() {
     let dir = tempfile::tempdir().unwrap();
     let host = host();
     let path = format!("{}/lock.write", dir.path().display());
@@ -146,7 +152,7 @@ async fn a_file_that_is_linked_anew_has_been_touched() {
     let first = host.touched(&path).await.unwrap();
     assert_eq!(host.touched(&path).await.unwrap(), first);
     host.remove_file(&path).await.unwrap();
-    // sleep: the kernel's clock for files goes in steps of some milliseconds.
+    // sleep: the kernel's file time stamps have a granularity of some milliseconds.
     tokio::time::sleep(Duration::from_millis(20)).await;
     fs::hard_link(&lock, &path).unwrap();
     let second = host.touched(&path).await.unwrap();
@@ -155,13 +161,13 @@ async fn a_file_that_is_linked_anew_has_been_touched() {
 }
 
 #[tokio::test]
-async fn a_driver_of_its_own_asks_nobody_else_for_daemons() {
+async fn without_host_namespaces_there_are_no_host_daemons() {
     let none = host().runs("no-such-daemon", Who::Host).await;
     assert!(!none.unwrap());
 }
 
 #[tokio::test]
-async fn paths_are_made_and_removed_as_often_as_one_likes() {
+async fn creating_and_removing_paths_is_idempotent() {
     let dir = tempfile::tempdir().unwrap();
     let host = host();
     let at = |name: &str| format!("{}/{name}", dir.path().display());
@@ -184,7 +190,7 @@ async fn paths_are_made_and_removed_as_often_as_one_likes() {
 }
 
 #[tokio::test]
-async fn a_path_is_resolved_but_for_its_last_part() {
+async fn a_path_is_resolved_except_for_its_last_part() {
     let dir = tempfile::tempdir().unwrap();
     let real = dir.path().canonicalize().unwrap();
     fs::create_dir(real.join("real")).unwrap();
@@ -208,7 +214,7 @@ async fn a_path_is_resolved_but_for_its_last_part() {
 }
 
 #[tokio::test]
-async fn devices_are_read_and_written_in_the_right_place() {
+async fn devices_are_read_and_written_at_the_right_offset() {
     let file = tempfile::NamedTempFile::new().unwrap();
     file.as_file().set_len(1 << 20).unwrap();
     let path = file.path().to_str().unwrap();
@@ -247,7 +253,7 @@ async fn devices_are_read_and_written_in_the_right_place() {
 }
 
 #[tokio::test]
-async fn a_secret_file_is_replaced_as_a_whole() {
+async fn a_secret_file_is_replaced_atomically() {
     use std::os::unix::fs::PermissionsExt as _;
     let root = tempfile::tempdir().unwrap();
     let host = Linux::new(root.path().to_owned());
@@ -255,27 +261,25 @@ async fn a_secret_file_is_replaced_as_a_whole() {
     let record = database.join("nodes/iqn.x/10.0.0.5,3260");
     fs::create_dir_all(record.parent().unwrap()).unwrap();
     fs::write(&record, "old").unwrap();
-    // What a crash left behind, for everybody to read.
-    fs::write(database.join(".aside"), "left over").unwrap();
-    let (path, aside) = ("/etc/iscsi/nodes/iqn.x/10.0.0.5,3260", "/etc/iscsi/.aside");
-    host.replace_file(path, aside, "new\n".into())
-        .await
-        .unwrap();
+    // Left behind by a crash, world-readable.
+    fs::write(database.join(".temp"), "left over").unwrap();
+    let (path, temp) = ("/etc/iscsi/nodes/iqn.x/10.0.0.5,3260", "/etc/iscsi/.temp");
+    host.replace_file(path, temp, "new\n".into()).await.unwrap();
     assert_eq!(fs::read_to_string(&record).unwrap(), "new\n");
     assert_eq!(
         fs::metadata(&record).unwrap().permissions().mode() & 0o777,
         0o600
     );
-    assert!(!database.join(".aside").exists());
+    assert!(!database.join(".temp").exists());
 
     fs::remove_dir_all(database.join("nodes/iqn.x")).unwrap();
-    let gone = host.replace_file(path, aside, "new\n".into()).await;
+    let gone = host.replace_file(path, temp, "new\n".into()).await;
     assert!(matches!(gone, Err(HostError::Absent { .. })), "{gone:?}");
-    assert!(!database.join(".aside").exists(), "nothing is left");
+    assert!(!database.join(".temp").exists(), "nothing is left");
 }
 
 #[tokio::test]
-async fn an_attribute_is_written_and_never_made() {
+async fn an_attribute_is_written_but_never_created() {
     let root = tempfile::tempdir().unwrap();
     let host = Linux::new(root.path().to_owned());
     let scan = root.path().join("sys/scan");
@@ -290,7 +294,7 @@ async fn an_attribute_is_written_and_never_made() {
     assert_eq!(fs::read_to_string(&scan).unwrap(), "0 0 1");
 }
 
-/// As NixOS has it: `/etc/iscsi` and the files in it are links that begin at the root, which is not ours.
+/// As on NixOS: `/etc/iscsi` and the files in it are absolute links, which must be resolved below the host's root.
 /// design.md#host-commands
 #[tokio::test]
 async fn links_below_another_root_stay_below_it() {
@@ -313,7 +317,7 @@ async fn links_below_another_root_stay_below_it() {
     assert_eq!(host.list("/etc/iscsi/nodes").await.unwrap(), ["iqn.x"]);
 
     let record = "/etc/iscsi/nodes/iqn.x/10.0.0.5,3260";
-    host.replace_file(record, "/etc/iscsi/.aside", "new\n".into())
+    host.replace_file(record, "/etc/iscsi/.temp", "new\n".into())
         .await
         .unwrap();
     let real = inside("var/state/iscsi/nodes/iqn.x/10.0.0.5,3260");
@@ -322,14 +326,14 @@ async fn links_below_another_root_stay_below_it() {
     host.remove_dir("/etc/iscsi/nodes/iqn.x").await.unwrap();
     assert_eq!(host.list("/etc/iscsi/nodes").await.unwrap(), [""; 0]);
 
-    // What leads out leads nowhere, and a link is removed, not what it leads to.
+    // A link cannot leave the root, and removing a link does not remove its target.
     let secret = tempfile::NamedTempFile::new().unwrap();
     let link = inside("var/state/iscsi/out");
     symlink(secret.path(), &link).unwrap();
-    let led_out = host.read("/etc/iscsi/out").await;
+    let escaped = host.read("/etc/iscsi/out").await;
     assert!(
-        matches!(led_out, Err(HostError::Absent { .. })),
-        "{led_out:?}"
+        matches!(escaped, Err(HostError::Absent { .. })),
+        "{escaped:?}"
     );
     host.remove_file("/etc/iscsi/out").await.unwrap();
     assert!(fs::symlink_metadata(&link).is_err() && secret.path().exists());
@@ -339,9 +343,9 @@ async fn links_below_another_root_stay_below_it() {
 }
 
 #[tokio::test]
-async fn what_is_mounted_just_there_is_told_without_the_table() {
+async fn mount_points_are_recognized_without_the_mount_table() {
     let host = host();
-    // Linux before 5.8 does not say.
+    // Linux before 5.8 cannot tell.
     let is = async |path| host.is_mount_point(path).await.unwrap();
     assert_ne!(is("/proc").await, Some(false));
     for path in ["/proc/self", "/proc/self/no-such-file", "/proc/version/x"] {
@@ -350,7 +354,7 @@ async fn what_is_mounted_just_there_is_told_without_the_table() {
 }
 
 #[tokio::test]
-async fn a_name_in_a_directory_has_the_number_of_what_it_names() {
+async fn directory_entries_have_inode_numbers() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().to_str().unwrap().to_owned();
     std::fs::write(folder.path().join("b"), "").unwrap();
@@ -368,9 +372,9 @@ async fn a_name_in_a_directory_has_the_number_of_what_it_names() {
     }
 }
 
-/// Each part has its own deadline, and nobody waits for what comes after the first that holds something.
+/// Each span has its own deadline, and spans after the first with data are not read.
 #[tokio::test]
-async fn parts_of_a_device_are_read_up_to_the_first_with_data() {
+async fn spans_are_read_up_to_the_first_with_data() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("disk");
     let mut disk = vec![0; 3 << 16];
@@ -386,7 +390,7 @@ async fn parts_of_a_device_are_read_up_to_the_first_with_data() {
         find((0..3).map(part).collect()).await.unwrap(),
         Some(part(2))
     );
-    // What is behind the end of the disk is read by nobody who has found something.
+    // A span beyond the end of the disk is no error if an earlier one has data.
     assert_eq!(find(vec![part(2), part(9)]).await.unwrap(), Some(part(2)));
     assert!(find(vec![part(0), part(9)]).await.is_err());
     assert_eq!(find(vec![]).await.unwrap(), None);

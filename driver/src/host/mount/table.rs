@@ -1,44 +1,44 @@
-//! The kernel's table of mounts. Pure.
+//! Parser of the kernel's mount table, `/proc/self/mountinfo`. Pure.
 
 use std::borrow::Cow;
 
 use crate::host::{DeviceNumber, HostError, selinux};
 
-/// The kernel's table of this mount namespace (`man 5 proc_pid_mountinfo`).
+/// The mount table of this mount namespace (`man 5 proc_pid_mountinfo`).
 pub const MOUNTINFO: &str = "/proc/self/mountinfo";
 
 /// One line of the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
-    /// The file system's device number. btrfs has an invented one, see [`Mount::source`].
+    /// The file system's device number. btrfs has an anonymous one, see [`Mount::source`].
     pub device: DeviceNumber,
-    /// What of the file system is mounted: `/` or a part. A bind-mounted device node shows its name here.
+    /// The directory of the file system that is the root of this mount. A bind-mounted device node shows its name here.
     pub root: String,
-    /// Where.
+    /// The mount point.
     pub point: String,
-    /// Options of this mount alone.
+    /// Per-mount options.
     pub options: Vec<String>,
     /// The file system's type.
     pub fs: String,
-    /// What was mounted, as the mounter spelt it: usually `/dev/…`.
+    /// The mount source as given to mount(2): usually `/dev/…`.
     pub source: String,
-    /// Options of the file system, the same for all its mounts.
+    /// Superblock options, the same for all mounts of the file system.
     pub fs_options: Vec<String>,
 }
 
 impl Mount {
-    /// True when nothing can be written through this mount.
+    /// True if this mount or its file system is read-only.
     pub fn is_readonly(&self) -> bool {
         self.options.iter().any(|option| option == "ro") || self.is_fs_readonly()
     }
 
-    /// True when the whole file system is read-only.
+    /// True if the whole file system is read-only.
     pub fn is_fs_readonly(&self) -> bool {
         self.fs_options.iter().any(|option| option == "ro")
     }
 
-    /// Why the kernel writes nothing to this file system any more, as far as the table tells. Who mounts read-only, and who mounts
-    /// from a write-protected disk, has `ro` among the options of the mount, too.
+    /// Why the kernel has stopped writing to this file system, as far as the table shows it. A file system that was mounted
+    /// read-only, or from a write-protected disk, has `ro` among the per-mount options, too.
     pub fn death(&self) -> Option<&'static str> {
         let has = |options: &[String], word: &str| options.iter().any(|option| option == word);
         if has(&self.fs_options, "emergency_ro") {
@@ -52,28 +52,28 @@ impl Mount {
         }
     }
 
-    /// The name of the device node, when this is a bind mount of one.
+    /// The name of the device node, if this is a bind mount of one.
     pub fn device_node(&self) -> Option<&str> {
         device_node(&self.fs, &self.root)
     }
 
-    /// True when the file or device node below this bind mount is gone.
+    /// True if the file or device node below this bind mount was deleted.
     pub fn is_deleted(&self) -> bool {
         self.root.ends_with("//deleted")
     }
 
-    /// The SELinux label that all files of the file system have by its mount, whatever is written in them.
+    /// The SELinux label that the mount gives to all files of the file system, whatever their own attributes say.
     pub fn context(&self) -> Option<&str> {
         selinux::context(self.fs_options.iter())
     }
 
-    /// For messages: `ext4 of /dev/sdb (8:16)`.
+    /// For messages, e.g. `ext4 of /dev/sdb (8:16)`.
     pub fn describe(&self) -> String {
         format!("{} of {} ({})", self.fs, self.source, self.device)
     }
 }
 
-/// A line of the table as it stands there. There may be hundreds that nobody asks for.
+/// A line of the table, not unescaped yet: there may be hundreds of irrelevant lines.
 #[derive(Clone, Copy, Debug)]
 pub struct Line<'a> {
     /// See [`Mount::device`].
@@ -88,12 +88,12 @@ pub struct Line<'a> {
 }
 
 impl Line<'_> {
-    /// It is mounted at `point`.
+    /// True if the mount point is `point`.
     pub fn is_at(&self, point: &str) -> bool {
         self.point == point || self.point.contains('\\') && unescape(self.point) == point
     }
 
-    /// What was mounted.
+    /// See [`Mount::source`].
     pub fn source(&self) -> Cow<'_, str> {
         if self.source.contains('\\') {
             Cow::Owned(unescape(self.source))
@@ -102,13 +102,13 @@ impl Line<'_> {
         }
     }
 
-    /// The name of the device node, when this is a bind mount of one.
+    /// See [`Mount::device_node`].
     pub fn device_node(&self) -> Option<&str> {
         device_node(self.fs, self.root)
     }
 
     fn mount(&self) -> Mount {
-        // Other people's mounts may show a lonely quote, for instance in a path of an overlay.
+        // Unrelated mounts may have an unbalanced quote, for instance in a path of an overlay.
         let list = |text: &str| {
             let parts = selinux::split(text).unwrap_or_else(|| text.split(',').collect());
             parts.into_iter().map(str::to_owned).collect()
@@ -125,25 +125,25 @@ impl Line<'_> {
     }
 }
 
-/// What is mounted of the file systems in which device nodes are.
+/// The last part of `root`, if `fs` is a file system that holds device nodes.
 fn device_node<'a>(fs: &str, root: &'a str) -> Option<&'a str> {
     let root = root.strip_suffix("//deleted").unwrap_or(root);
     let name = root.rsplit('/').next().filter(|name| !name.is_empty())?;
     matches!(fs, "devtmpfs" | "tmpfs").then_some(name)
 }
 
-/// Reads the table.
+/// Parses the table.
 ///
 /// # Errors
-/// A line is not understood: then nothing is known, rather than "not mounted".
+/// A line cannot be parsed: the result is unknown, which is not "not mounted".
 pub fn parse(mountinfo: &[u8]) -> Result<Vec<Mount>, HostError> {
     select(mountinfo, |_| true)
 }
 
-/// Reads those lines of the table that are wanted.
+/// Parses the table and returns the wanted lines.
 ///
 /// # Errors
-/// A line is not understood, wanted or not.
+/// A line cannot be parsed, wanted or not.
 pub fn select(
     mountinfo: &[u8],
     wanted: impl Fn(&Line<'_>) -> bool,
@@ -178,7 +178,7 @@ fn read_line(line: &str) -> Option<Line<'_>> {
     })
 }
 
-/// The kernel writes blank, tab, newline and backslash as three octal digits.
+/// The kernel escapes space, tab, newline and backslash as three octal digits.
 fn unescape(text: &str) -> String {
     let mut plain = Vec::new();
     let mut bytes = text.as_bytes();
@@ -198,7 +198,7 @@ fn unescape(text: &str) -> String {
     String::from_utf8_lossy(&plain).into_owned()
 }
 
-/// Lines of all sorts.
+/// Lines of every kind.
 #[cfg(test)]
 pub(super) const TABLE: &str = "\
 22 28 0:21 / /proc rw,nosuid shared:13 - proc proc rw
@@ -215,7 +215,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_is_read() {
+    fn the_table_is_parsed() {
         let mounts = parse(TABLE.as_bytes()).unwrap();
         assert_eq!(mounts.len(), 7);
         assert_eq!(mounts[1].point, "/var/lib/kubelet/plugins/a b/globalmount");
@@ -239,31 +239,31 @@ mod tests {
         assert_eq!(
             mounts[6].device_node(),
             None,
-            "a whole tmpfs is no device node"
+            "a whole tmpfs is not a device node"
         );
     }
 
     /// Each line as Linux 6.18 shows it.
     #[test]
-    fn what_the_kernel_has_given_up_shows_in_the_table() {
-        let dies = |options: &str, fs: &str, fs_options: &str| {
+    fn a_dead_file_system_is_recognized_in_the_table() {
+        let is_dead = |options: &str, fs: &str, fs_options: &str| {
             let line = format!("42 27 7:0 / /m {options} - {fs} /dev/loop0 {fs_options}\n");
             parse(line.as_bytes()).unwrap()[0].death().is_some()
         };
-        assert!(dies(
+        assert!(is_dead(
             "rw,relatime",
             "ext4",
             "rw,errors=remount-ro,emergency_ro"
         ));
-        assert!(dies("rw,relatime", "ext4", "rw,abort,emergency_ro"));
+        assert!(is_dead("rw,relatime", "ext4", "rw,abort,emergency_ro"));
         assert!(
-            dies("ro,relatime", "ext4", "rw,emergency_ro"),
-            "a reader's path"
+            is_dead("ro,relatime", "ext4", "rw,emergency_ro"),
+            "a read-only publication"
         );
-        assert!(dies("rw,relatime", "ext4", "rw,shutdown"));
+        assert!(is_dead("rw,relatime", "ext4", "rw,shutdown"));
         // ext4 before Linux 6.15; btrfs.
-        assert!(dies("rw,relatime", "ext4", "ro,errors=remount-ro"));
-        assert!(dies(
+        assert!(is_dead("rw,relatime", "ext4", "ro,errors=remount-ro"));
+        assert!(is_dead(
             "rw,relatime",
             "btrfs",
             "ro,space_cache=v2,subvolid=5,subvol=/"
@@ -271,11 +271,14 @@ mod tests {
         for (options, fs_options) in [
             ("rw,relatime", "rw"),
             ("ro,relatime", "rw"),
-            // Asked to be read-only, or from a write-protected disk.
+            // Mounted read-only, or from a write-protected disk.
             ("ro,relatime", "ro"),
             ("ro,relatime", "ro,errors=remount-ro"),
         ] {
-            assert!(!dies(options, "ext4", fs_options), "{options} {fs_options}");
+            assert!(
+                !is_dead(options, "ext4", fs_options),
+                "{options} {fs_options}"
+            );
         }
         let node = parse(TABLE.as_bytes()).unwrap();
         assert!(node[4].death().is_none() && node[3].death().is_some());
@@ -284,15 +287,15 @@ mod tests {
     #[test]
     fn the_visible_mount_comes_last() {
         let at = |point: &str| select(TABLE.as_bytes(), |line| line.is_at(point)).unwrap();
-        let there = at("/pods/1/mount");
-        let there: Vec<&str> = there.iter().map(|mount| mount.fs.as_str()).collect();
-        assert_eq!(there, ["ext4", "tmpfs"]);
+        let mounts = at("/pods/1/mount");
+        let types: Vec<&str> = mounts.iter().map(|mount| mount.fs.as_str()).collect();
+        assert_eq!(types, ["ext4", "tmpfs"]);
         assert!(at("/pods/1").is_empty());
     }
 
     /// design.md#unknown-is-not-absent
     #[test]
-    fn a_table_that_is_not_understood_is_not_an_empty_one() {
+    fn a_table_that_cannot_be_parsed_is_not_an_empty_one() {
         assert!(parse(b"36 35 98:0 /mnt1 /mnt2 rw").is_err());
         assert!(parse(b"").unwrap().is_empty());
     }

@@ -156,7 +156,7 @@ async fn a_partly_garbled_list_of_iscsiadm_is_an_error() {
     };
     for garbage in ["blocks= TYPE 0x00\n\n=\n", "[]:3260,4294967295 \n"] {
         lists(garbage.to_owned());
-        fails(co.unstage().await, Code::Unavailable, "not understood");
+        fails(co.unstage().await, Code::Unavailable, "cannot parse");
         assert!(co.fake.machine().records.contains(&ours), "{garbage}");
     }
     lists(format!("10.0.0.5:3260,1 {ours}\n10.0.0.9:3260,1 Foreign\n"));
