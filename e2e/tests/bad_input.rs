@@ -34,8 +34,8 @@ use table::Tally;
 
 #[tokio::test]
 async fn the_controller_refuses_bad_input() {
-    let world = Plan::controller().start().await.unwrap();
-    let scene = Scene::set(&world).await.unwrap();
+    let cluster = Plan::controller().start().await.unwrap();
+    let scene = Scene::set(&cluster).await.unwrap();
     let mut tally = Tally::default();
     for rows in [
         controller::create_messages(),
@@ -46,7 +46,7 @@ async fn the_controller_refuses_bad_input() {
         controller::questions(&scene),
         controller::not_offered(),
     ] {
-        tally.refused(&world, rows).await;
+        tally.refused(&cluster, rows).await;
     }
     tally.finish("bad input, controller", 250);
 }
@@ -74,45 +74,45 @@ async fn the_controller_refuses_what_a_small_or_broken_nas_cannot_do() {
 
 #[tokio::test]
 async fn the_controller_takes_legal_oddities() {
-    let world = Plan::controller().start().await.unwrap();
+    let cluster = Plan::controller().start().await.unwrap();
     let mut tally = Tally::default();
-    legal::lives(&world, &mut tally).await;
-    legal::calls(&world, &mut tally).await;
-    legal::smaller_retry(&world, &mut tally).await;
-    legal::many_nodes(&world, &mut tally).await;
-    legal::alias(&world, &mut tally).await;
+    legal::lives(&cluster, &mut tally).await;
+    legal::calls(&cluster, &mut tally).await;
+    legal::smaller_retry(&cluster, &mut tally).await;
+    legal::many_nodes(&cluster, &mut tally).await;
+    legal::alias(&cluster, &mut tally).await;
     tally.finish("legal oddities, controller", 80);
-    assert_eq!(world.leftovers().await.unwrap(), Vec::<String>::new());
+    assert_eq!(cluster.leftovers().await.unwrap(), Vec::<String>::new());
 }
 
 #[tokio::test]
 async fn the_node_refuses_bad_input() {
-    let world = Plan::whole().start().await.unwrap();
+    let cluster = Plan::whole().start().await.unwrap();
     let mut tally = Tally::default();
-    let info = world
+    let info = cluster
         .plugin
         .node()
         .node_get_info(NodeGetInfoRequest {})
         .await
         .unwrap();
-    let node = Node::at(world.folder(), info.into_inner().node_id);
+    let node = Node::at(cluster.folder(), info.into_inner().node_id);
     // Without any target the portal would not even answer.
-    Scene::set(&world).await.unwrap();
+    Scene::set(&cluster).await.unwrap();
     for rows in [
         node::stage_rows(&node),
         node::publish_rows(&node),
         node::undo_rows(&node),
         node::measure_rows(&node),
     ] {
-        tally.refused(&world, rows).await;
+        tally.refused(&cluster, rows).await;
     }
-    let name = world
+    let name = cluster
         .initiator()
         .unwrap()
         .root()
         .join("etc/iscsi/initiatorname.iscsi");
     std::fs::remove_file(name).unwrap();
-    tally.refused(&world, node::no_initiator()).await;
+    tally.refused(&cluster, node::no_initiator()).await;
     tally.finish("bad input, node", 200);
 }
 
@@ -121,12 +121,12 @@ async fn the_node_touches_no_disk_that_is_not_the_volumes() {
     if e2e::harness::skip::needs_root("bad input: disks") {
         return;
     }
-    let world = Plan::whole().start().await.unwrap();
+    let cluster = Plan::whole().start().await.unwrap();
     let mut tally = Tally::default();
-    disk::spoiled(&world, &mut tally).await;
-    disk::unreadable(&world, &mut tally).await;
+    disk::spoiled(&cluster, &mut tally).await;
+    disk::unreadable(&cluster, &mut tally).await;
     tally.finish("bad input, disks", 19);
-    assert_eq!(world.leftovers().await.unwrap(), Vec::<String>::new());
+    assert_eq!(cluster.leftovers().await.unwrap(), Vec::<String>::new());
 }
 
 #[tokio::test]
@@ -134,13 +134,13 @@ async fn a_node_at_work_refuses_bad_input() {
     if e2e::harness::skip::needs_root("bad input: a node at work") {
         return;
     }
-    let world = Plan::whole().start().await.unwrap();
+    let cluster = Plan::whole().start().await.unwrap();
     let mut tally = Tally::default();
-    let at_work = AtWork::set(&world).await.unwrap();
-    tally.refused(&world, at_work.rows()).await;
-    at_work.end(&world).await.unwrap();
+    let at_work = AtWork::set(&cluster).await.unwrap();
+    tally.refused(&cluster, at_work.rows()).await;
+    at_work.end(&cluster).await.unwrap();
     tally.finish("bad input, a node at work", 37);
-    assert_eq!(world.leftovers().await.unwrap(), Vec::<String>::new());
+    assert_eq!(cluster.leftovers().await.unwrap(), Vec::<String>::new());
 }
 
 #[tokio::test]
@@ -148,9 +148,9 @@ async fn the_node_takes_legal_oddities() {
     if e2e::harness::skip::needs_root("legal oddities: node") {
         return;
     }
-    let world = Plan::whole().start().await.unwrap();
+    let cluster = Plan::whole().start().await.unwrap();
     let mut tally = Tally::default();
-    staged::legal(&world, &mut tally).await;
+    staged::legal(&cluster, &mut tally).await;
     tally.finish("legal oddities, node", 25);
-    assert_eq!(world.leftovers().await.unwrap(), Vec::<String>::new());
+    assert_eq!(cluster.leftovers().await.unwrap(), Vec::<String>::new());
 }

@@ -64,11 +64,11 @@ async fn contained_controller_lives_over_tls() -> Result<()> {
         return Ok(());
     };
     let (nas, driver) = over_tls(&scene).await?;
-    let life = TestVolume::create(&driver, "pvc-1", GIB, EXT4).await?;
+    let volume = TestVolume::create(&driver, "pvc-1", GIB, EXT4).await?;
     ensure!(nas.luns().await?.iter().map(|lun| lun.1).eq([bytes(GIB)]));
-    assert_eq!(listed(&driver).await?, [(life.id.clone(), GIB)]);
+    assert_eq!(listed(&driver).await?, [(volume.id.clone(), GIB)]);
 
-    assert_eq!(life.expand_lun(&driver, 2 * GIB).await?, 2 * GIB);
+    assert_eq!(volume.expand_lun(&driver, 2 * GIB).await?, 2 * GIB);
     ensure!(
         nas.luns()
             .await?
@@ -76,15 +76,15 @@ async fn contained_controller_lives_over_tls() -> Result<()> {
             .map(|lun| lun.1)
             .eq([bytes(2 * GIB)])
     );
-    assert_eq!(listed(&driver).await?, [(life.id.clone(), 2 * GIB)]);
+    assert_eq!(listed(&driver).await?, [(volume.id.clone(), 2 * GIB)]);
 
-    let context = life.publish_to(&driver, NODE).await?;
+    let context = volume.publish_to(&driver, NODE).await?;
     ensure!(context.contains_key("iqn"), "{context:?}");
     assert_eq!(nas.targets().await?, 1);
-    life.unpublish_from(&driver, NODE).await?;
+    volume.unpublish_from(&driver, NODE).await?;
     assert_eq!(nas.targets().await?, 0);
 
-    life.delete(&driver).await?;
+    volume.delete(&driver).await?;
     assert_eq!(nas.luns().await?, []);
     assert_eq!(listed(&driver).await?, []);
     Ok(())
@@ -134,26 +134,26 @@ async fn contained_restarts_lose_no_volume() -> Result<()> {
         return Ok(());
     };
     let (nas, mut driver) = over_tls(&scene).await?;
-    let life = TestVolume::create(&driver, "pvc-1", GIB, EXT4).await?;
-    life.publish_to(&driver, NODE).await?;
+    let volume = TestVolume::create(&driver, "pvc-1", GIB, EXT4).await?;
+    volume.publish_to(&driver, NODE).await?;
 
     driver.restart().await?;
-    assert_eq!(listed(&driver).await?, [(life.id.clone(), GIB)]);
-    assert_eq!(life.expand_lun(&driver, 2 * GIB).await?, 2 * GIB);
+    assert_eq!(listed(&driver).await?, [(volume.id.clone(), GIB)]);
+    assert_eq!(volume.expand_lun(&driver, 2 * GIB).await?, 2 * GIB);
 
     // The driver is not told; its session and its connections are those of before.
     nas.restart().await?;
     assert_eq!(nas.targets().await?, 1);
-    assert_eq!(life.expand_lun(&driver, 3 * GIB).await?, 3 * GIB);
-    assert_eq!(listed(&driver).await?, [(life.id.clone(), 3 * GIB)]);
+    assert_eq!(volume.expand_lun(&driver, 3 * GIB).await?, 3 * GIB);
+    assert_eq!(listed(&driver).await?, [(volume.id.clone(), 3 * GIB)]);
 
     let again = create_request("pvc-1", 3 * GIB, EXT4);
     assert_eq!(
         TestVolume::create_as(&driver, again, EXT4).await?.id,
-        life.id
+        volume.id
     );
-    life.unpublish_from(&driver, NODE).await?;
-    life.delete(&driver).await?;
+    volume.unpublish_from(&driver, NODE).await?;
+    volume.delete(&driver).await?;
     assert_eq!(nas.luns().await?, []);
     Ok(())
 }
@@ -226,25 +226,25 @@ async fn contained_node_grows_a_mounted_volume() -> Result<()> {
     let id = info.into_inner().node_id;
     ensure!(id.starts_with(scene::NODE), "{id}");
 
-    let mut life = TestVolume::create(&both, "pvc-1", GIB, Content::Fs("xfs")).await?;
-    life.attach(&both).await?;
-    let before = total(&life, &both).await?;
-    assert_eq!(life.expand_lun(&both, 2 * GIB).await?, 2 * GIB);
-    life.expand_on_node(&both, 2 * GIB).await?;
-    let after = total(&life, &both).await?;
+    let mut volume = TestVolume::create(&both, "pvc-1", GIB, Content::Fs("xfs")).await?;
+    volume.attach(&both).await?;
+    let before = total(&volume, &both).await?;
+    assert_eq!(volume.expand_lun(&both, 2 * GIB).await?, 2 * GIB);
+    volume.expand_on_node(&both, 2 * GIB).await?;
+    let after = total(&volume, &both).await?;
     ensure!(
         after - before > GIB / 10 * 9,
         "{before}, then {after} bytes"
     );
-    life.detach(&both).await?;
-    life.delete(&both).await?;
+    volume.detach(&both).await?;
+    volume.delete(&both).await?;
     assert_eq!(nas.luns().await?, []);
     Ok(())
 }
 
 /// The size of the volume's file system, as a pod sees it.
-async fn total(life: &TestVolume, both: &Both) -> Result<i64> {
-    let usage = life.stats(both).await?.usage;
+async fn total(volume: &TestVolume, both: &Both) -> Result<i64> {
+    let usage = volume.stats(both).await?.usage;
     let bytes = usage
         .into_iter()
         .find(|usage| usage.unit == i32::from(csi::volume_usage::Unit::Bytes));

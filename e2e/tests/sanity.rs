@@ -98,14 +98,14 @@ async fn conforms(test: &str, plan: Plan) -> Result<()> {
         );
         return Ok(());
     };
-    let world = plan.start().await?;
-    let (succeeded, printed) = process::suite(&suite, arguments(&world)?)?;
+    let cluster = plan.start().await?;
+    let (succeeded, printed) = process::suite(&suite, arguments(&cluster)?)?;
     let summary = Summary::read(&printed);
     println!("{test}: {summary:?}");
     assert!(succeeded, "{printed}");
     let summary = summary.context("csi-sanity ends with a summary")?;
     assert_eq!((summary.failed, summary.skipped), (0, SKIPPED), "{printed}");
-    assert_eq!(world.leftovers().await?, Vec::<String>::new());
+    assert_eq!(cluster.leftovers().await?, Vec::<String>::new());
     Ok(())
 }
 
@@ -118,14 +118,14 @@ fn suite() -> Option<PathBuf> {
     named.ok().map(PathBuf::from).filter(|path| path.is_file())
 }
 
-fn arguments(world: &TestCluster) -> Result<Vec<String>> {
-    let path = |name: &str| world.folder().join(name).to_string_lossy().into_owned();
+fn arguments(cluster: &TestCluster) -> Result<Vec<String>> {
+    let path = |name: &str| cluster.folder().join(name).to_string_lossy().into_owned();
     std::fs::write(
-        world.folder().join("parameters.yaml"),
+        cluster.folder().join("parameters.yaml"),
         "location: /volume1\ntype: BLUN\n",
     )?;
     Ok(vec![
-        format!("--csi.endpoint=unix://{}", world.plugin.socket.display()),
+        format!("--csi.endpoint=unix://{}", cluster.plugin.socket.display()),
         format!("--csi.stagingdir={}", path("sanity-staging")),
         format!("--csi.mountdir={}", path("sanity-mount")),
         format!("--csi.testvolumeparameters={}", path("parameters.yaml")),

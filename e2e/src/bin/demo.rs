@@ -72,23 +72,23 @@ async fn run(args: &Args) -> Result<()> {
         "loop devices and mounts need root; type: sudo -E env PATH=\"$PATH\" cargo demo"
     );
     let content = choose(args.fs)?;
-    let mut teller = Reporter::new();
-    let world = teller
+    let mut reporter = Reporter::new();
+    let cluster = reporter
         .during("starting NAS, node and driver", Plan::whole().start())
         .await?;
-    teller.say(
+    reporter.say(
         "NAS",
-        &format!("dsm-sim answers as DSM 7 at {}", world.nas.api),
+        &format!("dsm-sim answers as DSM 7 at {}", cluster.nas.api),
     );
-    let mut volume = story(&world, content, &mut teller).await?;
+    let mut volume = story(&cluster, content, &mut reporter).await?;
     if args.keep {
-        look_around(&world, &volume)?;
-        return world.keep();
+        look_around(&cluster, &volume)?;
+        return cluster.keep();
     }
-    remove(&world, &mut volume, &mut teller).await?;
+    remove(&cluster, &mut volume, &mut reporter).await?;
     println!(
         "\nWhat each CSI call cost the NAS (calls joined by + share one request):\n{}",
-        costs(&teller.ledger)
+        costs(&reporter.call_costs)
     );
     Ok(())
 }
@@ -107,13 +107,17 @@ fn choose(asked: Option<Fs>) -> Result<Content> {
     }
 }
 
-async fn story(world: &TestCluster, content: Content, teller: &mut Reporter) -> Result<TestVolume> {
-    let nas = &world.nas;
-    let created = teller
+async fn story(
+    cluster: &TestCluster,
+    content: Content,
+    reporter: &mut Reporter,
+) -> Result<TestVolume> {
+    let nas = &cluster.nas;
+    let created = reporter
         .call(
-            world,
+            cluster,
             "CreateVolume",
-            TestVolume::create(world, "pvc-demo", BEFORE, content),
+            TestVolume::create(cluster, "pvc-demo", BEFORE, content),
         )
         .await?;
     let mut volume = created;
@@ -123,7 +127,7 @@ async fn story(world: &TestCluster, content: Content, teller: &mut Reporter) -> 
         .find(|lun| lun["uuid"] == volume.uuid())
         .context("the NAS has no such LUN")?;
     ensure!(lun["size"] == BEFORE, "the LUN has size {}", lun["size"]);
-    teller.say(
+    reporter.say(
         "create",
         &format!(
             "LUN {} on {}, {}",
@@ -133,11 +137,11 @@ async fn story(world: &TestCluster, content: Content, teller: &mut Reporter) -> 
         ),
     );
 
-    teller
-        .call(world, "ControllerPublishVolume", volume.publish(world))
+    reporter
+        .call(cluster, "ControllerPublishVolume", volume.publish(cluster))
         .await?;
     let iqn = volume.publish_context.get("iqn").context("no iqn")?.clone();
-    teller.say(
+    reporter.say(
         "publish",
         &format!(
             "target …{} exports it as LUN {}",
@@ -146,10 +150,10 @@ async fn story(world: &TestCluster, content: Content, teller: &mut Reporter) -> 
         ),
     );
 
-    teller
-        .call(world, "NodeStageVolume", volume.stage(world))
+    reporter
+        .call(cluster, "NodeStageVolume", volume.stage(cluster))
         .await?;
-    let device = volume.device(world)?;
+    let device = volume.device(cluster)?;
     let size = device_bytes(&device)?;
     ensure!(
         size == BEFORE.unsigned_abs(),
@@ -160,7 +164,7 @@ async fn story(world: &TestCluster, content: Content, teller: &mut Reporter) -> 
         Content::Fs(name) => format!("mkfs.{name}, mounted"),
         Content::Block => "left raw".to_owned(),
     };
-    teller.say(
+    reporter.say(
         "stage",
         &format!(
             "login, {} appears ({}), {made}",
@@ -169,23 +173,23 @@ async fn story(world: &TestCluster, content: Content, teller: &mut Reporter) -> 
         ),
     );
 
-    teller
-        .call(world, "NodePublishVolume", volume.node_publish(world))
+    reporter
+        .call(cluster, "NodePublishVolume", volume.node_publish(cluster))
         .await?;
     let file = volume.file("data");
-    let written = teller
+    let written = reporter
         .during("writing 64 MiB", async { fill(&file, WRITTEN, 1) })
         .await?;
-    teller.say("write", &format!("64 MiB, SHA-256 {}…", &written[..16]));
-    grow(world, &volume, &device, teller).await?;
-    let read = teller
+    reporter.say("write", &format!("64 MiB, SHA-256 {}…", &written[..16]));
+    grow(cluster, &volume, &device, reporter).await?;
+    let read = reporter
         .during("reading 64 MiB", async { sha256(&file, WRITTEN) })
         .await?;
     ensure!(
         read == written,
         "the data changed: SHA-256 {read} after, {written} before"
     );
-    teller.say(
+    reporter.say(
         "read",
         &format!(
             "64 MiB, SHA-256 {}…: equal, and the volume was never unmounted",
@@ -196,24 +200,24 @@ async fn story(world: &TestCluster, content: Content, teller: &mut Reporter) -> 
 }
 
 async fn grow(
-    world: &TestCluster,
+    cluster: &TestCluster,
     volume: &TestVolume,
     device: &Path,
-    teller: &mut Reporter,
+    reporter: &mut Reporter,
 ) -> Result<()> {
     let holds = visible_bytes(volume, device)?;
-    let answered = teller
+    let answered = reporter
         .call(
-            world,
+            cluster,
             "ControllerExpandVolume",
-            volume.expand_lun(world, AFTER),
+            volume.expand_lun(cluster, AFTER),
         )
         .await?;
     ensure!(
         answered == AFTER,
         "ControllerExpandVolume answered {answered}"
     );
-    teller.say(
+    reporter.say(
         "expand",
         &format!(
             "on the NAS the LUN grew from {} to {}",
@@ -227,7 +231,7 @@ async fn grow(
         "{} has {stale} bytes before the rescan",
         device.display()
     );
-    teller.say(
+    reporter.say(
         "",
         &format!(
             "before the rescan {} still has {}",
@@ -236,11 +240,11 @@ async fn grow(
         ),
     );
 
-    let answered = teller
+    let answered = reporter
         .call(
-            world,
+            cluster,
             "NodeExpandVolume",
-            volume.expand_on_node(world, AFTER),
+            volume.expand_on_node(cluster, AFTER),
         )
         .await?;
     let (fresh, now_holds) = (device_bytes(device)?, visible_bytes(volume, device)?);
@@ -254,7 +258,7 @@ async fn grow(
         now_holds > least.max(holds),
         "it holds {now_holds} bytes, and held {holds} before"
     );
-    teller.say(
+    reporter.say(
         "",
         &format!(
             "after the rescan {} has {}, and NodeExpandVolume answers {}",
@@ -264,7 +268,7 @@ async fn grow(
         ),
     );
     if let Content::Fs(name) = volume.content {
-        teller.say(
+        reporter.say(
             "",
             &format!(
                 "{name} grew from {} to {} (df), mounted all the while",
@@ -276,22 +280,34 @@ async fn grow(
     Ok(())
 }
 
-async fn remove(world: &TestCluster, volume: &mut TestVolume, teller: &mut Reporter) -> Result<()> {
-    teller
-        .call(world, "NodeUnpublishVolume", volume.node_unpublish(world))
+async fn remove(
+    cluster: &TestCluster,
+    volume: &mut TestVolume,
+    reporter: &mut Reporter,
+) -> Result<()> {
+    reporter
+        .call(
+            cluster,
+            "NodeUnpublishVolume",
+            volume.node_unpublish(cluster),
+        )
         .await?;
-    teller
-        .call(world, "NodeUnstageVolume", volume.unstage(world))
+    reporter
+        .call(cluster, "NodeUnstageVolume", volume.unstage(cluster))
         .await?;
-    teller
-        .call(world, "ControllerUnpublishVolume", volume.unpublish(world))
+    reporter
+        .call(
+            cluster,
+            "ControllerUnpublishVolume",
+            volume.unpublish(cluster),
+        )
         .await?;
-    teller
-        .call(world, "DeleteVolume", volume.delete(world))
+    reporter
+        .call(cluster, "DeleteVolume", volume.delete(cluster))
         .await?;
-    let left = world.leftovers().await?;
+    let left = cluster.leftovers().await?;
     ensure!(left.is_empty(), "left behind: {}", left.join(", "));
-    teller.say(
+    reporter.say(
         "remove",
         "unmounted, logged out, target and LUN deleted: nothing left on NAS or node",
     );
@@ -315,30 +331,30 @@ fn gib(bytes: i64) -> String {
     format!("{}.{:02} GiB", hundredths / 100, hundredths % 100)
 }
 
-fn costs(ledger: &CallCosts) -> String {
+fn costs(call_costs: &CallCosts) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    for row in &ledger.rows {
+    for row in &call_costs.rows {
         table.add_row([row.rpc, &format!("{} requests", row.requests), &row.story()]);
     }
     table.trim_fmt()
 }
 
-fn look_around(world: &TestCluster, volume: &TestVolume) -> Result<()> {
+fn look_around(cluster: &TestCluster, volume: &TestVolume) -> Result<()> {
     println!(
         "\nKept. Look at {} ({}), at the driver's log in {},",
         volume.path().display(),
-        volume.device(world)?.display(),
-        world.folder().join("driver.log").display()
+        volume.device(cluster)?.display(),
+        cluster.folder().join("driver.log").display()
     );
     println!(
         "at the NAS's journal (curl {}/journal), or talk CSI at unix://{}.",
-        world.nas.control,
-        world.plugin.socket.display()
+        cluster.nas.control,
+        cluster.plugin.socket.display()
     );
     println!(
         "Remove all of it with:  rm {0}/keep && {1} {0} </dev/null",
-        world.folder().display(),
+        cluster.folder().display(),
         e2e::harness::process::binary("janitor")?.display()
     );
     Ok(())
@@ -346,7 +362,7 @@ fn look_around(world: &TestCluster, volume: &TestVolume) -> Result<()> {
 
 /// Tells the story line by line, with a spinner on a terminal while a step lasts.
 struct Reporter {
-    ledger: CallCosts,
+    call_costs: CallCosts,
     spinner: ProgressBar,
 }
 
@@ -362,7 +378,7 @@ impl Reporter {
                 .unwrap_or_else(|_| ProgressStyle::default_spinner()),
         );
         Self {
-            ledger: CallCosts::default(),
+            call_costs: CallCosts::default(),
             spinner,
         }
     }
@@ -387,7 +403,7 @@ impl Reporter {
 
     async fn call<T>(
         &mut self,
-        world: &TestCluster,
+        cluster: &TestCluster,
         rpc: &'static str,
         call: impl Future<Output = Result<T, tonic::Status>>,
     ) -> Result<T> {
@@ -395,7 +411,7 @@ impl Reporter {
         spinner.reset_elapsed();
         spinner.set_message(rpc);
         spinner.enable_steady_tick(Duration::from_millis(120));
-        let answer = self.ledger.call(&world.nas, rpc, call).await;
+        let answer = self.call_costs.call(&cluster.nas, rpc, call).await;
         spinner.disable_steady_tick();
         spinner.set_message("");
         answer

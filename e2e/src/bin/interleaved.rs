@@ -312,27 +312,30 @@ fn secrets(seed: u64) -> HashMap<String, String> {
 }
 
 async fn schedule(seed: u64, settings: Settings) -> Result<()> {
-    let mut world = TestSetup::start(seed, settings).await?;
+    let mut cluster = TestSetup::start(seed, settings).await?;
     let create = create_request("pvc-1", 1 << 30, Content::Block);
-    let controller = world.controllers[0].clone();
+    let controller = cluster.controllers[0].clone();
     let made =
         tokio::spawn(async move { controller.create_volume(tonic::Request::new(create)).await });
-    let made = world.play(vec![made]).await?.remove(0)?;
+    let made = cluster.play(vec![made]).await?.remove(0)?;
     let id = made.into_inner().volume.unwrap_or_default().volume_id;
     let secrets = secrets(seed);
     let proof = if secrets.is_empty() { 2 } else { 1 };
     let volume = (id, secrets);
-    world.take_free_numbers().await?;
+    cluster.take_free_numbers().await?;
     let mut names = BTreeSet::new();
     for _ in 0..3 {
-        let (first, second) = (NODES[0], NODES[usize::from(world.random.random_bool(0.2))]);
-        let both = world.random.random_bool(0.8);
+        let (first, second) = (
+            NODES[0],
+            NODES[usize::from(cluster.random.random_bool(0.2))],
+        );
+        let both = cluster.random.random_bool(0.8);
         let calls = [(0, first, true), (1, second, both)].map(|(who, node, publish)| {
-            let controller = world.controllers[who].clone();
+            let controller = cluster.controllers[who].clone();
             tokio::spawn(retry(controller, volume.clone(), node, publish))
         });
-        let answers = world.play(calls.into()).await?;
-        let rows = world.targets().await?;
+        let answers = cluster.play(calls.into()).await?;
+        let rows = cluster.targets().await?;
         let exported: BTreeSet<String> = rows
             .iter()
             .filter(|row| {
@@ -362,15 +365,15 @@ async fn schedule(seed: u64, settings: Settings) -> Result<()> {
             names.extend(told);
         }
         for node in NODES {
-            let controllers = world.controllers.clone();
+            let controllers = cluster.controllers.clone();
             let calls = controllers
                 .into_iter()
                 .map(|controller| tokio::spawn(retry(controller, volume.clone(), node, false)));
-            for answer in world.play(calls.collect()).await? {
+            for answer in cluster.play(calls.collect()).await? {
                 answer?;
             }
         }
-        let left = world.targets().await?;
+        let left = cluster.targets().await?;
         let ours = |row: &&Value| row["iqn"].as_str().and_then(publication).is_some();
         ensure!(!left.iter().any(|row| ours(&row)), "left: {left:?}");
     }

@@ -59,22 +59,22 @@ const ROWS: [Spoiled; 17] = [
 ];
 
 /// Every row.
-pub(crate) async fn spoiled(world: &TestCluster, tally: &mut Tally) {
+pub(crate) async fn spoiled(cluster: &TestCluster, tally: &mut Tally) {
     // A good one first: what is refused after it is refused for its disk.
-    let good = published(world, "good", "ext4").await;
-    tally.twice(world, "a blank disk", stage(&good)).await;
-    good.unstage(world).await.unwrap();
-    gone(world, &good).await;
+    let good = published(cluster, "good", "ext4").await;
+    tally.twice(cluster, "a blank disk", stage(&good)).await;
+    good.unstage(cluster).await.unwrap();
+    gone(cluster, &good).await;
     for (number, spoiled) in ROWS.into_iter().enumerate() {
-        let volume = published(world, &format!("spoiled-{number}"), spoiled.fs).await;
-        let disk = Disk::of(world, &volume).unwrap();
+        let volume = published(cluster, &format!("spoiled-{number}"), spoiled.fs).await;
+        let disk = Disk::of(cluster, &volume).unwrap();
         let export = std::fs::read(&disk.target).unwrap();
         (spoiled.spoil)(&disk).unwrap_or_else(|error| panic!("{}: {error:#}", spoiled.name));
         let before = disk.fingerprint().unwrap();
         let words = spoiled.says.iter().copied();
         tally
             .refused(
-                world,
+                cluster,
                 vec![row(spoiled.name, stage(&volume), spoiled.code, words)],
             )
             .await;
@@ -82,17 +82,17 @@ pub(crate) async fn spoiled(world: &TestCluster, tally: &mut Tally) {
             format!("{}: something was written to the disk", spoiled.name)
         });
         std::fs::write(&disk.target, export).unwrap();
-        gone(world, &volume).await;
+        gone(cluster, &volume).await;
     }
 }
 
 /// A disk that cannot be read: the LUN's file is put behind a device that is larger than what is left of the file.
-pub(crate) async fn unreadable(world: &TestCluster, tally: &mut Tally) {
-    let volume = published(world, "unreadable", "ext4").await;
-    let disk = Disk::of(world, &volume).unwrap();
+pub(crate) async fn unreadable(cluster: &TestCluster, tally: &mut Tally) {
+    let volume = published(cluster, "unreadable", "ext4").await;
+    let disk = Disk::of(cluster, &volume).unwrap();
     let (export, short) = (
         std::fs::read(&disk.target).unwrap(),
-        world.folder().join("short.img"),
+        cluster.folder().join("short.img"),
     );
     File::create(&short).unwrap().set_len(GIB as u64).unwrap();
     let torn = Loop::of(&short).unwrap();
@@ -111,31 +111,31 @@ pub(crate) async fn unreadable(world: &TestCluster, tally: &mut Tally) {
     );
     // The answer is not final, so the session may stay for the next try.
     tally
-        .refused_but(world, refused, &["the node's", "the loop devices"])
+        .refused_but(cluster, refused, &["the node's", "the loop devices"])
         .await;
-    volume.unstage(world).await.unwrap();
+    volume.unstage(cluster).await.unwrap();
     std::fs::write(&disk.target, export).unwrap();
     drop(torn);
-    gone(world, &volume).await;
+    gone(cluster, &volume).await;
 }
 
 /// A published volume of 1 GiB.
-pub(crate) async fn published(world: &TestCluster, name: &str, fs: &'static str) -> TestVolume {
-    let mut volume = TestVolume::create(world, name, GIB, Content::Fs(fs))
+pub(crate) async fn published(cluster: &TestCluster, name: &str, fs: &'static str) -> TestVolume {
+    let mut volume = TestVolume::create(cluster, name, GIB, Content::Fs(fs))
         .await
         .unwrap();
-    volume.publish(world).await.unwrap();
+    volume.publish(cluster).await.unwrap();
     volume
 }
 
-async fn gone(world: &TestCluster, volume: &TestVolume) {
-    volume.unpublish(world).await.unwrap();
-    volume.delete(world).await.unwrap();
+async fn gone(cluster: &TestCluster, volume: &TestVolume) {
+    volume.unpublish(cluster).await.unwrap();
+    volume.delete(cluster).await.unwrap();
 }
 
 impl Disk {
-    fn of(world: &TestCluster, volume: &TestVolume) -> Result<Self> {
-        let folder = world.nas.folder();
+    fn of(cluster: &TestCluster, volume: &TestVolume) -> Result<Self> {
+        let folder = cluster.nas.folder();
         let file = folder.join("luns").join(format!("{}.img", volume.uuid()));
         let iqn = volume.publish_context.get("iqn").context("not published")?;
         let exports = std::fs::read_dir(folder.join("targets"))?

@@ -28,38 +28,38 @@ pub(crate) struct Scene {
 
 impl Scene {
     /// Sets it up.
-    pub(crate) async fn set(world: &TestCluster) -> Result<Self> {
+    pub(crate) async fn set(cluster: &TestCluster) -> Result<Self> {
         let scene = Self {
-            idle: made(world, create("idle")).await?,
-            published: made(world, create("published")).await?,
-            unmarked: format!("nas1/{}", world.nas.foreign_lun("somebodys", GIB).await?),
-            locked: made(world, create("locked")).await?,
-            crashed: made(world, create("crashed")).await?,
-            exported: made(world, create("exported")).await?,
+            idle: made(cluster, create("idle")).await?,
+            published: made(cluster, create("published")).await?,
+            unmarked: format!("nas1/{}", cluster.nas.foreign_lun("somebodys", GIB).await?),
+            locked: made(cluster, create("locked")).await?,
+            crashed: made(cluster, create("crashed")).await?,
+            exported: made(cluster, create("exported")).await?,
             thick: made(
-                world,
+                cluster,
                 create_with("thick", [("location", "/volume1"), ("type", "BLUN_THICK")]),
             )
             .await?,
         };
-        world
+        cluster
             .plugin
             .controller()
             .controller_publish_volume(publish(&scene.published, NODE))
             .await?;
-        world
+        cluster
             .nas
             .patch_lun(uuid(&scene.locked), &json!({"is_action_locked": true}))
             .await?;
-        world
+        cluster
             .nas
             .patch_lun(uuid(&scene.crashed), &json!({"status": "crashed"}))
             .await?;
-        map_to_own_target(world, uuid(&scene.exported)).await?;
+        map_to_own_target(cluster, uuid(&scene.exported)).await?;
         // LUNs that bear the names of volumes of ours: one without our mark, one with that of another volume.
-        world.nas.foreign_lun("csi-taken", GIB).await?;
-        let misnamed = made(world, create("misnamed")).await?;
-        world
+        cluster.nas.foreign_lun("csi-taken", GIB).await?;
+        let misnamed = made(cluster, create("misnamed")).await?;
+        cluster
             .nas
             .patch_lun(
                 uuid(&misnamed),
@@ -76,8 +76,11 @@ pub(crate) fn uuid(id: &str) -> &str {
 }
 
 /// Creates a volume and answers its handle.
-pub(crate) async fn made(world: &TestCluster, request: csi::CreateVolumeRequest) -> Result<String> {
-    let answer = world
+pub(crate) async fn made(
+    cluster: &TestCluster,
+    request: csi::CreateVolumeRequest,
+) -> Result<String> {
+    let answer = cluster
         .plugin
         .controller()
         .create_volume(request)
@@ -86,7 +89,7 @@ pub(crate) async fn made(world: &TestCluster, request: csi::CreateVolumeRequest)
     Ok(answer.volume.context("no volume in the answer")?.volume_id)
 }
 
-async fn map_to_own_target(world: &TestCluster, uuid: &str) -> Result<()> {
+async fn map_to_own_target(cluster: &TestCluster, uuid: &str) -> Result<()> {
     let target = [
         ("api", "SYNO.Core.ISCSI.Target"),
         ("version", "1"),
@@ -95,7 +98,7 @@ async fn map_to_own_target(world: &TestCluster, uuid: &str) -> Result<()> {
         ("iqn", "iqn.2025-01.org.example:theirs"),
         ("auth_type", "0"),
     ];
-    let answer = world.nas.dsm(&target).await?;
+    let answer = cluster.nas.dsm(&target).await?;
     let ids = format!("[{}]", answer["data"]["target_id"]);
     let uuid = format!("\"{uuid}\"");
     let mapping = [
@@ -105,7 +108,7 @@ async fn map_to_own_target(world: &TestCluster, uuid: &str) -> Result<()> {
         ("uuid", &uuid),
         ("target_ids", &ids),
     ];
-    let answer = world.nas.dsm(&mapping).await?;
+    let answer = cluster.nas.dsm(&mapping).await?;
     ensure!(answer["success"] == true, "{answer}");
     Ok(())
 }

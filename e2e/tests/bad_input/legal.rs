@@ -58,10 +58,10 @@ fn volumes() -> Vec<(&'static str, csi::CreateVolumeRequest, i64)> {
 }
 
 /// Creates, publishes, expands, unpublishes and deletes each of them, every call twice.
-pub(crate) async fn lives(world: &TestCluster, tally: &mut Tally) {
+pub(crate) async fn lives(cluster: &TestCluster, tally: &mut Tally) {
     let mut ids = Vec::new();
     for (name, request, size) in volumes() {
-        let Some(Answer::CreateVolume(answer)) = tally.twice(world, name, request).await else {
+        let Some(Answer::CreateVolume(answer)) = tally.twice(cluster, name, request).await else {
             continue;
         };
         let volume = answer.volume.unwrap_or_default();
@@ -80,34 +80,34 @@ pub(crate) async fn lives(world: &TestCluster, tally: &mut Tally) {
         format!("some names share a volume: {ids:?}")
     });
     for (name, id) in &ids {
-        tally.twice(world, name, delete(id)).await;
+        tally.twice(cluster, name, delete(id)).await;
     }
 }
 
 /// Each mutating call twice, and calls that look wrong and are not.
-pub(crate) async fn calls(world: &TestCluster, tally: &mut Tally) {
-    let id = made(world, create("calls")).await.unwrap();
+pub(crate) async fn calls(cluster: &TestCluster, tally: &mut Tally) {
+    let id = made(cluster, create("calls")).await.unwrap();
     tally
         .twice(
-            world,
+            cluster,
             "a static volume with an empty volume_context",
             publish(&id, NODE),
         )
         .await;
-    tally.twice(world, "growth", expand(&id, 2 * GIB)).await;
+    tally.twice(cluster, "growth", expand(&id, 2 * GIB)).await;
     let half = Mode::SingleNodeMultiWriter;
     tally
         .twice(
-            world,
+            cluster,
             "growth with a capability",
             but(expand(&id, 2 * GIB), |r| {
                 r.volume_capability = Some(mounted(half));
             }),
         )
         .await;
-    grown(world, tally, "less than it has", expand(&id, 1), 2 * GIB).await;
+    grown(cluster, tally, "less than it has", expand(&id, 1), 2 * GIB).await;
     grown(
-        world,
+        cluster,
         tally,
         "a limit alone",
         expand_within(&id, 0, 2 * GIB),
@@ -115,7 +115,7 @@ pub(crate) async fn calls(world: &TestCluster, tally: &mut Tally) {
     )
     .await;
     grown(
-        world,
+        cluster,
         tally,
         "both ends alike",
         expand_within(&id, 3 * GIB, 3 * GIB),
@@ -123,7 +123,7 @@ pub(crate) async fn calls(world: &TestCluster, tally: &mut Tally) {
     )
     .await;
     grown(
-        world,
+        cluster,
         tally,
         "no whole MiB",
         expand_within(&id, 3 * GIB + 1, 4 * GIB),
@@ -131,7 +131,7 @@ pub(crate) async fn calls(world: &TestCluster, tally: &mut Tally) {
     )
     .await;
     tally
-        .twice(world, "the node that has it", unpublish(&id, NODE))
+        .twice(cluster, "the node that has it", unpublish(&id, NODE))
         .await;
     let rows = vec![
         nothing_to_do("a node that never had it", unpublish(&id, OTHER_NODE)),
@@ -150,7 +150,7 @@ pub(crate) async fn calls(world: &TestCluster, tally: &mut Tally) {
             capacity([("nas", "nas9")]),
         ),
     ];
-    tally.refused(world, rows).await;
+    tally.refused(cluster, rows).await;
     let provisioned = [
         ("storage.kubernetes.io/csiProvisionerIdentity", "x"),
         ("fsType", "EXT4"),
@@ -160,24 +160,25 @@ pub(crate) async fn calls(world: &TestCluster, tally: &mut Tally) {
         r.volume_context = map(provisioned);
     });
     if let Some(answer) = tally
-        .twice(world, "all that a provisioner adds", question)
+        .twice(cluster, "all that a provisioner adds", question)
         .await
     {
         tally.check(answer.unconfirmed().is_none(), || {
             format!("not confirmed: {answer:?}")
         });
     }
-    tally.twice(world, "a volume", delete(&id)).await;
+    tally.twice(cluster, "a volume", delete(&id)).await;
 }
 
 async fn grown(
-    world: &TestCluster,
+    cluster: &TestCluster,
     tally: &mut Tally,
     name: &'static str,
     request: csi::ControllerExpandVolumeRequest,
     size: i64,
 ) {
-    if let Some(Answer::ControllerExpandVolume(answer)) = tally.twice(world, name, request).await {
+    if let Some(Answer::ControllerExpandVolume(answer)) = tally.twice(cluster, name, request).await
+    {
         let told = (answer.capacity_bytes, answer.node_expansion_required);
         tally.check(told == (size, true), || {
             format!("ControllerExpandVolume, {name}: {answer:?}, not {size}")
@@ -186,12 +187,12 @@ async fn grown(
 }
 
 /// A growth that failed is tried again with less.
-pub(crate) async fn smaller_retry(world: &TestCluster, tally: &mut Tally) {
+pub(crate) async fn smaller_retry(cluster: &TestCluster, tally: &mut Tally) {
     let thick = create_with("retry", [("location", "/volume1"), ("type", "BLUN_THICK")]);
-    let id = made(world, thick).await.unwrap();
+    let id = made(cluster, thick).await.unwrap();
     tally
         .refused(
-            world,
+            cluster,
             vec![row(
                 "far too much",
                 expand(&id, 30 << 40),
@@ -201,21 +202,23 @@ pub(crate) async fn smaller_retry(world: &TestCluster, tally: &mut Tally) {
         )
         .await;
     grown(
-        world,
+        cluster,
         tally,
         "less, after it failed",
         expand(&id, 2 * GIB),
         2 * GIB,
     )
     .await;
-    tally.twice(world, "what could not grow", delete(&id)).await;
+    tally
+        .twice(cluster, "what could not grow", delete(&id))
+        .await;
 }
 
 /// A raw device on two nodes, taken from all of them at once.
-pub(crate) async fn many_nodes(world: &TestCluster, tally: &mut Tally) {
+pub(crate) async fn many_nodes(cluster: &TestCluster, tally: &mut Tally) {
     let shared = || device(Mode::MultiNodeMultiWriter);
     let id = made(
-        world,
+        cluster,
         but(create("many"), |r| r.volume_capabilities = vec![shared()]),
     )
     .await
@@ -223,11 +226,11 @@ pub(crate) async fn many_nodes(world: &TestCluster, tally: &mut Tally) {
     for node in [NODE, OTHER_NODE] {
         let request = but(publish(&id, node), |r| r.volume_capability = Some(shared()));
         tally
-            .twice(world, "a raw device on several nodes", request)
+            .twice(cluster, "a raw device on several nodes", request)
             .await;
     }
     if let Some(Answer::ControllerGetVolume(answer)) =
-        tally.twice(world, "who has it", get(&id)).await
+        tally.twice(cluster, "who has it", get(&id)).await
     {
         let nodes = answer.status.unwrap_or_default().published_node_ids;
         tally.check(nodes == [NODE, OTHER_NODE], || {
@@ -235,17 +238,17 @@ pub(crate) async fn many_nodes(world: &TestCluster, tally: &mut Tally) {
         });
     }
     tally
-        .twice(world, "no node: from all", unpublish(&id, ""))
+        .twice(cluster, "no node: from all", unpublish(&id, ""))
         .await;
     tally
-        .twice(world, "a volume that many had", delete(&id))
+        .twice(cluster, "a volume that many had", delete(&id))
         .await;
 }
 
 /// The NAS has another name today; volumes made under the old one live on.
-pub(crate) async fn alias(world: &TestCluster, tally: &mut Tally) {
-    let id = made(world, create("renamed")).await.unwrap();
-    let renamed = world.another_driver("renamed", |settings| {
+pub(crate) async fn alias(cluster: &TestCluster, tally: &mut Tally) {
+    let id = made(cluster, create("renamed")).await.unwrap();
+    let renamed = cluster.another_driver("renamed", |settings| {
         settings.config = settings
             .config
             .replace("name: nas1", "name: nas2\n    aliases: [nas1]");
@@ -265,6 +268,6 @@ pub(crate) async fn alias(world: &TestCluster, tally: &mut Tally) {
         ("the new name", get(&format!("nas2/{}", uuid(&id))).into()),
         ("an alias: deletion", delete(&id).into()),
     ] {
-        tally.twice_by(world, &renamed, name, call).await;
+        tally.twice_by(cluster, &renamed, name, call).await;
     }
 }

@@ -64,14 +64,14 @@ pub(crate) struct AtWork {
 
 impl AtWork {
     /// Sets it up.
-    pub(crate) async fn set(world: &TestCluster) -> Result<Self> {
-        let mut used = TestVolume::create(world, "used", GIB, Content::Fs("xfs")).await?;
-        used.attach(world).await?;
-        let mut raw = TestVolume::create(world, "raw", GIB, Content::Block).await?;
-        raw.attach(world).await?;
-        let staged = published(world, "staged", "ext4").await;
-        staged.stage(world).await?;
-        let kubelet = world.folder().join("kubelet");
+    pub(crate) async fn set(cluster: &TestCluster) -> Result<Self> {
+        let mut used = TestVolume::create(cluster, "used", GIB, Content::Fs("xfs")).await?;
+        used.attach(cluster).await?;
+        let mut raw = TestVolume::create(cluster, "raw", GIB, Content::Block).await?;
+        raw.attach(cluster).await?;
+        let staged = published(cluster, "staged", "ext4").await;
+        staged.stage(cluster).await?;
+        let kubelet = cluster.folder().join("kubelet");
         let (occupied, full) = (kubelet.join("occupied"), kubelet.join("full"));
         fs::create_dir_all(&occupied)?;
         process::run(
@@ -91,7 +91,7 @@ impl AtWork {
         Ok(Self {
             used,
             staged,
-            fresh: published(world, "fresh", "ext4").await,
+            fresh: published(cluster, "fresh", "ext4").await,
             raw,
             occupied,
             full,
@@ -100,17 +100,17 @@ impl AtWork {
     }
 
     /// Takes it down, and with that shows that no row has broken anything.
-    pub(crate) async fn end(self, world: &TestCluster) -> Result<()> {
+    pub(crate) async fn end(self, cluster: &TestCluster) -> Result<()> {
         process::run("umount", [&text(&self.occupied)])?;
         for volume in [&self.used, &self.raw] {
-            volume.node_unpublish(world).await?;
+            volume.node_unpublish(cluster).await?;
         }
         for volume in [&self.used, &self.staged, &self.raw] {
-            volume.unstage(world).await?;
+            volume.unstage(cluster).await?;
         }
         for volume in [&self.used, &self.staged, &self.raw, &self.fresh] {
-            volume.unpublish(world).await?;
-            volume.delete(world).await?;
+            volume.unpublish(cluster).await?;
+            volume.delete(cluster).await?;
         }
         Ok(())
     }
@@ -173,29 +173,29 @@ impl AtWork {
 }
 
 /// Legal oddities of a node, each call twice.
-pub(crate) async fn legal(world: &TestCluster, tally: &mut Tally) {
-    a_life_of_oddities(world, tally).await;
-    several_targets(world, tally).await;
-    raw_device(world, tally).await;
-    static_volume(world, tally).await;
+pub(crate) async fn legal(cluster: &TestCluster, tally: &mut Tally) {
+    a_life_of_oddities(cluster, tally).await;
+    several_targets(cluster, tally).await;
+    raw_device(cluster, tally).await;
+    static_volume(cluster, tally).await;
 }
 
 async fn all_twice<const N: usize>(
-    world: &TestCluster,
+    cluster: &TestCluster,
     tally: &mut Tally,
     calls: [(&'static str, Call); N],
 ) {
     for (name, call) in calls {
-        tally.twice(world, name, call).await;
+        tally.twice(cluster, name, call).await;
     }
 }
 
 /// Odd paths, a file system in odd case, growth without capability, staging path or range.
 #[rustfmt::skip] // A row is a line.
-async fn a_life_of_oddities(world: &TestCluster, tally: &mut Tally) {
-    let mut volume = published(world, "odd", "xfs").await;
-    volume.staging = world.folder().join("kubelet/odd  path/with 'quotes' and ünïcode");
-    volume.target = world.folder().join("kubelet/odd  path/#target\\012");
+async fn a_life_of_oddities(cluster: &TestCluster, tally: &mut Tally) {
+    let mut volume = published(cluster, "odd", "xfs").await;
+    volume.staging = cluster.folder().join("kubelet/odd  path/with 'quotes' and ünïcode");
+    volume.target = cluster.folder().join("kubelet/odd  path/#target\\012");
     fs::create_dir_all(&volume.staging).unwrap();
     volume.volume_context = map([("fsType", "xFS"), ("storage.kubernetes.io/csiProvisionerIdentity", "x"), ("formatOptions", "-m reflink=0")]);
     let staging = but(stage(&volume), |r| {
@@ -204,7 +204,7 @@ async fn a_life_of_oddities(world: &TestCluster, tally: &mut Tally) {
     });
     let id = &volume.id;
     let (staging_path, target) = (text(&volume.staging), text(&volume.target));
-    all_twice(world, tally, [
+    all_twice(cluster, tally, [
         ("odd words and paths", staging.into()),
         ("odd paths", publish(&volume).into()),
         ("an odd path", stats(id, &format!("{target}/")).into()),
@@ -212,8 +212,8 @@ async fn a_life_of_oddities(world: &TestCluster, tally: &mut Tally) {
         ("a staging path as volume path", node_expand(id, &staging_path, GIB).into()),
         ("less than it has", node_expand(id, &target, 1).into()),
     ]).await;
-    volume.expand_lun(world, 2 * GIB).await.unwrap();
-    all_twice(world, tally, [
+    volume.expand_lun(cluster, 2 * GIB).await.unwrap();
+    all_twice(cluster, tally, [
         ("growth", node_expand(id, &target, 2 * GIB).into()),
         ("an odd path", node_unpublish(id, &target).into()),
         ("an odd path", unstage(id, &staging_path).into()),
@@ -224,67 +224,67 @@ async fn a_life_of_oddities(world: &TestCluster, tally: &mut Tally) {
 
 /// Two pods on one node, one of which may only read.
 #[rustfmt::skip] // A row is a line.
-async fn several_targets(world: &TestCluster, tally: &mut Tally) {
-    let volume = published(world, "several", "ext4").await;
+async fn several_targets(cluster: &TestCluster, tally: &mut Tally) {
+    let volume = published(cluster, "several", "ext4").await;
     let many = || Some(mounted(Mode::SingleNodeMultiWriter));
     let second = volume.target.with_file_name("second");
     let reading = but(publish(&volume), |r| {
         (r.volume_capability, r.readonly) = (many(), true);
         r.target_path = text(&second);
     });
-    all_twice(world, tally, [
+    all_twice(cluster, tally, [
         ("many writers", but(stage(&volume), |r| r.volume_capability = many()).into()),
         ("one of several", but(publish(&volume), |r| r.volume_capability = many()).into()),
         ("another, read-only", reading.into()),
     ]).await;
     tally.check(fs::write(second.join("x"), "").is_err(), || "a read-only target path can be written to".to_owned());
     tally.check(fs::write(volume.target.join("x"), "").is_ok(), || "the other target path cannot be written to".to_owned());
-    all_twice(world, tally, [
+    all_twice(cluster, tally, [
         ("one of several", node_unpublish(&volume.id, &text(&second)).into()),
         ("the last of several", node_unpublish(&volume.id, &text(&volume.target)).into()),
         ("what several used", unstage(&volume.id, &text(&volume.staging)).into()),
     ]).await;
-    volume.unpublish(world).await.unwrap();
-    volume.delete(world).await.unwrap();
+    volume.unpublish(cluster).await.unwrap();
+    volume.delete(cluster).await.unwrap();
 }
 
 /// A raw device may hold whatever it likes.
 #[rustfmt::skip] // A row is a line.
-async fn raw_device(world: &TestCluster, tally: &mut Tally) {
-    let mut volume = TestVolume::create(world, "raw-2", GIB, Content::Block).await.unwrap();
-    volume.publish(world).await.unwrap();
-    let file = world.nas.folder().join("luns").join(format!("{}.img", volume.uuid()));
+async fn raw_device(cluster: &TestCluster, tally: &mut Tally) {
+    let mut volume = TestVolume::create(cluster, "raw-2", GIB, Content::Block).await.unwrap();
+    volume.publish(cluster).await.unwrap();
+    let file = cluster.nas.folder().join("luns").join(format!("{}.img", volume.uuid()));
     process::run("mkswap", [&text(&file)]).unwrap();
     let written = tools::sha256(&file, 1 << 20).unwrap();
-    all_twice(world, tally, [
+    all_twice(cluster, tally, [
         ("a raw device with swap space on it", stage(&volume).into()),
         ("a raw device", publish(&volume).into()),
         ("a raw device", stats(&volume.id, &text(&volume.target)).into()),
     ]).await;
     tally.check(tools::sha256(&volume.target, 1 << 20).unwrap() == written, || "the raw device has changed".to_owned());
-    volume.expand_lun(world, 2 * GIB).await.unwrap();
-    all_twice(world, tally, [
+    volume.expand_lun(cluster, 2 * GIB).await.unwrap();
+    all_twice(cluster, tally, [
         ("a raw device", node_expand(&volume.id, &text(&volume.target), 2 * GIB).into()),
         ("a raw device", node_unpublish(&volume.id, &text(&volume.target)).into()),
         ("a raw device", unstage(&volume.id, &text(&volume.staging)).into()),
     ]).await;
-    volume.unpublish(world).await.unwrap();
-    volume.delete(world).await.unwrap();
+    volume.unpublish(cluster).await.unwrap();
+    volume.delete(cluster).await.unwrap();
 }
 
 /// A PV that an administrator wrote by hand: no volume_context, no fs_type; the handle is all there is.
 #[rustfmt::skip] // A row is a line.
-async fn static_volume(world: &TestCluster, tally: &mut Tally) {
-    let volume = published(world, "static", "ext4").await;
+async fn static_volume(cluster: &TestCluster, tally: &mut Tally) {
+    let volume = published(cluster, "static", "ext4").await;
     let bare = Some(of_type(""));
-    all_twice(world, tally, [
+    all_twice(cluster, tally, [
         ("a static volume", but(stage(&volume), |r| (r.volume_capability, r.volume_context) = (bare.clone(), map([]))).into()),
         ("a static volume", but(publish(&volume), |r| (r.volume_capability, r.volume_context) = (bare, map([]))).into()),
     ]).await;
     let made = tools::fs_type(&volume.target).unwrap();
     tally.check(made == "ext4", || format!("a static volume became {made}"));
-    volume.node_unpublish(world).await.unwrap();
-    volume.unstage(world).await.unwrap();
-    volume.unpublish(world).await.unwrap();
-    volume.delete(world).await.unwrap();
+    volume.node_unpublish(cluster).await.unwrap();
+    volume.unstage(cluster).await.unwrap();
+    volume.unpublish(cluster).await.unwrap();
+    volume.delete(cluster).await.unwrap();
 }

@@ -52,23 +52,28 @@ pub(crate) struct Tally {
 
 impl Tally {
     /// Makes each call and judges it: code, words, and that NAS and node are as before.
-    pub(crate) async fn refused(&mut self, world: &TestCluster, rows: Vec<Row>) {
+    pub(crate) async fn refused(&mut self, cluster: &TestCluster, rows: Vec<Row>) {
         for row in rows {
-            self.refused_but(world, row, &[]).await;
+            self.refused_but(cluster, row, &[]).await;
         }
     }
 
     /// The same for one call, after which what begins with one of `may_change` need not be as before.
-    pub(crate) async fn refused_but(&mut self, world: &TestCluster, row: Row, may_change: &[&str]) {
+    pub(crate) async fn refused_but(
+        &mut self,
+        cluster: &TestCluster,
+        row: Row,
+        may_change: &[&str],
+    ) {
         let Row {
             name,
             call,
             code,
             says,
         } = row;
-        let before = seen(world).await.unwrap();
-        let answer = call.send(&world.plugin).await;
-        let after = seen(world).await.unwrap();
+        let before = seen(cluster).await.unwrap();
+        let answer = call.send(&cluster.plugin).await;
+        let after = seen(cluster).await.unwrap();
         let (got, message) = match &answer {
             Ok(answer) => (Code::Ok, answer.unconfirmed().unwrap_or_default()),
             Err(status) => (status.code(), status.message()),
@@ -101,26 +106,27 @@ impl Tally {
     /// Makes the call twice: both must succeed with the same answer, and the second change nothing.
     pub(crate) async fn twice(
         &mut self,
-        world: &TestCluster,
+        cluster: &TestCluster,
         name: &'static str,
         call: impl Into<Call>,
     ) -> Option<Answer> {
-        self.twice_by(world, &world.plugin, name, call.into()).await
+        self.twice_by(cluster, &cluster.plugin, name, call.into())
+            .await
     }
 
     /// The same, by another driver.
     pub(crate) async fn twice_by(
         &mut self,
-        world: &TestCluster,
+        cluster: &TestCluster,
         plugin: &Plugin,
         name: &'static str,
         call: Call,
     ) -> Option<Answer> {
         self.count(call.rpc());
         let first = call.send(plugin).await;
-        let before = seen(world).await.unwrap();
+        let before = seen(cluster).await.unwrap();
         let second = call.send(plugin).await;
-        let after = seen(world).await.unwrap();
+        let after = seen(cluster).await.unwrap();
         match (first, second) {
             (Ok(first), Ok(second)) => {
                 self.check(first == second, || {
@@ -182,15 +188,15 @@ impl Tally {
 /// Everything that a refused call must leave as it is, by name.
 type Seen = Vec<(String, String)>;
 
-async fn seen(world: &TestCluster) -> Result<Seen> {
-    let state = world.nas.state().await?;
+async fn seen(cluster: &TestCluster) -> Result<Seen> {
+    let state = cluster.nas.state().await?;
     let parts = state.as_object().into_iter().flatten();
     let mut seen: Seen = parts
         .map(|(part, value)| (format!("{part} on the NAS"), lines(value)))
         .collect();
-    if let Some(initiator) = &world.initiator {
+    if let Some(initiator) = &cluster.initiator {
         let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
-        let folder = world.folder().to_string_lossy().into_owned();
+        let folder = cluster.folder().to_string_lossy().into_owned();
         let ours = |text: String| {
             text.lines()
                 .filter(|line| line.contains(&folder))
@@ -222,7 +228,7 @@ async fn seen(world: &TestCluster) -> Result<Seen> {
         );
         see(
             "the kubelet's folder",
-            tree(&world.folder().join("kubelet"))?.join("\n"),
+            tree(&cluster.folder().join("kubelet"))?.join("\n"),
         );
     }
     Ok(seen)

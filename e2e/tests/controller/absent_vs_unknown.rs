@@ -29,18 +29,18 @@ fn ways() -> [Value; 9] {
 /// design.md#unknown-is-not-absent
 #[tokio::test]
 async fn no_answer_is_ever_taken_for_absence() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let [idle, used] = [
         csi.create("idle", GIB).await?,
         csi.create("used", GIB).await?,
     ];
     csi.publish(&used, NODE_B).await?;
-    let before = world.nas.luns().await?;
+    let before = cluster.nas.luns().await?;
     // Every call that only looks.
     for (api, method) in [(LUN, "get"), (TARGET, "get"), (TARGET, "list"), ("*", "*")] {
         for way in ways() {
-            world.nas.fault(api, method, 1, 0, way.clone()).await?;
+            cluster.nas.fault(api, method, 1, 0, way.clone()).await?;
             let mut answers = Vec::new();
             if api != "*" {
                 // Publishing to a second node would make a target before it fails; that is for the tests of design.md#final-codes.
@@ -56,7 +56,7 @@ async fn no_answer_is_ever_taken_for_absence() -> Result<()> {
                 (TARGET, _) => &["publish", "delete", "get", "list"],
                 _ => &["delete", "unpublish", "get", "list"],
             };
-            world.nas.no_faults().await?;
+            cluster.nas.no_faults().await?;
             for (call, answer) in answers
                 .into_iter()
                 .filter(|(call, _)| concerned.contains(call))
@@ -72,10 +72,10 @@ async fn no_answer_is_ever_taken_for_absence() -> Result<()> {
             // Unpublishing is the one change that may have succeeded: it does not need that call.
             csi.publish(&used, NODE_B).await?;
             assert_eq!(
-                exports(&world.nas, &used).await?,
+                exports(&cluster.nas, &used).await?,
                 [publication(&used, NODE_B)]
             );
-            assert_eq!(world.nas.luns().await?, before);
+            assert_eq!(cluster.nas.luns().await?, before);
         }
     }
     Ok(())
@@ -84,18 +84,18 @@ async fn no_answer_is_ever_taken_for_absence() -> Result<()> {
 /// design.md#unknown-is-not-absent
 #[tokio::test]
 async fn a_slow_answer_is_an_answer() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
-    world.nas.fault(LUN, "get", 1, 1, hang()).await?;
-    let start = now(&world.nas).await?;
+    cluster.nas.fault(LUN, "get", 1, 1, hang()).await?;
+    let start = now(&cluster.nas).await?;
     let answer = tokio::spawn({
         let (csi, id) = (csi.clone(), id.clone());
         async move { csi.get(&id).await }
     });
-    until_called(&world.nas, start, "LUN.get").await?;
+    until_called(&cluster.nas, start, "LUN.get").await?;
     assert!(!answer.is_finished());
-    world.nas.no_faults().await?;
+    cluster.nas.no_faults().await?;
     assert_eq!(answer.await??.0, GIB);
     Ok(())
 }
@@ -103,18 +103,18 @@ async fn a_slow_answer_is_an_answer() -> Result<()> {
 /// design.md#unknown-is-not-absent
 #[tokio::test]
 async fn a_nas_that_is_gone_is_unavailable_for_everything() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
     csi.publish(&id, NODE_A).await?;
-    let down = world
+    let down = cluster
         .another_driver("down", |settings| {
             settings.config = settings
                 .config
-                .replace(&world.nas.api, "http://127.0.0.1:9");
+                .replace(&cluster.nas.api, "http://127.0.0.1:9");
         })
         .await?;
-    let start = now(&world.nas).await?;
+    let start = now(&cluster.nas).await?;
     let elsewhere = Csi::of(&down);
     for (_, answer) in elsewhere.every(&id).await {
         refused(
@@ -129,19 +129,19 @@ async fn a_nas_that_is_gone_is_unavailable_for_everything() -> Result<()> {
         Code::Unavailable,
         &["nas1"],
     );
-    assert_eq!(calls(&world.nas, start).await?.len(), 0);
+    assert_eq!(calls(&cluster.nas, start).await?.len(), 0);
     Ok(())
 }
 
 /// design.md#unknown-is-not-absent
 #[tokio::test]
 async fn a_nas_that_was_restarted_is_found_again() -> Result<()> {
-    let mut world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let mut cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
     let context = csi.publish(&id, NODE_A).await?;
     for _ in 0..3 {
-        world.nas.restart().await?;
+        cluster.nas.restart().await?;
         // The session is gone, the connection is gone: the next call is as good as any.
         assert_eq!(csi.publish(&id, NODE_A).await?, context);
         assert_eq!(csi.get(&id).await?, (GIB, vec![NODE_A.to_owned()]));
@@ -153,11 +153,11 @@ async fn a_nas_that_was_restarted_is_found_again() -> Result<()> {
 /// design.md#unknown-is-not-absent
 #[tokio::test]
 async fn a_target_that_is_not_loaded_is_not_gone() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
     csi.publish(&id, NODE_A).await?;
-    world.nas.boot(60_000).await?;
+    cluster.nas.boot(60_000).await?;
     for node in [NODE_A, ""] {
         let answer = csi.unpublish(&id, node).await;
         refused(
@@ -167,7 +167,7 @@ async fn a_target_that_is_not_loaded_is_not_gone() -> Result<()> {
         );
     }
     // All is there again, but nobody can tell yet.
-    world.nas.advance(60_000).await?;
+    cluster.nas.advance(60_000).await?;
     let answer = csi.unpublish(&id, NODE_B).await;
     refused(
         answer,
@@ -175,8 +175,8 @@ async fn a_target_that_is_not_loaded_is_not_gone() -> Result<()> {
         &["has been up for", "15 minutes"],
     );
     csi.unpublish(&id, NODE_A).await?;
-    assert!(world.nas.targets_now().await?.is_empty());
-    world.nas.advance(15 * 60_000).await?;
+    assert!(cluster.nas.targets_now().await?.is_empty());
+    cluster.nas.advance(15 * 60_000).await?;
     csi.unpublish(&id, NODE_B).await?;
     csi.delete(&id).await.map_err(Into::into)
 }

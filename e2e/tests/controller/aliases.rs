@@ -11,8 +11,8 @@ use tonic::Code;
 use super::common::{Csi, NODE_A, refused, uuid};
 
 /// A driver to which the NAS is `new`, and was `nas1` and `old` before.
-async fn renamed(world: &TestCluster) -> Result<Plugin> {
-    world
+async fn renamed(cluster: &TestCluster) -> Result<Plugin> {
+    cluster
         .another_driver("renamed", |settings| {
             let names = "- name: new\n    aliases: [old, nas1]\n";
             settings.config = settings.config.replace("- name: nas1\n", names);
@@ -40,9 +40,9 @@ async fn listed(csi: &Csi, size: i32) -> Result<Vec<(String, Vec<String>)>> {
 /// design.md#listvolumes
 #[tokio::test]
 async fn a_volume_is_listed_under_every_name_that_its_nas_has_had() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let before = Csi::of(&world.plugin);
-    let plugin = renamed(&world).await?;
+    let cluster = Plan::controller().start().await?;
+    let before = Csi::of(&cluster.plugin);
+    let plugin = renamed(&cluster).await?;
     let csi = Csi::of(&plugin);
     let mut ids = Vec::new();
     for n in 0..4 {

@@ -23,9 +23,9 @@ fn grows(call: &Entry) -> bool {
 
 #[tokio::test]
 async fn every_call_keeps_to_its_budget() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
-    world.nas.seed(100).await?;
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
+    cluster.nas.seed(100).await?;
     let mut id = String::new();
     let published = [NODE_A.to_owned()];
     for (call, budget) in [
@@ -43,7 +43,7 @@ async fn every_call_keeps_to_its_budget() -> Result<()> {
         ("capacity", 1),
         ("delete", 4),
     ] {
-        let start = now(&world.nas).await?;
+        let start = now(&cluster.nas).await?;
         match call {
             "create" | "create again" => id = csi.create("pvc-1", GIB).await?,
             "publish" | "publish again" => drop(csi.publish(&id, NODE_A).await?),
@@ -57,7 +57,7 @@ async fn every_call_keeps_to_its_budget() -> Result<()> {
             "delete" => csi.delete(&id).await?,
             other => panic!("no such call: {other}"),
         }
-        let (requests, calls) = cost(&world.nas, start).await?;
+        let (requests, calls) = cost(&cluster.nas, start).await?;
         eprintln!(
             "{call:22} {requests} of {budget}: {}",
             shorts(&calls).join(", ")
@@ -67,7 +67,7 @@ async fn every_call_keeps_to_its_budget() -> Result<()> {
             "{call} makes {requests} requests: {:?}",
             shorts(&calls)
         );
-        assert!(call != "expand" || lun_size(&world.nas, &id).await? == 2 * GIB);
+        assert!(call != "expand" || lun_size(&cluster.nas, &id).await? == 2 * GIB);
         assert!(
             !call.starts_with("expand ") || requests == 1,
             "{call}: nothing to do is one look"
@@ -86,19 +86,19 @@ async fn every_call_keeps_to_its_budget() -> Result<()> {
             "{call} looks at volumes"
         );
     }
-    assert_eq!(world.nas.luns().await?.len(), 100);
+    assert_eq!(cluster.nas.luns().await?.len(), 100);
     Ok(())
 }
 
 #[tokio::test]
 async fn listing_costs_two_requests_for_each_nas() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
-    world.nas.seed(100).await?;
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
+    cluster.nas.seed(100).await?;
     csi.create("pvc-1", GIB).await?;
-    let start = now(&world.nas).await?;
+    let start = now(&cluster.nas).await?;
     assert_eq!(csi.list(0, "").await?.entries.len(), 1);
-    let (requests, calls) = cost(&world.nas, start).await?;
+    let (requests, calls) = cost(&cluster.nas, start).await?;
     assert_eq!(requests, 2);
     assert_eq!(shorts(&calls), ["LUN.list", "Target.list", "System.info"]);
     Ok(())
@@ -106,16 +106,16 @@ async fn listing_costs_two_requests_for_each_nas() -> Result<()> {
 
 #[tokio::test]
 async fn the_slow_paths_are_bounded() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
-    world.nas.seed(100).await?;
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
+    cluster.nas.seed(100).await?;
     let id = csi.create("pvc-1", GIB).await?;
     csi.publish(&id, NODE_A).await?;
-    let start = now(&world.nas).await?;
+    let start = now(&cluster.nas).await?;
     assert!(csi.publish(&id, NODE_B).await.is_err());
     // One look at who has it shows that nothing is left of an earlier try for this node.
     assert_eq!(
-        shorts(&calls(&world.nas, start).await?),
+        shorts(&calls(&cluster.nas, start).await?),
         ["LUN.get", "Target.list"]
     );
     csi.unpublish(&id, NODE_A).await?;
@@ -125,13 +125,13 @@ async fn the_slow_paths_are_bounded() -> Result<()> {
         ("unpublish what is gone", 2),
         ("publish what is gone", 3),
     ] {
-        let start = now(&world.nas).await?;
+        let start = now(&cluster.nas).await?;
         match call {
             "delete what is gone" => csi.delete(&id).await?,
             "unpublish what is gone" => csi.unpublish(&id, NODE_A).await?,
             _ => assert!(csi.publish(&id, NODE_A).await.is_err()),
         }
-        let (requests, calls) = cost(&world.nas, start).await?;
+        let (requests, calls) = cost(&cluster.nas, start).await?;
         assert!(requests <= bound, "{call}: {:?}", shorts(&calls));
     }
     Ok(())

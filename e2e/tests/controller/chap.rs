@@ -42,8 +42,8 @@ async fn publish(csi: &Csi, id: &str, password: &str) -> Result<String, Status> 
     Ok(answer.into_inner().publish_context["auth"].clone())
 }
 
-async fn auth_types(world: &TestCluster) -> Result<Vec<u64>> {
-    let targets = world.nas.targets_now().await?;
+async fn auth_types(cluster: &TestCluster) -> Result<Vec<u64>> {
+    let targets = cluster.nas.targets_now().await?;
     Ok(targets
         .iter()
         .filter_map(|target| target["auth_type"].as_u64())
@@ -52,8 +52,8 @@ async fn auth_types(world: &TestCluster) -> Result<Vec<u64>> {
 
 #[tokio::test]
 async fn a_repeated_publication_tells_the_target_again() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
     let set = vec![
         "LUN.get",
@@ -83,10 +83,10 @@ async fn a_repeated_publication_tells_the_target_again() -> Result<()> {
         ("planted-right", "chap", 1, set.clone()),
         ("planted-other", "chap", 1, set.clone()),
     ] {
-        let since = now(&world.nas).await?;
+        let since = now(&cluster.nas).await?;
         assert_eq!(publish(&csi, &id, password).await?, auth);
-        assert_eq!(shorts(&calls(&world.nas, since).await?), wanted);
-        assert_eq!(auth_types(&world).await?, [auth_type]);
+        assert_eq!(shorts(&calls(&cluster.nas, since).await?), wanted);
+        assert_eq!(auth_types(&cluster).await?, [auth_type]);
     }
     // Whoever made these proofs, a node may be logged in with them: they are not changed on one look.
     refused(
@@ -94,17 +94,17 @@ async fn a_repeated_publication_tells_the_target_again() -> Result<()> {
         Code::Unavailable,
         &["chap_former_key_files", "delete the pods"],
     );
-    assert_eq!(auth_types(&world).await?, [1]);
+    assert_eq!(auth_types(&cluster).await?, [1]);
     csi.unpublish(&id, NODE_A).await?;
     assert_eq!(publish(&csi, &id, "").await?, "mutual");
     Ok(())
 }
 
 /// A driver with another configuration of proofs.
-async fn with(world: &TestCluster, name: &str, chap: &str) -> Result<Plugin> {
-    let key = world.nas.chap_key_file();
+async fn with(cluster: &TestCluster, name: &str, chap: &str) -> Result<Plugin> {
+    let key = cluster.nas.chap_key_file();
     let line = format!("chap_key_file: {}\n", key.display());
-    world
+    cluster
         .another_driver(name, |settings| {
             settings.config = settings.config.replace(&line, chap);
         })
@@ -113,12 +113,12 @@ async fn with(world: &TestCluster, name: &str, chap: &str) -> Result<Plugin> {
 
 #[tokio::test]
 async fn a_publication_keeps_its_proofs_when_the_key_changes() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
     let context = csi.publish(&id, NODE_A).await?;
     assert_eq!(context["auth"], "mutual");
-    let old = world.nas.chap_key_file();
+    let old = cluster.nas.chap_key_file();
     let new = old.with_file_name("new-key");
     std::fs::write(&new, "planted-another-key-of-the-controllers")?;
     let (old, new) = (old.display(), new.display());
@@ -133,7 +133,7 @@ async fn a_publication_keeps_its_proofs_when_the_key_changes() -> Result<()> {
             format!("chap: off\nchap_former_key_files: ['{old}']\n"),
         ),
     ] {
-        let plugin = with(&world, name, &chap).await?;
+        let plugin = with(&cluster, name, &chap).await?;
         assert_eq!(
             Csi::of(&plugin).publish(&id, NODE_A).await?,
             context,
@@ -141,7 +141,7 @@ async fn a_publication_keeps_its_proofs_when_the_key_changes() -> Result<()> {
         );
     }
     // Nobody has the key any more, and nobody was seen to be logged in.
-    let lost = with(&world, "lost", &format!("chap_key_file: {new}\n")).await?;
+    let lost = with(&cluster, "lost", &format!("chap_key_file: {new}\n")).await?;
     let lost = Csi::of(&lost);
     refused(
         lost.publish(&id, NODE_A).await,
@@ -156,25 +156,25 @@ async fn a_publication_keeps_its_proofs_when_the_key_changes() -> Result<()> {
 
     // What was made without proofs stays so until it ends, and what is made is as the configuration says.
     csi.unpublish(&id, NODE_A).await?;
-    let off = with(&world, "open", "chap: off\n").await?;
+    let off = with(&cluster, "open", "chap: off\n").await?;
     let open = Csi::of(&off).publish(&id, NODE_A).await?;
     assert_eq!(
         (open["auth"].as_str(), open.contains_key("chap_password")),
         ("none", false)
     );
     assert_eq!(csi.publish(&id, NODE_A).await?, open);
-    assert_eq!(auth_types(&world).await?, [0]);
+    assert_eq!(auth_types(&cluster).await?, [0]);
     Ok(())
 }
 
 /// design.md#final-codes
 #[tokio::test]
 async fn bad_auth_data_is_final_only_when_nothing_was_made() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
     let field = "secrets[node.session.auth.password]";
-    world
+    cluster
         .nas
         .fault(TARGET, "create", 1, 1, refuse(BAD_AUTH_DATA))
         .await?;
@@ -183,15 +183,15 @@ async fn bad_auth_data_is_final_only_when_nothing_was_made() -> Result<()> {
         Code::InvalidArgument,
         &[field, "does not take"],
     );
-    assert_eq!(auth_types(&world).await?, Vec::<u64>::new());
+    assert_eq!(auth_types(&cluster).await?, Vec::<u64>::new());
 
     // The reply is lost: the target that was made has these names and passwords.
-    world.nas.fault(TARGET, "create", 1, 1, lose()).await?;
+    cluster.nas.fault(TARGET, "create", 1, 1, lose()).await?;
     publish(&csi, &id, "planted-right").await?;
-    assert_eq!(auth_types(&world).await?, [1]);
+    assert_eq!(auth_types(&cluster).await?, [1]);
 
     // A publication that may be in use stays.
-    world
+    cluster
         .nas
         .fault(TARGET, "set", 1, 1, refuse(BAD_AUTH_DATA))
         .await?;
@@ -200,8 +200,8 @@ async fn bad_auth_data_is_final_only_when_nothing_was_made() -> Result<()> {
         Code::Unavailable,
         &[field, "CHAP settings of target"],
     );
-    assert_eq!(auth_types(&world).await?, [1]);
-    world
+    assert_eq!(auth_types(&cluster).await?, [1]);
+    cluster
         .nas
         .fault(TARGET, "set", 1, 1, json!({"kind": "lose_reply"}))
         .await?;
@@ -218,12 +218,12 @@ async fn bad_auth_data_is_final_only_when_nothing_was_made() -> Result<()> {
 /// to a live session nobody knows.
 #[tokio::test(start_paused = true)]
 async fn a_secret_is_not_set_anew_under_a_node_that_is_logged_in() -> Result<()> {
-    let world = Edited::start()?;
-    let id = world.create("pvc-1", &[]).await?;
+    let cluster = Edited::start()?;
+    let id = cluster.create("pvc-1", &[]).await?;
     let sets = Arc::new(AtomicUsize::new(0));
     let logged_in = Arc::new(AtomicBool::new(false));
     let (counted, seen) = (sets.clone(), logged_in.clone());
-    world.edit(move |api, method, answer| match (api, method) {
+    cluster.edit(move |api, method, answer| match (api, method) {
         (TARGET, "set") => drop(counted.fetch_add(1, Relaxed)),
         (TARGET, "list") if seen.load(Relaxed) => {
             for row in answer["data"]["targets"]
@@ -236,7 +236,7 @@ async fn a_secret_is_not_set_anew_under_a_node_that_is_logged_in() -> Result<()>
         }
         _ => {}
     });
-    let first = world
+    let first = cluster
         .publish_with(&id, NODE_A, secret("planted-right"))
         .await?;
     for (there, password, set) in [
@@ -247,7 +247,7 @@ async fn a_secret_is_not_set_anew_under_a_node_that_is_logged_in() -> Result<()>
     ] {
         logged_in.store(there, Relaxed);
         sets.store(0, Relaxed);
-        let again = world.publish_with(&id, NODE_A, secret(password)).await?;
+        let again = cluster.publish_with(&id, NODE_A, secret(password)).await?;
         assert_eq!(again, first);
         assert_eq!(sets.load(Relaxed), set, "{there} {password}");
     }
@@ -256,7 +256,7 @@ async fn a_secret_is_not_set_anew_under_a_node_that_is_logged_in() -> Result<()>
     sets.store(0, Relaxed);
     let mut bob = secret("planted-right");
     bob.insert("node.session.auth.username".to_owned(), "bob".to_owned());
-    world.publish_with(&id, NODE_A, bob).await?;
+    cluster.publish_with(&id, NODE_A, bob).await?;
     assert_eq!(sets.load(Relaxed), 1);
     Ok(())
 }

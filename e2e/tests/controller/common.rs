@@ -368,8 +368,8 @@ pub(crate) async fn until_called(nas: &Nas, since: u64, short: &str) -> Result<(
 }
 
 /// An administrator's call of the Web API on the NAS, which must succeed.
-pub(crate) async fn administrator(world: &TestCluster, call: &[(&str, &str)]) -> Result<Value> {
-    let answer = world.nas.dsm(call).await?;
+pub(crate) async fn administrator(cluster: &TestCluster, call: &[(&str, &str)]) -> Result<Value> {
+    let answer = cluster.nas.dsm(call).await?;
     anyhow::ensure!(answer["success"] == true, "{call:?}: {answer}");
     Ok(answer)
 }

@@ -12,17 +12,17 @@ use super::common::{Csi, NODE_A, publication, publications, refused};
 
 #[tokio::test]
 async fn twenty_volumes_at_once() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let names: Vec<String> = (0..20).map(|n| format!("pvc-{n}")).collect();
     let made = join_all(names.iter().map(|name| csi.create(name, GIB))).await;
     let ids = made.into_iter().collect::<Result<HashSet<String>, _>>()?;
-    assert_eq!((ids.len(), world.nas.luns().await?.len()), (20, 20));
+    assert_eq!((ids.len(), cluster.nas.luns().await?.len()), (20, 20));
     let published = join_all(ids.iter().map(|id| csi.publish(id, NODE_A))).await;
     published.into_iter().collect::<Result<Vec<_>, _>>()?;
     let wanted: HashSet<String> = ids.iter().map(|id| publication(id, NODE_A)).collect();
     assert_eq!(
-        publications(&world.nas)
+        publications(&cluster.nas)
             .await?
             .into_iter()
             .collect::<HashSet<_>>(),
@@ -43,14 +43,14 @@ async fn twenty_volumes_at_once() -> Result<()> {
         .await
         .into_iter()
         .collect::<Result<Vec<_>, _>>()?;
-    assert_eq!(world.leftovers().await?, Vec::<String>::new());
+    assert_eq!(cluster.leftovers().await?, Vec::<String>::new());
     Ok(())
 }
 
 #[tokio::test]
 async fn twenty_times_the_same_name_is_one_lun() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let made = join_all((0..20).map(|_| csi.create("pvc-1", GIB))).await;
     let mut ids = HashSet::new();
     for answer in made {
@@ -59,7 +59,7 @@ async fn twenty_times_the_same_name_is_one_lun() -> Result<()> {
             Err(status) => refused(Err::<(), _>(status), Code::Aborted, &["pvc-1"]),
         }
     }
-    assert_eq!((ids.len(), world.nas.luns().await?.len()), (1, 1));
+    assert_eq!((ids.len(), cluster.nas.luns().await?.len()), (1, 1));
     ids.insert(csi.create("pvc-1", GIB).await?);
     assert_eq!(ids.len(), 1);
     Ok(())

@@ -23,44 +23,44 @@ fn with(name: &str, parameters: &[(&str, &str)]) -> csi::CreateVolumeRequest {
 /// design.md#create-first
 #[tokio::test]
 async fn a_lost_create_is_found_by_its_name() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     for (name, way, looks) in [
         ("lost", lose(), 1),
         // The one that shared its request was garbled, too.
         ("garbled", json!({"kind": "garble"}), 2),
     ] {
-        world.nas.fault(LUN, "create", 1, 1, way).await?;
-        let start = now(&world.nas).await?;
+        cluster.nas.fault(LUN, "create", 1, 1, way).await?;
+        let start = now(&cluster.nas).await?;
         let id = csi.create(name, GIB).await?;
-        let sent = shorts(&calls(&world.nas, start).await?);
+        let sent = shorts(&calls(&cluster.nas, start).await?);
         assert_eq!(sent[..2], ["Volume.get", "LUN.create"]);
         assert_eq!(sent[2..], vec!["LUN.get"; looks]);
         assert_eq!(csi.create(name, GIB).await?, id);
     }
-    assert_eq!(world.nas.luns().await?.len(), 2);
+    assert_eq!(cluster.nas.luns().await?.len(), 2);
     // The look-up fails too: nobody knows, so nothing is final, and the next call finds it.
-    world.nas.fault(LUN, "create", 1, 1, lose()).await?;
-    world.nas.fault(LUN, "get", 1, 1, lose()).await?;
+    cluster.nas.fault(LUN, "create", 1, 1, lose()).await?;
+    cluster.nas.fault(LUN, "get", 1, 1, lose()).await?;
     refused(
         csi.create("twice", GIB).await,
         Code::Unavailable,
         &["no answer"],
     );
     csi.create("twice", GIB).await?;
-    assert_eq!(world.nas.luns().await?.len(), 3);
+    assert_eq!(cluster.nas.luns().await?.len(), 3);
     Ok(())
 }
 
 /// design.md#create-first
 #[tokio::test]
 async fn a_refusal_of_a_lun_that_exists_hands_it_out() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
     // Whatever DSM says about a create, the name decides: 18990068 says "failed" of a LUN that it has made.
     for code in [18_990_068, 18_990_538, 18_990_002, 18_990_501, 100, 117] {
-        world.nas.fault(LUN, "create", 1, 1, refuse(code)).await?;
+        cluster.nas.fault(LUN, "create", 1, 1, refuse(code)).await?;
         assert_eq!(csi.create("pvc-1", GIB).await?, id, "{code}");
     }
     Ok(())
@@ -73,14 +73,14 @@ async fn only_what_was_provably_not_made_is_final() -> Result<()> {
         more: vec!["--model", "DS423"],
         ..Settings::default()
     };
-    let world = Plan {
+    let cluster = Plan {
         nas,
         ..Plan::controller()
     }
     .start()
     .await?;
-    let csi = Csi::of(&world.plugin);
-    let before = world.nas.state().await?;
+    let csi = Csi::of(&cluster.plugin);
+    let before = cluster.nas.state().await?;
     // Without a floor of the driver's (design.md#free-space) it is the NAS that refuses.
     let thick = [
         ("location", "/volume2"),
@@ -120,16 +120,16 @@ async fn only_what_was_provably_not_made_is_final() -> Result<()> {
         Code::InvalidArgument,
         &["type"],
     );
-    assert_eq!(world.nas.state().await?, before);
-    world.nas.seed(4).await?;
+    assert_eq!(cluster.nas.state().await?, before);
+    cluster.nas.seed(4).await?;
     refused(
         csi.create("x", GIB).await,
         Code::ResourceExhausted,
         &["18990541"],
     );
-    assert_eq!(world.nas.luns().await?.len(), 4);
+    assert_eq!(cluster.nas.luns().await?.len(), 4);
     // A volume that is out of order is not the user's mistake, and may hold what an earlier try has made.
-    world
+    cluster
         .nas
         .patch_volume("volume1", &json!({"status": "crashed"}))
         .await?;
@@ -138,7 +138,7 @@ async fn only_what_was_provably_not_made_is_final() -> Result<()> {
         Code::Unavailable,
         &["18990541", "/volume1"],
     );
-    world
+    cluster
         .nas
         .patch_volume("volume2", &json!({"status": "crashed"}))
         .await?;
@@ -153,13 +153,13 @@ async fn only_what_was_provably_not_made_is_final() -> Result<()> {
 /// design.md#final-codes
 #[tokio::test]
 async fn a_refusal_is_final_only_if_an_earlier_try_left_nothing() -> Result<()> {
-    let world = Plan::controller().proving().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().proving().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     // An earlier try made the LUN and its answer was lost; then the NAS starts again, and knows neither its volumes nor its LUNs.
     let id = csi.create("pvc-1", GIB).await?;
     for code in [18_990_501, 18_990_002, 18_990_502, 18_990_541, 18_990_500] {
-        world.nas.fault(LUN, "create", 1, 1, refuse(code)).await?;
-        world
+        cluster.nas.fault(LUN, "create", 1, 1, refuse(code)).await?;
+        cluster
             .nas
             .fault(LUN, "get", 1, 1, refuse(18_990_531))
             .await?;
@@ -168,8 +168,8 @@ async fn a_refusal_is_final_only_if_an_earlier_try_left_nothing() -> Result<()> 
             Code::Unavailable,
             &["list shows it"],
         );
-        world.nas.fault(LUN, "create", 1, 1, refuse(code)).await?;
-        world
+        cluster.nas.fault(LUN, "create", 1, 1, refuse(code)).await?;
+        cluster
             .nas
             .patch_volume("volume1", &json!({"status": "crashed"}))
             .await?;
@@ -178,24 +178,24 @@ async fn a_refusal_is_final_only_if_an_earlier_try_left_nothing() -> Result<()> 
             Code::Unavailable,
             &["/volume1", "crashed"],
         );
-        world
+        cluster
             .nas
             .patch_volume("volume1", &json!({"status": "normal"}))
             .await?;
     }
     assert_eq!(csi.create("pvc-1", GIB).await?, id);
-    assert_eq!(world.nas.luns().await?.len(), 1);
+    assert_eq!(cluster.nas.luns().await?.len(), 1);
     Ok(())
 }
 
 /// design.md#create-first
 #[tokio::test]
 async fn a_fresh_lun_is_waited_for_until_it_is_unlocked() -> Result<()> {
-    let world = Plan::controller().slow().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().slow().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
     assert_eq!(
-        lun(&world.nas, &id).await?.expect("the LUN")["is_action_locked"],
+        lun(&cluster.nas, &id).await?.expect("the LUN")["is_action_locked"],
         false
     );
     csi.publish(&id, NODE_A).await?;
@@ -205,8 +205,8 @@ async fn a_fresh_lun_is_waited_for_until_it_is_unlocked() -> Result<()> {
 /// design.md#parameters
 #[tokio::test]
 async fn the_type_follows_the_volume_and_parameters_are_checked() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     for (name, parameters, location, kind) in [
         ("a", vec![], "/volume1", "BLUN"),
         ("b", vec![("location", "/volume2")], "/volume2", "ADV"),
@@ -234,13 +234,13 @@ async fn the_type_follows_the_volume_and_parameters_are_checked() -> Result<()> 
         ),
     ] {
         let id = csi.create_as(with(name, &parameters)).await?.volume_id;
-        let lun = lun(&world.nas, &id).await?.expect("the LUN");
+        let lun = lun(&cluster.nas, &id).await?.expect("the LUN");
         assert_eq!(
             (lun["location"].as_str(), lun["type"].as_str()),
             (Some(location), Some(kind))
         );
     }
-    let before = world.nas.state().await?;
+    let before = cluster.nas.state().await?;
     for (key, value) in [
         ("colour", "red"),
         ("location", "/etc"),
@@ -291,20 +291,20 @@ async fn the_type_follows_the_volume_and_parameters_are_checked() -> Result<()> 
         Code::InvalidArgument,
         &["mutable_parameters"],
     );
-    assert_eq!(world.nas.state().await?, before);
+    assert_eq!(cluster.nas.state().await?, before);
     Ok(())
 }
 
 /// design.md#parameters
 #[tokio::test]
 async fn a_busy_nas_is_not_a_missing_volume() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     // 117 means both "no such volume" and "busy": the list decides.
-    world.nas.fault(VOLUME, "get", 1, 0, refuse(117)).await?;
+    cluster.nas.fault(VOLUME, "get", 1, 0, refuse(117)).await?;
     csi.create_as(with("a", &[("location", "/volume1")]))
         .await?;
-    world.nas.fault(VOLUME, "list", 1, 1, refuse(117)).await?;
+    cluster.nas.fault(VOLUME, "list", 1, 1, refuse(117)).await?;
     refused(
         csi.create_as(with("b", &[("location", "/volume1")])).await,
         Code::Unavailable,

@@ -18,38 +18,38 @@ const DENIALS: [u32; 2] = [18_990_531, 18_990_505];
 /// design.md#deletevolume
 #[tokio::test]
 async fn a_published_volume_is_not_deleted() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
     csi.publish(&id, NODE_A).await?;
-    let before = world.nas.state().await?;
+    let before = cluster.nas.state().await?;
     refused(
         csi.delete(&id).await,
         Code::FailedPrecondition,
-        &[NODE_A, &iqn(&world.nas, &id, NODE_A).await?, "unpublish"],
+        &[NODE_A, &iqn(&cluster.nas, &id, NODE_A).await?, "unpublish"],
     );
     // Nobody knows who uses it: nothing is deleted.
-    world.nas.fault(TARGET, "list", 1, 1, refuse(117)).await?;
+    cluster.nas.fault(TARGET, "list", 1, 1, refuse(117)).await?;
     refused(csi.delete(&id).await, Code::Unavailable, &["117"]);
-    assert_eq!(world.nas.state().await?, before);
+    assert_eq!(cluster.nas.state().await?, before);
     csi.unpublish(&id, NODE_A).await?;
     csi.delete(&id).await?;
     csi.delete(&id).await?;
-    assert_eq!(world.leftovers().await?, Vec::<String>::new());
+    assert_eq!(cluster.leftovers().await?, Vec::<String>::new());
     Ok(())
 }
 
 /// design.md#deletevolume
 #[tokio::test]
 async fn a_volume_made_again_is_never_the_dying_one() -> Result<()> {
-    let world = Plan::controller().slow().start().await?;
+    let cluster = Plan::controller().slow().start().await?;
     let found = json!({"deleted_luns_stay_listed": true, "deleted_luns_answer_get": true});
-    world.nas.patch_settings(&found).await?;
-    let csi = Csi::of(&world.plugin);
+    cluster.nas.patch_settings(&found).await?;
+    let csi = Csi::of(&cluster.plugin);
     let first = csi.create("pvc-1", GIB).await?;
     csi.delete(&first).await?;
     assert_eq!(
-        lun(&world.nas, &first).await?,
+        lun(&cluster.nas, &first).await?,
         None,
         "DeleteVolume has waited until the NAS had finished"
     );
@@ -57,13 +57,13 @@ async fn a_volume_made_again_is_never_the_dying_one() -> Result<()> {
     assert_ne!(first, second);
 
     // While it dies nobody gets it, neither to use nor to delete once more.
-    let plugin = world.another_driver("rival", |_| {}).await?;
-    let start = now(&world.nas).await?;
+    let plugin = cluster.another_driver("rival", |_| {}).await?;
+    let start = now(&cluster.nas).await?;
     let deletion = tokio::spawn({
         let (csi, id) = (csi.clone(), second.clone());
         async move { csi.delete(&id).await }
     });
-    until_called(&world.nas, start, "LUN.delete").await?;
+    until_called(&cluster.nas, start, "LUN.delete").await?;
     let rival = Csi::of(&plugin);
     let (made, deleted) = futures::join!(csi.create("pvc-1", GIB), rival.delete(&second));
     refused(made, Code::Aborted, &["is_action_locked true"]);
@@ -78,19 +78,19 @@ async fn a_volume_made_again_is_never_the_dying_one() -> Result<()> {
 /// design.md#deletevolume
 #[tokio::test]
 async fn a_volume_made_again_waits_for_the_name_of_the_dying_one() -> Result<()> {
-    let world = Plan::controller().slow().start().await?;
+    let cluster = Plan::controller().slow().start().await?;
     let listed = json!({"deleted_luns_stay_listed": true});
-    world.nas.patch_settings(&listed).await?;
-    let csi = Csi::of(&world.plugin);
+    cluster.nas.patch_settings(&listed).await?;
+    let csi = Csi::of(&cluster.plugin);
     let first = csi.create("pvc-1", GIB).await?;
     csi.delete(&first).await?;
-    assert!(lun(&world.nas, &first).await?.is_some(), "it is listed");
+    assert!(lun(&cluster.nas, &first).await?.is_some(), "it is listed");
     refused(
         csi.create("pvc-1", GIB).await,
         Code::Unavailable,
         &["pvc-1"],
     );
-    world.nas.advance(2_000).await?;
+    cluster.nas.advance(2_000).await?;
     let second = csi.create("pvc-1", GIB).await?;
     assert_ne!(first, second);
     Ok(())
@@ -99,21 +99,21 @@ async fn a_volume_made_again_waits_for_the_name_of_the_dying_one() -> Result<()>
 /// design.md#unknown-is-not-absent
 #[tokio::test]
 async fn a_denied_lun_that_the_list_shows_is_not_gone() -> Result<()> {
-    let world = Plan::controller().proving().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().proving().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
-    let before = world.nas.state().await?;
+    let before = cluster.nas.state().await?;
     for code in DENIALS {
-        world.nas.fault(LUN, "get", 1, 0, refuse(code)).await?;
+        cluster.nas.fault(LUN, "get", 1, 0, refuse(code)).await?;
         for (call, answer) in csi.every(&id).await {
             match call {
                 "unpublish" => assert!(answer.is_ok(), "{answer:?}"),
                 _ => refused(answer, Code::Unavailable, &[uuid(&id), "list shows it"]),
             }
         }
-        world.nas.no_faults().await?;
+        cluster.nas.no_faults().await?;
     }
-    assert_eq!(world.nas.state().await?, before);
+    assert_eq!(cluster.nas.state().await?, before);
     csi.delete(&id).await?;
     Ok(())
 }
@@ -121,8 +121,8 @@ async fn a_denied_lun_that_the_list_shows_is_not_gone() -> Result<()> {
 /// design.md#unknown-is-not-absent
 #[tokio::test]
 async fn a_deletion_that_was_not_done_is_not_proven_by_a_denial() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
     // The NAS goes down between the calls: it refuses to delete, then knows no LUN.
     for (code, denial) in [
@@ -130,11 +130,11 @@ async fn a_deletion_that_was_not_done_is_not_proven_by_a_denial() -> Result<()> 
         (100, DENIALS[1]),
         (DENIALS[0], DENIALS[0]),
     ] {
-        world.nas.fault(LUN, "delete", 1, 1, refuse(code)).await?;
-        world.nas.fault(LUN, "get", 2, 0, refuse(denial)).await?;
+        cluster.nas.fault(LUN, "delete", 1, 1, refuse(code)).await?;
+        cluster.nas.fault(LUN, "get", 2, 0, refuse(denial)).await?;
         refused(csi.delete(&id).await, Code::Unavailable, &[uuid(&id)]);
-        world.nas.no_faults().await?;
-        assert!(lun(&world.nas, &id).await?.is_some());
+        cluster.nas.no_faults().await?;
+        assert!(lun(&cluster.nas, &id).await?.is_some());
     }
     csi.delete(&id).await?;
     Ok(())
@@ -143,17 +143,17 @@ async fn a_deletion_that_was_not_done_is_not_proven_by_a_denial() -> Result<()> 
 /// design.md#unknown-is-not-absent
 #[tokio::test]
 async fn a_refused_deletion_is_told_at_once() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
-    world.nas.fault(LUN, "delete", 1, 1, refuse(117)).await?;
-    let start = now(&world.nas).await?;
+    cluster.nas.fault(LUN, "delete", 1, 1, refuse(117)).await?;
+    let start = now(&cluster.nas).await?;
     refused(
         csi.delete(&id).await,
         Code::Unavailable,
         &["LUN.delete", "117"],
     );
-    let looks = shorts(&calls(&world.nas, start).await?)
+    let looks = shorts(&calls(&cluster.nas, start).await?)
         .into_iter()
         .filter(|call| call == "LUN.get")
         .count();
@@ -161,11 +161,11 @@ async fn a_refused_deletion_is_told_at_once() -> Result<()> {
     Ok(())
 }
 
-async fn gone_by_other_hands(world: &TestCluster, csi: &Csi) -> Result<String> {
+async fn gone_by_other_hands(cluster: &TestCluster, csi: &Csi) -> Result<String> {
     let id = csi.create("pvc-1", GIB).await?;
     let lun = format!("\"{}\"", uuid(&id));
     administrator(
-        world,
+        cluster,
         &[
             ("api", LUN),
             ("version", "1"),
@@ -180,9 +180,9 @@ async fn gone_by_other_hands(world: &TestCluster, csi: &Csi) -> Result<String> {
 /// design.md#unknown-is-not-absent
 #[tokio::test]
 async fn absence_needs_a_full_list_and_volumes_that_hide_nothing() -> Result<()> {
-    let world = Plan::controller().proving().start().await?;
-    let csi = Csi::of(&world.plugin);
-    let id = gone_by_other_hands(&world, &csi).await?;
+    let cluster = Plan::controller().proving().start().await?;
+    let csi = Csi::of(&cluster.plugin);
+    let id = gone_by_other_hands(&cluster, &csi).await?;
     for (status, hides) in [
         ("crashed", true),
         ("unmounted", true),
@@ -191,7 +191,7 @@ async fn absence_needs_a_full_list_and_volumes_that_hide_nothing() -> Result<()>
         ("background", false),
         ("a word of DSM 8", false),
     ] {
-        world
+        cluster
             .nas
             .patch_volume("volume1", &json!({"status": status}))
             .await?;
@@ -205,7 +205,7 @@ async fn absence_needs_a_full_list_and_volumes_that_hide_nothing() -> Result<()>
             }
         }
     }
-    world
+    cluster
         .nas
         .patch_volume("volume1", &json!({"status": "normal"}))
         .await?;
@@ -217,7 +217,7 @@ async fn absence_needs_a_full_list_and_volumes_that_hide_nothing() -> Result<()>
         json!({"kind": "http", "status": 503}),
     ] {
         for (api, method) in [(LUN, "get"), (LUN, "list"), (VOLUME, "list")] {
-            world.nas.fault(api, method, 1, 1, kind.clone()).await?;
+            cluster.nas.fault(api, method, 1, 1, kind.clone()).await?;
             let doing = if method == "get" { "get" } else { "absence" };
             refused(csi.delete(&id).await, Code::Unavailable, &[doing]);
         }
@@ -236,24 +236,24 @@ async fn absence_needs_a_full_list_and_volumes_that_hide_nothing() -> Result<()>
 /// design.md#unknown-is-not-absent
 #[tokio::test]
 async fn a_crashed_volume_hides_no_lun_that_was_seen_on_another() -> Result<()> {
-    let mut world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let mut cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
     csi.delete(&id).await?;
     for (volume, hides) in [("volume1", true), ("volume2", false)] {
         let state = |status| json!({"status": status});
-        world.nas.patch_volume(volume, &state("crashed")).await?;
+        cluster.nas.patch_volume(volume, &state("crashed")).await?;
         let answer = csi.delete(&id).await;
         if hides {
             refused(answer, Code::Unavailable, &[volume]);
-            world.nas.patch_volume(volume, &state("normal")).await?;
+            cluster.nas.patch_volume(volume, &state("normal")).await?;
         } else {
             answer?;
         }
     }
     // Who has not seen it there cannot know.
-    world.restart_driver().await?;
-    let answer = Csi::of(&world.plugin).delete(&id).await;
+    cluster.restart_driver().await?;
+    let answer = Csi::of(&cluster.plugin).delete(&id).await;
     refused(answer, Code::Unavailable, &["/volume", "crashed"]);
     Ok(())
 }
@@ -261,12 +261,12 @@ async fn a_crashed_volume_hides_no_lun_that_was_seen_on_another() -> Result<()> 
 /// design.md#unknown-is-not-absent
 #[tokio::test]
 async fn the_volumes_are_looked_at_before_the_list_that_they_vouch_for() -> Result<()> {
-    let world = Plan::controller().proving().start().await?;
-    let csi = Csi::of(&world.plugin);
-    let start = now(&world.nas).await?;
+    let cluster = Plan::controller().proving().start().await?;
+    let csi = Csi::of(&cluster.plugin);
+    let start = now(&cluster.nas).await?;
     csi.delete(&format!("nas1/{NO_UUID}")).await?;
     // The other way round a volume could come up in between: too late for the list, in time for the proof.
-    let calls = calls(&world.nas, start).await?;
+    let calls = calls(&cluster.nas, start).await?;
     assert_eq!(
         shorts(&calls),
         ["LUN.get", "Volume.list", "LUN.list", "System.info"]
@@ -282,24 +282,24 @@ async fn the_volumes_are_looked_at_before_the_list_that_they_vouch_for() -> Resu
 /// design.md#deletevolume
 #[tokio::test]
 async fn a_lost_reply_of_delete_is_made_good_by_proof() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
-    world.nas.fault(LUN, "delete", 1, 1, lose()).await?;
+    cluster.nas.fault(LUN, "delete", 1, 1, lose()).await?;
     csi.delete(&id).await?;
-    assert_eq!(lun(&world.nas, &id).await?, None);
+    assert_eq!(lun(&cluster.nas, &id).await?, None);
     Ok(())
 }
 
 /// design.md#create-first
 #[tokio::test]
 async fn a_locked_lun_is_aborted_for_all_that_would_change_it() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
     let patch = json!({"is_action_locked": true});
-    world.nas.patch_lun(uuid(&id), &patch).await?;
-    let before = world.nas.state().await?;
+    cluster.nas.patch_lun(uuid(&id), &patch).await?;
+    let before = cluster.nas.state().await?;
     let seen = ["is_action_locked true"];
     for (call, answer) in csi.every(&id).await {
         match call {
@@ -310,45 +310,45 @@ async fn a_locked_lun_is_aborted_for_all_that_would_change_it() -> Result<()> {
     refused(csi.create("pvc-1", GIB).await, Code::Aborted, &seen);
     // What is large enough needs no change, so the lock is no obstacle.
     assert_eq!(csi.expand(&id, GIB).await?, GIB);
-    assert_eq!(world.nas.state().await?, before);
+    assert_eq!(cluster.nas.state().await?, before);
     Ok(())
 }
 
 /// design.md#create-first
 #[tokio::test]
 async fn a_sick_lun_is_not_used_and_can_be_deleted() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
     let patch = json!({"status": "crashed"});
-    world.nas.patch_lun(uuid(&id), &patch).await?;
+    cluster.nas.patch_lun(uuid(&id), &patch).await?;
     let seen = ["crashed", "SAN Manager"];
     refused(csi.create("pvc-1", GIB).await, Code::Aborted, &seen);
     refused(csi.publish(&id, NODE_A).await, Code::Aborted, &seen);
     refused(csi.expand(&id, 2 * GIB).await, Code::Aborted, &seen);
     assert_eq!(csi.get(&id).await?.0, GIB);
     csi.delete(&id).await?;
-    assert_eq!(lun(&world.nas, &id).await?, None);
+    assert_eq!(lun(&cluster.nas, &id).await?, None);
     Ok(())
 }
 
 /// design.md#deletevolume
 #[tokio::test]
 async fn a_deletion_is_not_believed_while_the_lun_is_seen() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
-    world.nas.fault(LUN, "delete", 1, 1, hang()).await?;
-    let start = now(&world.nas).await?;
+    cluster.nas.fault(LUN, "delete", 1, 1, hang()).await?;
+    let start = now(&cluster.nas).await?;
     let deletion = tokio::spawn({
         let (csi, id) = (csi.clone(), id.clone());
         async move { csi.delete(&id).await }
     });
-    until_called(&world.nas, start, "LUN.delete").await?;
-    assert!(!deletion.is_finished() && lun(&world.nas, &id).await?.is_some());
-    world.nas.no_faults().await?;
+    until_called(&cluster.nas, start, "LUN.delete").await?;
+    assert!(!deletion.is_finished() && lun(&cluster.nas, &id).await?.is_some());
+    cluster.nas.no_faults().await?;
     deletion.await??;
-    assert_eq!(lun(&world.nas, &id).await?, None);
+    assert_eq!(lun(&cluster.nas, &id).await?, None);
     Ok(())
 }
 
@@ -367,26 +367,26 @@ fn spoil_filter(sent: &mut [u8]) {
 /// design.md#deletevolume
 #[tokio::test]
 async fn a_filter_that_shows_nobody_deletes_nothing() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let (url, _) = wiretap(&world.nas.api, spoil_filter).await?;
-    let spoilt = world
+    let cluster = Plan::controller().start().await?;
+    let (url, _) = wiretap(&cluster.nas.api, spoil_filter).await?;
+    let spoilt = cluster
         .another_driver("spoilt", |settings| {
-            settings.config = settings.config.replace(&world.nas.api, &url);
+            settings.config = settings.config.replace(&cluster.nas.api, &url);
         })
         .await?;
-    let (csi, blind) = (Csi::of(&world.plugin), Csi::of(&spoilt));
+    let (csi, blind) = (Csi::of(&cluster.plugin), Csi::of(&spoilt));
     let id = csi.create("pvc-1", GIB).await?;
     csi.publish(&id, NODE_A).await?;
-    let before = world.nas.state().await?;
+    let before = cluster.nas.state().await?;
     // Whether a NAS really filters by LUN is not proven: is_mapped and the full list stand against it.
     refused(
         blind.delete(&id).await,
         Code::FailedPrecondition,
-        &[NODE_A, &iqn(&world.nas, &id, NODE_A).await?],
+        &[NODE_A, &iqn(&cluster.nas, &id, NODE_A).await?],
     );
-    assert_eq!(world.nas.state().await?, before);
+    assert_eq!(cluster.nas.state().await?, before);
     csi.unpublish(&id, NODE_A).await?;
     blind.delete(&id).await?;
-    assert_eq!(lun(&world.nas, &id).await?, None);
+    assert_eq!(lun(&cluster.nas, &id).await?, None);
     Ok(())
 }

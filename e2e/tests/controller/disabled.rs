@@ -28,16 +28,16 @@ async fn only(nas: &Nas) -> Result<Value> {
 /// design.md#one-target-per-publication
 #[tokio::test]
 async fn a_disabled_target_is_never_enabled_and_ends_with_its_publication() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
     let first = csi.publish(&id, NODE_A).await?;
-    let fenced = iqn(&world.nas, &id, NODE_A).await?;
-    person(&world.nas, "disable", &fenced).await?;
-    let before = world.nas.state().await?;
-    let target = only(&world.nas).await?;
+    let fenced = iqn(&cluster.nas, &id, NODE_A).await?;
+    person(&cluster.nas, "disable", &fenced).await?;
+    let before = cluster.nas.state().await?;
+    let target = only(&cluster.nas).await?;
     let name = target["name"].as_str().context("a name")?;
-    let start = now(&world.nas).await?;
+    let start = now(&cluster.nas).await?;
     for _ in 0..3 {
         let answer = csi.publish(&id, NODE_A).await;
         let text = answer
@@ -58,7 +58,7 @@ async fn a_disabled_target_is_never_enabled_and_ends_with_its_publication() -> R
         ];
         refused(answer, Code::Unavailable, &words);
     }
-    let asked = shorts(&calls(&world.nas, start).await?);
+    let asked = shorts(&calls(&cluster.nas, start).await?);
     assert_eq!(asked, ["LUN.get", "Target.list"].repeat(3));
     // It is somebody's still: no other node gets the volume, nor is it deleted.
     refused(
@@ -68,20 +68,23 @@ async fn a_disabled_target_is_never_enabled_and_ends_with_its_publication() -> R
     );
     refused(csi.delete(&id).await, Code::FailedPrecondition, &[&fenced]);
     assert_eq!(csi.get(&id).await?.1, [NODE_A]);
-    assert_eq!(world.nas.state().await?, before);
+    assert_eq!(cluster.nas.state().await?, before);
 
     // A person takes the fence away.
-    person(&world.nas, "enable", &fenced).await?;
+    person(&cluster.nas, "enable", &fenced).await?;
     assert_eq!(csi.publish(&id, NODE_A).await?, first);
-    person(&world.nas, "disable", &fenced).await?;
+    person(&cluster.nas, "disable", &fenced).await?;
 
     // Or the publication ends, and the next one is another.
     csi.unpublish(&id, NODE_A).await?;
-    assert_eq!(publications(&world.nas).await?, Vec::<String>::new());
+    assert_eq!(publications(&cluster.nas).await?, Vec::<String>::new());
     let next = csi.publish(&id, NODE_A).await?;
     assert_ne!(next["iqn"], first["iqn"]);
-    assert_eq!(only(&world.nas).await?["is_enabled"], true);
-    assert_eq!(publications(&world.nas).await?, [publication(&id, NODE_A)]);
+    assert_eq!(only(&cluster.nas).await?["is_enabled"], true);
+    assert_eq!(
+        publications(&cluster.nas).await?,
+        [publication(&id, NODE_A)]
+    );
     csi.unpublish(&id, NODE_A).await?;
     csi.publish(&id, NODE_B).await?;
     Ok(())

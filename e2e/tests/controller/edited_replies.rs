@@ -260,7 +260,7 @@ impl Edited {
     }
 
     /// Everything that a volume goes through, each call twice.
-    async fn life(&self, name: &str) -> Result<(), Status> {
+    async fn volume(&self, name: &str) -> Result<(), Status> {
         let id = self.create(name, &[]).await?;
         assert_eq!(self.create(name, &[]).await?, id);
         let iqn = self.publish(&id, NODE_A).await?;
@@ -307,7 +307,7 @@ fn volume_says(word: &Value, method: &str, answer: &mut Value) {
 
 #[tokio::test(start_paused = true)]
 async fn a_word_that_nobody_knows_stops_nothing() -> Result<()> {
-    let world = Edited::start()?;
+    let cluster = Edited::start()?;
     let words = [
         "attention",
         "has_unverified_disk",
@@ -319,19 +319,19 @@ async fn a_word_that_nobody_knows_stops_nothing() -> Result<()> {
         "",
     ];
     for (n, word) in words.into_iter().enumerate() {
-        world.edit(move |api, method, answer| {
+        cluster.edit(move |api, method, answer| {
             if api == VOLUME {
                 volume_says(&json!(word), method, answer);
             }
         });
-        let done = world.life(&format!("volume-{n}")).await;
+        let done = cluster.volume(&format!("volume-{n}")).await;
         done.with_context(|| format!("volume status {word:?}"))?;
     }
     for (n, word) in ["finished", "soft_limit_reach", "a word of DSM 8", ""]
         .into_iter()
         .enumerate()
     {
-        world.edit(move |api, method, answer| {
+        cluster.edit(move |api, method, answer| {
             let data = &mut answer["data"];
             match (api, method) {
                 (LUN, "get") if data["lun"].is_object() => data["lun"]["status"] = json!(word),
@@ -343,7 +343,7 @@ async fn a_word_that_nobody_knows_stops_nothing() -> Result<()> {
                 _ => {}
             }
         });
-        let done = world.life(&format!("lun-{n}")).await;
+        let done = cluster.volume(&format!("lun-{n}")).await;
         done.with_context(|| format!("LUN status {word:?}"))?;
     }
     Ok(())
@@ -351,7 +351,7 @@ async fn a_word_that_nobody_knows_stops_nothing() -> Result<()> {
 
 #[tokio::test(start_paused = true)]
 async fn a_row_of_somebody_else_hides_nothing() -> Result<()> {
-    let world = Edited::start()?;
+    let cluster = Edited::start()?;
     let luns = json!([
         {"uuid": "not one", "name": "vm", "size": "huge", "description": "a person's"},
         {"uuid": 5, "name": "x", "location": null},
@@ -367,7 +367,7 @@ async fn a_row_of_somebody_else_hides_nothing() -> Result<()> {
         {"volume_path": "/volume8", "status": 3, "fs_type": null, "readonly": false},
         {"volume_path": "/volume9", "status": "read_only", "readonly": true},
     ]);
-    world.edit(move |api, method, answer| {
+    cluster.edit(move |api, method, answer| {
         let (rows, more) = match (api, method) {
             (LUN, "list") => (&mut answer["data"]["luns"], &luns),
             (TARGET, "list") => (&mut answer["data"]["targets"], &targets),
@@ -380,18 +380,18 @@ async fn a_row_of_somebody_else_hides_nothing() -> Result<()> {
             }
         }
     });
-    world.life("pvc-1").await.map_err(Into::into)
+    cluster.volume("pvc-1").await.map_err(Into::into)
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_row_that_could_be_ours_is_a_doubt_about_that_volume_alone() -> Result<()> {
-    let world = Edited::start()?;
+    let cluster = Edited::start()?;
     let (id, other) = (
-        world.create("pvc-1", &[]).await?,
-        world.create("pvc-2", &[]).await?,
+        cluster.create("pvc-1", &[]).await?,
+        cluster.create("pvc-2", &[]).await?,
     );
-    let iqn = world.publish(&id, NODE_A).await?;
-    world.edit(move |api, method, answer| {
+    let iqn = cluster.publish(&id, NODE_A).await?;
+    cluster.edit(move |api, method, answer| {
         if (api, method) == (TARGET, "list") {
             for row in answer["data"]["targets"]
                 .as_array_mut()
@@ -405,17 +405,21 @@ async fn a_row_that_could_be_ours_is_a_doubt_about_that_volume_alone() -> Result
         }
     });
     let words = &["cannot be read"];
-    refused(world.unpublish(&id, NODE_A).await, Code::Unavailable, words);
-    refused(world.publish(&id, NODE_A).await, Code::Unavailable, words);
-    refused(world.publish(&id, NODE_B).await, Code::Unavailable, words);
-    refused(world.delete(&id).await, Code::Unavailable, words);
-    refused(world.list().await, Code::Unavailable, words);
-    world.publish(&other, NODE_B).await?;
-    world.unpublish(&other, NODE_B).await?;
-    world.delete(&other).await?;
-    world.edit(|_, _, _| {});
-    world.unpublish(&id, NODE_A).await?;
-    world.delete(&id).await.map_err(Into::into)
+    refused(
+        cluster.unpublish(&id, NODE_A).await,
+        Code::Unavailable,
+        words,
+    );
+    refused(cluster.publish(&id, NODE_A).await, Code::Unavailable, words);
+    refused(cluster.publish(&id, NODE_B).await, Code::Unavailable, words);
+    refused(cluster.delete(&id).await, Code::Unavailable, words);
+    refused(cluster.list().await, Code::Unavailable, words);
+    cluster.publish(&other, NODE_B).await?;
+    cluster.unpublish(&other, NODE_B).await?;
+    cluster.delete(&other).await?;
+    cluster.edit(|_, _, _| {});
+    cluster.unpublish(&id, NODE_A).await?;
+    cluster.delete(&id).await.map_err(Into::into)
 }
 
 /// The NAS says that it has been up for so long, in its own form.
@@ -428,26 +432,26 @@ fn up(api: &str, method: &str, answer: &mut Value, text: &Value) {
 /// design.md#unknown-is-not-absent
 #[tokio::test(start_paused = true)]
 async fn a_nas_that_has_just_started_proves_no_absence() -> Result<()> {
-    let world = Edited::start()?;
-    let id = world.create("pvc-1", &[]).await?;
-    let gone = world.create("pvc-2", &[]).await?;
-    world.delete(&gone).await?;
-    world.edit(|api, method, answer| up(api, method, answer, &json!("0:14:59")));
+    let cluster = Edited::start()?;
+    let id = cluster.create("pvc-1", &[]).await?;
+    let gone = cluster.create("pvc-2", &[]).await?;
+    cluster.delete(&gone).await?;
+    cluster.edit(|api, method, answer| up(api, method, answer, &json!("0:14:59")));
     let words = ["899 s", "15 minutes"];
     refused(
-        world.unpublish(&id, NODE_A).await,
+        cluster.unpublish(&id, NODE_A).await,
         Code::Unavailable,
         &words,
     );
-    refused(world.delete(&gone).await, Code::Unavailable, &words);
-    refused(world.list().await, Code::Unavailable, &words);
+    refused(cluster.delete(&gone).await, Code::Unavailable, &words);
+    refused(cluster.list().await, Code::Unavailable, &words);
     // What does not rest on absence goes on.
-    world.publish(&id, NODE_A).await?;
-    world.unpublish(&id, NODE_A).await?;
-    world.edit(|api, method, answer| up(api, method, answer, &json!("0:15:1")));
-    world.unpublish(&id, NODE_A).await?;
-    world.delete(&gone).await?;
-    assert_eq!(world.list().await?, [id]);
+    cluster.publish(&id, NODE_A).await?;
+    cluster.unpublish(&id, NODE_A).await?;
+    cluster.edit(|api, method, answer| up(api, method, answer, &json!("0:15:1")));
+    cluster.unpublish(&id, NODE_A).await?;
+    cluster.delete(&gone).await?;
+    assert_eq!(cluster.list().await?, [id]);
     Ok(())
 }
 
@@ -460,23 +464,23 @@ async fn where_the_up_time_cannot_be_read_two_lists_are_compared() -> Result<()>
         json!({"success": true, "data": {"up_time": "since Monday"}}),
     ];
     for way in ways {
-        let world = Edited::start()?;
-        let id = world.create("pvc-1", &[]).await?;
+        let cluster = Edited::start()?;
+        let id = cluster.create("pvc-1", &[]).await?;
         let blind = way.clone();
-        world.edit(move |api, _, answer| {
+        cluster.edit(move |api, _, answer| {
             if api == SYSTEM {
                 *answer = blind.clone();
             }
         });
         for pause in [0, 30] {
             seconds(pause).await;
-            let answer = world.unpublish(&id, NODE_A).await;
+            let answer = cluster.unpublish(&id, NODE_A).await;
             refused(answer, Code::Unavailable, &["may just have started"]);
         }
         seconds(30).await;
-        world.unpublish(&id, NODE_A).await?;
+        cluster.unpublish(&id, NODE_A).await?;
         // A volume that was there before is missing.
-        world.edit(move |api, method, answer| match (api, method) {
+        cluster.edit(move |api, method, answer| match (api, method) {
             (SYSTEM, _) => *answer = way.clone(),
             (VOLUME, "list") => drop(
                 answer["data"]["volumes"]
@@ -486,7 +490,7 @@ async fn where_the_up_time_cannot_be_read_two_lists_are_compared() -> Result<()>
             _ => {}
         });
         seconds(61).await;
-        let answer = world.unpublish(&id, NODE_A).await;
+        let answer = cluster.unpublish(&id, NODE_A).await;
         refused(answer, Code::Unavailable, &["/volume1", "missing"]);
     }
     Ok(())
@@ -495,15 +499,15 @@ async fn where_the_up_time_cannot_be_read_two_lists_are_compared() -> Result<()>
 /// design.md#unknown-is-not-absent
 #[tokio::test(start_paused = true)]
 async fn a_volume_that_has_crashed_may_hold_what_is_missing() -> Result<()> {
-    let world = Edited::start()?;
+    let cluster = Edited::start()?;
     let (id, gone) = (
-        world.create("pvc-1", &[]).await?,
-        world.create("pvc-2", &[]).await?,
+        cluster.create("pvc-1", &[]).await?,
+        cluster.create("pvc-2", &[]).await?,
     );
-    world.publish(&id, NODE_A).await?;
-    world.delete(&gone).await?;
+    cluster.publish(&id, NODE_A).await?;
+    cluster.delete(&gone).await?;
     for word in ["crashed", "locked"] {
-        world.edit(move |api, method, answer| {
+        cluster.edit(move |api, method, answer| {
             if api == VOLUME {
                 volume_says(&json!(word), method, answer);
                 if let Some(volumes) = answer["data"]["volumes"].as_array_mut() {
@@ -514,18 +518,18 @@ async fn a_volume_that_has_crashed_may_hold_what_is_missing() -> Result<()> {
             }
         });
         refused(
-            world.delete(&gone).await,
+            cluster.delete(&gone).await,
             Code::Unavailable,
             &["/volume1", word, "Storage Manager"],
         );
         // Targets are not on volumes, and the other volume is as good as ever.
-        world.unpublish(&id, NODE_A).await?;
-        world.unpublish(&id, NODE_A).await?;
-        world.publish(&id, NODE_A).await?;
-        assert_eq!(world.list().await?, std::slice::from_ref(&id));
-        let other = world.create("pvc-3", &[]).await?;
-        world.delete(&other).await?;
-        assert!(world.capacity().await? > 0);
+        cluster.unpublish(&id, NODE_A).await?;
+        cluster.unpublish(&id, NODE_A).await?;
+        cluster.publish(&id, NODE_A).await?;
+        assert_eq!(cluster.list().await?, std::slice::from_ref(&id));
+        let other = cluster.create("pvc-3", &[]).await?;
+        cluster.delete(&other).await?;
+        assert!(cluster.capacity().await? > 0);
     }
     Ok(())
 }

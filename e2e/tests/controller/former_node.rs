@@ -19,13 +19,13 @@ struct Setup {
     logged_in: Vec<String>,
 }
 
-fn told(world: &Edited) -> Arc<Mutex<Setup>> {
+fn told(cluster: &Edited) -> Arc<Mutex<Setup>> {
     let told = Arc::new(Mutex::new(Setup {
         up_time: "100:0:0".to_owned(),
         logged_in: Vec::new(),
     }));
     let knows = told.clone();
-    world.edit(move |api, method, answer| {
+    cluster.edit(move |api, method, answer| {
         let told = knows.lock().expect("nobody panics while holding it");
         match (api, method) {
             (SYSTEM, "info") => answer["data"]["up_time"] = json!(told.up_time),
@@ -53,33 +53,41 @@ fn sessions() -> Value {
 
 #[tokio::test(start_paused = true)]
 async fn a_node_that_was_installed_anew_lets_its_volumes_go() -> Result<()> {
-    let world = Edited::start()?;
-    let id = world.create("pvc-1", &[]).await?;
-    world.publish(&id, NODE_A).await?;
+    let cluster = Edited::start()?;
+    let id = cluster.create("pvc-1", &[]).await?;
+    cluster.publish(&id, NODE_A).await?;
     // The attacher knows the node by its new id only.
-    world.unpublish(&id, NODE_A_ANEW).await?;
-    assert_eq!(world.targets().await?, 0);
-    world.publish(&id, NODE_B).await?;
-    world.unpublish(&id, NODE_A).await?;
-    assert_eq!(world.targets().await?, 1, "another node's is not meant");
-    world.unpublish(&id, NODE_B).await?;
-    world.delete(&id).await.map_err(Into::into)
+    cluster.unpublish(&id, NODE_A_ANEW).await?;
+    assert_eq!(cluster.targets().await?, 0);
+    cluster.publish(&id, NODE_B).await?;
+    cluster.unpublish(&id, NODE_A).await?;
+    assert_eq!(cluster.targets().await?, 1, "another node's is not meant");
+    cluster.unpublish(&id, NODE_B).await?;
+    cluster.delete(&id).await.map_err(Into::into)
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_former_target_is_replaced_once_nobody_has_used_it_for_a_minute() -> Result<()> {
-    let world = Edited::start()?;
-    let told = told(&world);
-    let id = world.create("pvc-1", &[]).await?;
-    let former = world.publish(&id, NODE_A).await?;
+    let cluster = Edited::start()?;
+    let told = told(&cluster);
+    let id = cluster.create("pvc-1", &[]).await?;
+    let former = cluster.publish(&id, NODE_A).await?;
     let words = [
         former.as_str(),
         "another initiator name",
         "nobody is logged in",
     ];
-    refused(world.publish(&id, NODE_A_ANEW).await, Code::Aborted, &words);
+    refused(
+        cluster.publish(&id, NODE_A_ANEW).await,
+        Code::Aborted,
+        &words,
+    );
     seconds(59).await;
-    refused(world.publish(&id, NODE_A_ANEW).await, Code::Aborted, &words);
+    refused(
+        cluster.publish(&id, NODE_A_ANEW).await,
+        Code::Aborted,
+        &words,
+    );
     // Somebody was there in between.
     told.lock().expect("whole").logged_in.push(former.clone());
     let busy = [
@@ -87,29 +95,37 @@ async fn a_former_target_is_replaced_once_nobody_has_used_it_for_a_minute() -> R
         "iqn.1993-08.org.debian:01:former",
         "SAN Manager",
     ];
-    refused(world.publish(&id, NODE_A_ANEW).await, Code::Aborted, &busy);
+    refused(
+        cluster.publish(&id, NODE_A_ANEW).await,
+        Code::Aborted,
+        &busy,
+    );
     told.lock().expect("whole").logged_in.clear();
     for pause in [0, 40] {
         seconds(pause).await;
-        refused(world.publish(&id, NODE_A_ANEW).await, Code::Aborted, &words);
+        refused(
+            cluster.publish(&id, NODE_A_ANEW).await,
+            Code::Aborted,
+            &words,
+        );
     }
     seconds(20).await;
-    let anew = world.publish(&id, NODE_A_ANEW).await?;
+    let anew = cluster.publish(&id, NODE_A_ANEW).await?;
     assert_ne!(anew, former);
-    assert_eq!(world.targets().await?, 1);
-    assert_eq!(world.publish(&id, NODE_A_ANEW).await?, anew);
-    world.unpublish(&id, NODE_A_ANEW).await?;
-    world.delete(&id).await.map_err(Into::into)
+    assert_eq!(cluster.targets().await?, 1);
+    assert_eq!(cluster.publish(&id, NODE_A_ANEW).await?, anew);
+    cluster.unpublish(&id, NODE_A_ANEW).await?;
+    cluster.delete(&id).await.map_err(Into::into)
 }
 
 /// The initiator is renamed under a running pod, and the NAS restarts: its session is gone for a while and comes back. The attacher repeats
 /// the publication all the time.
 #[tokio::test(start_paused = true)]
 async fn a_pod_under_a_renamed_initiator_survives_a_restart_of_the_nas() -> Result<()> {
-    let world = Edited::start()?;
-    let told = told(&world);
-    let id = world.create("pvc-1", &[]).await?;
-    let former = world.publish(&id, NODE_A).await?;
+    let cluster = Edited::start()?;
+    let told = told(&cluster);
+    let id = cluster.create("pvc-1", &[]).await?;
+    let former = cluster.publish(&id, NODE_A).await?;
     // Up for 0, 20, 40, … seconds; the session is back after 100 s. Before the restart it is there, and so it is afterwards.
     for at in (0..=400_u64).step_by(20) {
         {
@@ -122,13 +138,13 @@ async fn a_pod_under_a_renamed_initiator_survives_a_restart_of_the_nas() -> Resu
             told.logged_in = if away { vec![] } else { vec![former.clone()] };
         }
         refused(
-            world.publish(&id, NODE_A_ANEW).await,
+            cluster.publish(&id, NODE_A_ANEW).await,
             Code::Aborted,
             &[&former],
         );
-        assert_eq!(world.targets().await?, 1, "after {at} s");
+        assert_eq!(cluster.targets().await?, 1, "after {at} s");
         seconds(20).await;
     }
-    assert_eq!(world.publish(&id, NODE_A).await?, former);
+    assert_eq!(cluster.publish(&id, NODE_A).await?, former);
     Ok(())
 }

@@ -58,17 +58,17 @@ async fn callers(csi: &Csi, id: &str) -> Result<()> {
 /// design.md#limits-per-nas
 #[tokio::test]
 async fn every_caller_of_a_nas_that_hangs_has_its_cause_and_all_goes_on_afterwards() -> Result<()> {
-    let mut world = Plan::controller().start().await?;
-    let id = Csi::of(&world.plugin).create("first", GIB).await?;
+    let mut cluster = Plan::controller().start().await?;
+    let id = Csi::of(&cluster.plugin).create("first", GIB).await?;
     // In the middle of a session, and before a login.
     for fresh in [false, true] {
         if fresh {
-            world.restart_driver().await?;
+            cluster.restart_driver().await?;
         }
-        let csi = Csi::of(&world.plugin);
-        world.nas.process().freeze()?;
+        let csi = Csi::of(&cluster.plugin);
+        cluster.nas.process().freeze()?;
         let told = callers(&csi, &id).await;
-        world.nas.process().thaw()?;
+        cluster.nas.process().thaw()?;
         told?;
         // What may have been carried out is found, and nothing is made twice.
         for number in [0, 5, 10, 15] {
@@ -80,7 +80,7 @@ async fn every_caller_of_a_nas_that_hangs_has_its_cause_and_all_goes_on_afterwar
             )
             .await?;
         }
-        ensure!(world.nas.luns().await?.len() == 5, "one for each name");
+        ensure!(cluster.nas.luns().await?.len() == 5, "one for each name");
     }
     Ok(())
 }
@@ -88,8 +88,8 @@ async fn every_caller_of_a_nas_that_hangs_has_its_cause_and_all_goes_on_afterwar
 /// design.md#limits-per-nas
 #[tokio::test]
 async fn a_nas_that_hangs_holds_up_no_other() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let (second, plugin) = two(&world).await?;
+    let cluster = Plan::controller().start().await?;
+    let (second, plugin) = two(&cluster).await?;
     let csi = Csi::of(&plugin);
     let there = csi.create_as(on_nas("there", "nas2")).await?.volume_id;
     let here = csi.create_as(on_nas("here", "nas1")).await?.volume_id;

@@ -36,12 +36,15 @@ async fn pages(csi: &Csi, size: i32) -> Result<Vec<Vec<String>>> {
 /// design.md#listvolumes
 #[tokio::test]
 async fn pages_hold_ours_alone_ordered_by_uuid() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let mut ids = Vec::new();
     for n in 0..23 {
         ids.push(csi.create(&format!("pvc-{n}"), GIB).await?);
-        world.nas.foreign_lun(&format!("foreign-{n}"), GIB).await?;
+        cluster
+            .nas
+            .foreign_lun(&format!("foreign-{n}"), GIB)
+            .await?;
     }
     ids.sort_unstable_by(|a, b| uuid(a).cmp(uuid(b)));
     for (size, sizes) in [
@@ -101,28 +104,28 @@ async fn next(csi: &Csi, size: i32, token: &str) -> Result<(Vec<String>, String)
 /// design.md#listvolumes
 #[tokio::test]
 async fn a_walk_asks_the_nas_once_and_goes_on_without_it() -> Result<()> {
-    let mut world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let mut cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let mut ids = Vec::new();
     for n in 0..12 {
         ids.push(csi.create(&format!("pvc-{n}"), GIB).await?);
     }
     ids.sort_unstable_by(|a, b| uuid(a).cmp(uuid(b)));
-    let since = now(&world.nas).await?;
+    let since = now(&cluster.nas).await?;
     assert_eq!(pages(&csi, 3).await?.concat(), ids);
     let once = ["LUN.list", "Target.list", "System.info"];
-    assert_eq!(shorts(&calls(&world.nas, since).await?), once);
+    assert_eq!(shorts(&calls(&cluster.nas, since).await?), once);
     // A walk that begins sees what is there now; one that goes on needs no NAS.
-    let since = now(&world.nas).await?;
+    let since = now(&cluster.nas).await?;
     let (first, token) = next(&csi, 5, "").await?;
-    assert_eq!(shorts(&calls(&world.nas, since).await?), once);
-    world.nas.fault(LUN, "list", 1, 0, refuse(117)).await?;
+    assert_eq!(shorts(&calls(&cluster.nas, since).await?), once);
+    cluster.nas.fault(LUN, "list", 1, 0, refuse(117)).await?;
     let (second, token) = next(&csi, 5, &token).await?;
     refused(csi.list(5, "").await, Code::Unavailable, &["listing"]);
-    world.nas.no_faults().await?;
+    cluster.nas.no_faults().await?;
     // Nor does it need the process that began it.
-    world.restart_driver().await?;
-    let csi = Csi::of(&world.plugin);
+    cluster.restart_driver().await?;
+    let csi = Csi::of(&cluster.plugin);
     let (third, token) = next(&csi, 5, &token).await?;
     assert_eq!((first.len(), second.len(), third.len()), (5, 5, 2));
     assert_eq!(([first, second, third].concat(), token.as_str()), (ids, ""));
@@ -132,8 +135,8 @@ async fn a_walk_asks_the_nas_once_and_goes_on_without_it() -> Result<()> {
 /// design.md#listvolumes
 #[tokio::test]
 async fn two_who_list_while_volumes_come_and_go_miss_nothing_that_stays() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let (mut stay, mut go) = (Vec::new(), Vec::new());
     for n in 0..10 {
         stay.push(csi.create(&format!("stays-{n}"), GIB).await?);
@@ -170,8 +173,8 @@ async fn two_who_list_while_volumes_come_and_go_miss_nothing_that_stays() -> Res
 /// design.md#listvolumes
 #[tokio::test]
 async fn entries_tell_size_and_nodes() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let [a, b] = [csi.create("a", GIB).await?, csi.create("b", 2 * GIB).await?];
     csi.publish(&a, NODE_A).await?;
     csi.publish(&b, NODE_B).await?;
@@ -202,11 +205,11 @@ async fn entries_tell_size_and_nodes() -> Result<()> {
 }
 
 /// A second NAS in a folder of its own, and a driver that knows both.
-pub(super) async fn two(world: &TestCluster) -> Result<(Nas, Plugin)> {
-    let folder = world.folder().join("second");
+pub(super) async fn two(cluster: &TestCluster) -> Result<(Nas, Plugin)> {
+    let folder = cluster.folder().join("second");
     std::fs::create_dir_all(&folder)?;
     let nas = Nas::start(&folder, Settings::default()).await?;
-    let plugin = knowing(world, "both", &nas).await?;
+    let plugin = knowing(cluster, "both", &nas).await?;
     Ok((nas, plugin))
 }
 
@@ -222,13 +225,13 @@ pub(super) fn on_nas(name: &str, nas: &str) -> CreateVolumeRequest {
 }
 
 /// A driver that knows the world's NAS and this one.
-async fn knowing(world: &TestCluster, name: &str, nas: &Nas) -> Result<Plugin> {
+async fn knowing(cluster: &TestCluster, name: &str, nas: &Nas) -> Result<Plugin> {
     let more = format!(
         "  - name: nas2\n    url: {}\n    username: admin\n    password_file: {}\n    portals: ['127.0.0.2']\nstate_file:",
         nas.api,
         nas.password_file().display()
     );
-    world
+    cluster
         .another_driver(name, |settings| {
             settings.config = settings.config.replace("state_file:", &more);
         })
@@ -238,8 +241,8 @@ async fn knowing(world: &TestCluster, name: &str, nas: &Nas) -> Result<Plugin> {
 /// design.md#listvolumes
 #[tokio::test]
 async fn a_nas_that_fails_is_told_of_as_it_was_and_never_left_out() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let (second, plugin) = two(&world).await?;
+    let cluster = Plan::controller().start().await?;
+    let (second, plugin) = two(&cluster).await?;
     let csi = Csi::of(&plugin);
     refused(csi.create("x", GIB).await, Code::Aborted, &["nas1, nas2"]);
     let mut ids = Vec::new();
@@ -254,7 +257,7 @@ async fn a_nas_that_fails_is_told_of_as_it_was_and_never_left_out() -> Result<()
         );
     }
     assert_eq!(
-        (world.nas.luns().await?.len(), second.luns().await?.len()),
+        (cluster.nas.luns().await?.len(), second.luns().await?.len()),
         (3, 3)
     );
     ids.sort_unstable_by(|a, b| uuid(a).cmp(uuid(b)));
@@ -268,7 +271,7 @@ async fn a_nas_that_fails_is_told_of_as_it_was_and_never_left_out() -> Result<()
         json!({"kind": "garble"}),
         json!({"kind": "http", "status": 502}),
     ];
-    for nas in [&world.nas, &second] {
+    for nas in [&cluster.nas, &second] {
         for (api, method) in [(LUN, "list"), (TARGET, "list")] {
             for way in &ways {
                 nas.fault(api, method, 1, 0, way.clone()).await?;
@@ -279,7 +282,7 @@ async fn a_nas_that_fails_is_told_of_as_it_was_and_never_left_out() -> Result<()
         }
     }
     // Neither answers: there is nothing to tell.
-    for nas in [&world.nas, &second] {
+    for nas in [&cluster.nas, &second] {
         nas.fault(LUN, "list", 1, 0, refuse(117)).await?;
     }
     refused(
@@ -287,22 +290,22 @@ async fn a_nas_that_fails_is_told_of_as_it_was_and_never_left_out() -> Result<()
         Code::Unavailable,
         &["listing the volumes of NAS"],
     );
-    for nas in [&world.nas, &second] {
+    for nas in [&cluster.nas, &second] {
         nas.no_faults().await?;
     }
     let on_both = csi.capacity(HashMap::new()).await?;
     second.fault(VOLUME, "list", 1, 0, refuse(117)).await?;
     assert_eq!(csi.capacity(HashMap::new()).await?, on_both / 2);
-    world.nas.fault(VOLUME, "list", 1, 0, refuse(117)).await?;
+    cluster.nas.fault(VOLUME, "list", 1, 0, refuse(117)).await?;
     refused(
         csi.capacity(HashMap::new()).await,
         Code::Unavailable,
         &["free space"],
     );
-    for nas in [&world.nas, &second] {
+    for nas in [&cluster.nas, &second] {
         nas.no_faults().await?;
     }
-    let fresh = knowing(&world, "fresh", &second).await?;
+    let fresh = knowing(&cluster, "fresh", &second).await?;
     drop(second);
     assert_eq!(pages(&csi, 4).await?.concat(), ids);
     // Who has never heard the dead one cannot tell of it.
@@ -320,8 +323,8 @@ async fn a_nas_that_fails_is_told_of_as_it_was_and_never_left_out() -> Result<()
 
 #[tokio::test]
 async fn capacity_is_what_new_luns_can_have() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let on = |path: &str| HashMap::from([("location".to_owned(), path.to_owned())]);
     let [all, first, second] = [
         csi.capacity(HashMap::new()).await?,
@@ -338,7 +341,7 @@ async fn capacity_is_what_new_luns_can_have() -> Result<()> {
             room(20 << 40) + room(2 << 40)
         )
     );
-    world
+    cluster
         .nas
         .patch_volume("volume1", &json!({"status": "crashed"}))
         .await?;
@@ -349,13 +352,13 @@ async fn capacity_is_what_new_luns_can_have() -> Result<()> {
         ),
         (room(2 << 40), 0)
     );
-    world
+    cluster
         .nas
         .patch_volume("volume2", &json!({"free": 5 * GIB}))
         .await?;
     assert_eq!(csi.capacity(on("/volume2")).await?, room(5 * GIB));
     let free = json!({"free": GIB / 2});
-    world.nas.patch_volume("volume2", &free).await?;
+    cluster.nas.patch_volume("volume2", &free).await?;
     assert_eq!(csi.capacity(on("/volume2")).await?, 0);
     refused(
         csi.capacity(on("volume1")).await,
@@ -369,15 +372,15 @@ async fn capacity_is_what_new_luns_can_have() -> Result<()> {
 /// design.md#listvolumes
 #[tokio::test]
 async fn a_nas_that_is_coming_up_is_not_listed() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     csi.create("pvc-1", GIB).await?;
-    world.nas.boot(60_000).await?;
+    cluster.nas.boot(60_000).await?;
     let words = ["has been up for", "15 minutes"];
     refused(csi.list(0, "").await, Code::Unavailable, &words);
-    world.nas.advance(60_000).await?;
+    cluster.nas.advance(60_000).await?;
     refused(csi.list(0, "").await, Code::Unavailable, &words);
-    world.nas.advance(15 * 60_000).await?;
+    cluster.nas.advance(15 * 60_000).await?;
     assert_eq!(csi.list(0, "").await?.entries.len(), 1);
     Ok(())
 }

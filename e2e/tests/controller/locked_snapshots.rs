@@ -29,10 +29,10 @@ async fn drop_snapshot(nas: &Nas, id: &str, snapshot: &str) -> Result<()> {
 /// design.md#deletevolume
 #[tokio::test]
 async fn a_locked_snapshot_keeps_the_lun() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
-    snapshot(&world.nas, &id, "hourly", &json!({})).await?;
+    snapshot(&cluster.nas, &id, "hourly", &json!({})).await?;
     for (how, why) in [
         (json!({"locked": true}), "locked"),
         (json!({"worm_locked": true}), "immutable"),
@@ -43,8 +43,8 @@ async fn a_locked_snapshot_keeps_the_lun() -> Result<()> {
     ] {
         let mut how = how;
         how["description"] = json!("before the upgrade");
-        let kept = snapshot(&world.nas, &id, "kept", &how).await?;
-        let (before, start) = (world.nas.state().await?, now(&world.nas).await?);
+        let kept = snapshot(&cluster.nas, &id, "kept", &how).await?;
+        let (before, start) = (cluster.nas.state().await?, now(&cluster.nas).await?);
         for _ in 0..2 {
             let answer = csi.delete(&id).await;
             let text = answer
@@ -69,17 +69,17 @@ async fn a_locked_snapshot_keeps_the_lun() -> Result<()> {
                 ],
             );
         }
-        assert_eq!(world.nas.state().await?, before);
-        let sent = shorts(&calls(&world.nas, start).await?);
+        assert_eq!(cluster.nas.state().await?, before);
+        let sent = shorts(&calls(&cluster.nas, start).await?);
         assert!(!sent.contains(&"LUN.delete".to_owned()), "{sent:?}");
-        drop_snapshot(&world.nas, &id, &kept).await?;
+        drop_snapshot(&cluster.nas, &id, &kept).await?;
     }
     // Without a lock they go with it, and the log says which.
-    let start = now(&world.nas).await?;
+    let start = now(&cluster.nas).await?;
     csi.delete(&id).await?;
-    assert_eq!(lun(&world.nas, &id).await?, None);
+    assert_eq!(lun(&cluster.nas, &id).await?, None);
     assert_eq!(
-        shorts(&calls(&world.nas, start).await?),
+        shorts(&calls(&cluster.nas, start).await?),
         [
             "LUN.get",
             "Target.list",
@@ -88,7 +88,7 @@ async fn a_locked_snapshot_keeps_the_lun() -> Result<()> {
             "LUN.get"
         ]
     );
-    let log = std::fs::read_to_string(world.folder().join("driver.log"))?;
+    let log = std::fs::read_to_string(cluster.folder().join("driver.log"))?;
     let told = log.lines().find(|line| line.contains("deleted with it"));
     assert!(
         told.is_some_and(|line| line.contains("hourly") && line.contains(uuid(&id))),
@@ -100,12 +100,12 @@ async fn a_locked_snapshot_keeps_the_lun() -> Result<()> {
 /// design.md#deletevolume
 #[tokio::test]
 async fn many_locked_snapshots_are_counted() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
     for n in 0..5 {
         snapshot(
-            &world.nas,
+            &cluster.nas,
             &id,
             &format!("kept-{n}"),
             &json!({"locked": true}),
@@ -126,11 +126,11 @@ async fn many_locked_snapshots_are_counted() -> Result<()> {
 /// design.md#deletevolume
 #[tokio::test]
 async fn a_nas_without_snapshots_deletes_and_one_that_does_not_tell_does_not() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
-    snapshot(&world.nas, &id, "kept", &json!({"locked": true})).await?;
-    let before = world.nas.state().await?;
+    snapshot(&cluster.nas, &id, "kept", &json!({"locked": true})).await?;
+    let before = cluster.nas.state().await?;
     for way in [
         refuse(100),
         refuse(117),
@@ -138,22 +138,22 @@ async fn a_nas_without_snapshots_deletes_and_one_that_does_not_tell_does_not() -
         lose(),
         json!({"kind": "garble"}),
     ] {
-        world
+        cluster
             .nas
             .fault(LUN, "list_snapshot", 1, 1, way.clone())
             .await?;
         refused(csi.delete(&id).await, Code::Unavailable, &["snapshots"]);
     }
-    assert_eq!(world.nas.state().await?, before);
+    assert_eq!(cluster.nas.state().await?, before);
     for code in [102, 103, 104, 18_990_500] {
         let name = format!("pvc-{code}");
         let id = csi.create(&name, GIB).await?;
-        world
+        cluster
             .nas
             .fault(LUN, "list_snapshot", 1, 1, refuse(code))
             .await?;
         csi.delete(&id).await?;
-        assert_eq!(lun(&world.nas, &id).await?, None, "{code}");
+        assert_eq!(lun(&cluster.nas, &id).await?, None, "{code}");
     }
     Ok(())
 }

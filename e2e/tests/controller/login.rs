@@ -25,26 +25,26 @@ async fn logins(nas: &Nas) -> Result<usize> {
 /// design.md#one-login
 #[tokio::test]
 async fn one_login_serves_all_who_wait() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let made = join_all((0..20).map(|n| csi.create_owned(format!("pvc-{n}"))))
         .await
         .into_iter()
         .collect::<Result<Vec<_>, _>>()?;
-    assert_eq!(logins(&world.nas).await?, 1);
-    world.nas.expire_sessions().await?;
+    assert_eq!(logins(&cluster.nas).await?, 1);
+    cluster.nas.expire_sessions().await?;
     let seen = join_all(made.iter().map(|id| csi.get(id))).await;
     assert!(
         seen.iter()
             .all(|answer| matches!(answer, Ok((size, _)) if *size == GIB)),
         "{seen:?}"
     );
-    assert_eq!(logins(&world.nas).await?, 2);
+    assert_eq!(logins(&cluster.nas).await?, 2);
     // Unknown, timed out, ended by another login, without token: each is renewed once.
     for (round, code) in [(3, 119), (4, 106), (5, 107), (6, 105)] {
-        world.nas.fault(LUN, "get", 1, 1, refuse(code)).await?;
+        cluster.nas.fault(LUN, "get", 1, 1, refuse(code)).await?;
         assert_eq!(csi.get(&made[0]).await?.0, GIB);
-        assert_eq!(logins(&world.nas).await?, round, "{code}");
+        assert_eq!(logins(&cluster.nas).await?, round, "{code}");
     }
     Ok(())
 }
@@ -52,22 +52,22 @@ async fn one_login_serves_all_who_wait() -> Result<()> {
 /// design.md#one-login
 #[tokio::test]
 async fn a_call_is_repeated_once_after_a_login_and_no_more() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     csi.create("pvc-1", GIB).await?;
-    world.nas.fault(LUN, "list", 1, 0, refuse(119)).await?;
+    cluster.nas.fault(LUN, "list", 1, 0, refuse(119)).await?;
     refused(csi.list(0, "").await, Code::Unavailable, &["119"]);
-    assert_eq!(logins(&world.nas).await?, 2);
+    assert_eq!(logins(&cluster.nas).await?, 2);
     Ok(())
 }
 
 /// design.md#one-login
 #[tokio::test]
 async fn a_wrong_password_is_tried_once_in_each_life_and_not_in_a_third() -> Result<()> {
-    let mut world = Plan::controller().start().await?;
-    std::fs::write(world.nas.password_file(), "wrong")?;
+    let mut cluster = Plan::controller().start().await?;
+    std::fs::write(cluster.nas.password_file(), "wrong")?;
     for restarts in 0..4 {
-        let csi = Csi::of(&world.plugin);
+        let csi = Csi::of(&cluster.plugin);
         join_all((0..10).map(|n| csi.create_owned(format!("pvc-{n}")))).await;
         refused(
             csi.delete(&format!("nas1/{NO_UUID}")).await,
@@ -78,41 +78,41 @@ async fn a_wrong_password_is_tried_once_in_each_life_and_not_in_a_third() -> Res
         // A third failure would lock the address out for a day.
         let tried = 2.min(restarts + 1);
         assert_eq!(
-            logins(&world.nas).await?,
+            logins(&cluster.nas).await?,
             tried,
             "after {restarts} restarts"
         );
-        world
+        cluster
             .plugin
             .process
             .check()
             .context("a failed login ends nothing")?;
-        world.restart_driver().await?;
+        cluster.restart_driver().await?;
     }
-    let remembered = std::fs::read_to_string(world.folder().join("refused.json"))?;
+    let remembered = std::fs::read_to_string(cluster.folder().join("refused.json"))?;
     assert!(!remembered.contains("wrong"), "{remembered}");
     // A person is slower than five minutes. Another wrong one is one more try.
-    world.nas.advance(360_000).await?;
-    std::fs::write(world.nas.password_file(), "wrong-too\n")?;
-    let csi = Csi::of(&world.plugin);
+    cluster.nas.advance(360_000).await?;
+    std::fs::write(cluster.nas.password_file(), "wrong-too\n")?;
+    let csi = Csi::of(&cluster.plugin);
     for _ in 0..3 {
         refused(csi.create("pvc-1", GIB).await, Code::Unavailable, &["400"]);
     }
-    assert_eq!(logins(&world.nas).await?, 3);
+    assert_eq!(logins(&cluster.nas).await?, 3);
     // Put right, it works without a restart, and with it the address was never locked out.
-    std::fs::write(world.nas.password_file(), format!("{PASSWORD}\n"))?;
+    std::fs::write(cluster.nas.password_file(), format!("{PASSWORD}\n"))?;
     csi.create("pvc-1", GIB).await?;
-    assert_eq!(logins(&world.nas).await?, 4);
-    world.restart_driver().await?;
-    Csi::of(&world.plugin).create("pvc-1", GIB).await?;
+    assert_eq!(logins(&cluster.nas).await?, 4);
+    cluster.restart_driver().await?;
+    Csi::of(&cluster.plugin).create("pvc-1", GIB).await?;
     Ok(())
 }
 
 /// design.md#one-login
 #[tokio::test]
 async fn a_login_that_fails_for_another_reason_is_tried_again() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     // DSM is being upgraded; a proxy answers; the connection is lost: none of them says that the password is wrong.
     for way in [
         refuse(498),
@@ -120,14 +120,14 @@ async fn a_login_that_fails_for_another_reason_is_tried_again() -> Result<()> {
         json!({"kind": "garble"}),
         json!({"kind": "lose_reply"}),
     ] {
-        world.nas.fault(AUTH, "login", 1, 1, way.clone()).await?;
+        cluster.nas.fault(AUTH, "login", 1, 1, way.clone()).await?;
         refused(csi.list(0, "").await, Code::Unavailable, &[]);
         csi.list(0, "").await.with_context(|| way.to_string())?;
-        world.nas.expire_sessions().await?;
+        cluster.nas.expire_sessions().await?;
     }
     // A blocked address is left alone for a while.
-    world.nas.fault(AUTH, "login", 1, 0, refuse(407)).await?;
-    let before = logins(&world.nas).await?;
+    cluster.nas.fault(AUTH, "login", 1, 0, refuse(407)).await?;
+    let before = logins(&cluster.nas).await?;
     for _ in 0..5 {
         refused(
             csi.list(0, "").await,
@@ -135,7 +135,7 @@ async fn a_login_that_fails_for_another_reason_is_tried_again() -> Result<()> {
             &["407", "block list"],
         );
     }
-    assert_eq!(logins(&world.nas).await?, before + 1);
+    assert_eq!(logins(&cluster.nas).await?, before + 1);
     Ok(())
 }
 
@@ -152,19 +152,19 @@ async fn csrf_protection_and_strict_session_ids_are_no_obstacle() -> Result<()> 
             more: more.clone(),
             ..Settings::default()
         };
-        let world = Plan {
+        let cluster = Plan {
             nas,
             ..Plan::controller()
         }
         .start()
         .await?;
-        let csi = Csi::of(&world.plugin);
+        let csi = Csi::of(&cluster.plugin);
         let id = csi.create("pvc-1", GIB).await?;
         csi.publish(&id, NODE_A).await?;
         csi.expand(&id, 2 * GIB).await?;
         csi.unpublish(&id, NODE_A).await?;
         csi.delete(&id).await?;
-        assert_eq!(logins(&world.nas).await?, 1, "{more:?}");
+        assert_eq!(logins(&cluster.nas).await?, 1, "{more:?}");
     }
     Ok(())
 }
@@ -172,10 +172,10 @@ async fn csrf_protection_and_strict_session_ids_are_no_obstacle() -> Result<()> 
 /// design.md#one-login
 #[tokio::test]
 async fn the_session_is_ended_on_exit() -> Result<()> {
-    let mut world = Plan::controller().start().await?;
-    Csi::of(&world.plugin).list(0, "").await?;
-    assert!(world.plugin.process.terminate().await?);
-    let entries = world.nas.journal(0).await?.0;
+    let mut cluster = Plan::controller().start().await?;
+    Csi::of(&cluster.plugin).list(0, "").await?;
+    assert!(cluster.plugin.process.terminate().await?);
+    let entries = cluster.nas.journal(0).await?.0;
     let logout = entries.last().context("calls")?;
     assert_eq!(
         (logout.short().as_str(), logout.code),
@@ -199,22 +199,22 @@ async fn no_secret_is_logged_told_or_put_in_a_url() -> Result<()> {
         more: vec!["--csrf"],
         ..Settings::default()
     };
-    let world = Plan {
+    let cluster = Plan {
         nas,
         ..Plan::controller()
     }
     .start()
     .await?;
-    let (url, wire) = wiretap(&world.nas.api, |_| {}).await?;
-    let mut plugin = world
+    let (url, wire) = wiretap(&cluster.nas.api, |_| {}).await?;
+    let mut plugin = cluster
         .another_driver("tapped", |settings| {
-            settings.config = settings.config.replace(&world.nas.api, &url);
+            settings.config = settings.config.replace(&cluster.nas.api, &url);
             settings.log_level = "trace,h2=trace".to_owned();
         })
         .await?;
     let csi = Csi::of(&plugin);
     let id = csi.create("pvc-1", GIB).await?;
-    world.nas.expire_sessions().await?;
+    cluster.nas.expire_sessions().await?;
     csi.publish(&id, NODE_A).await?;
     let mut told = String::new();
     for way in [
@@ -222,18 +222,18 @@ async fn no_secret_is_logged_told_or_put_in_a_url() -> Result<()> {
         json!({"kind": "lose_reply"}),
         json!({"kind": "http", "status": 500}),
     ] {
-        world.nas.expire_sessions().await?;
-        world.nas.fault(AUTH, "login", 1, 1, way).await?;
+        cluster.nas.expire_sessions().await?;
+        cluster.nas.fault(AUTH, "login", 1, 1, way).await?;
         told += csi.get(&id).await.expect_err("no login").message();
     }
-    std::fs::write(world.nas.password_file(), "wrong-secret-77aa")?;
-    world.nas.expire_sessions().await?;
+    std::fs::write(cluster.nas.password_file(), "wrong-secret-77aa")?;
+    cluster.nas.expire_sessions().await?;
     told += csi.get(&id).await.expect_err("no login").message();
-    std::fs::write(world.nas.password_file(), PASSWORD)?;
+    std::fs::write(cluster.nas.password_file(), PASSWORD)?;
     csi.unpublish(&id, NODE_A).await?;
     csi.delete(&id).await?;
     assert!(plugin.process.terminate().await?);
-    let log = std::fs::read_to_string(world.folder().join("tapped").join("driver.log"))?;
+    let log = std::fs::read_to_string(cluster.folder().join("tapped").join("driver.log"))?;
     assert!(
         log.contains("TRACE") && log.contains("DSM call"),
         "the log is as talkative as can be"
@@ -270,7 +270,8 @@ async fn no_secret_is_logged_told_or_put_in_a_url() -> Result<()> {
             "{secret:?} is in a URL"
         );
     }
-    let refusals = std::fs::read_to_string(world.folder().join("refused.json")).unwrap_or_default();
+    let refusals =
+        std::fs::read_to_string(cluster.folder().join("refused.json")).unwrap_or_default();
     assert!(
         secrets
             .iter()
@@ -283,10 +284,10 @@ async fn no_secret_is_logged_told_or_put_in_a_url() -> Result<()> {
 /// design.md#one-login
 #[tokio::test]
 async fn a_driver_whose_nas_comes_back_needs_no_restart() -> Result<()> {
-    let mut world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let mut cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
-    world.nas.restart().await?;
+    cluster.nas.restart().await?;
     until(
         "the NAS answers again",
         async || Ok(csi.get(&id).await.is_ok()),
@@ -294,7 +295,7 @@ async fn a_driver_whose_nas_comes_back_needs_no_restart() -> Result<()> {
     )
     .await?;
     assert_eq!(
-        logins(&world.nas).await?,
+        logins(&cluster.nas).await?,
         1,
         "the journal begins anew with the NAS"
     );

@@ -17,26 +17,26 @@ const CONNECTIONS: usize = 30;
 /// design.md#limits-per-nas
 #[tokio::test]
 async fn a_crowd_waits_in_the_driver_and_holds_up_nobody() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("first", GIB).await?;
-    let before = world.plugin.process.sockets()?;
-    let since = now(&world.nas).await?;
-    world.nas.fault(LUN, "create", 1, 0, hang()).await?;
+    let before = cluster.plugin.process.sockets()?;
+    let since = now(&cluster.nas).await?;
+    cluster.nas.fault(LUN, "create", 1, 0, hang()).await?;
     let crowd = (0..60).map(|n| {
         let csi = csi.clone();
         tokio::spawn(async move { csi.create_owned(format!("pvc-{n}")).await })
     });
     let crowd: Vec<_> = crowd.collect();
     let looks = async || {
-        let entries = world.nas.journal(since).await?.0;
+        let entries = cluster.nas.journal(since).await?.0;
         Ok(entries.iter().filter(|entry| entry.api == VOLUME).count())
     };
     until("all of them are about to create", looks, |count| {
         *count == 60
     })
     .await?;
-    let creates = async || Ok(world.nas.fault_matches().await?.iter().sum::<u64>());
+    let creates = async || Ok(cluster.nas.fault_matches().await?.iter().sum::<u64>());
     until("some do", creates, |count| *count == CREATES).await?;
     // Others come and go meanwhile.
     csi.publish(&id, NODE_A).await?;
@@ -44,16 +44,16 @@ async fn a_crowd_waits_in_the_driver_and_holds_up_nobody() -> Result<()> {
     csi.unpublish(&id, NODE_A).await?;
     csi.delete(&id).await?;
     assert_eq!(creates().await?, CREATES, "no more than so many at a time");
-    let sockets = world.plugin.process.sockets()?;
+    let sockets = cluster.plugin.process.sockets()?;
     eprintln!("{before} sockets before, {sockets} with sixty creates");
     assert!(sockets <= before + CONNECTIONS, "{before} {sockets}");
-    world.nas.no_faults().await?;
+    cluster.nas.no_faults().await?;
     for answer in join_all(crowd).await {
         answer??;
     }
-    assert_eq!(world.nas.luns().await?.len(), 60);
+    assert_eq!(cluster.nas.luns().await?.len(), 60);
     // What is not used is closed, the one that was there before among them.
-    let open = async || world.plugin.process.sockets();
+    let open = async || cluster.plugin.process.sockets();
     let minute = Duration::from_secs(60);
     until_within(minute, "all closed", open, |open| *open < before).await?;
     Ok(())

@@ -159,7 +159,7 @@ async fn an_unknown_mount_flag_leaves_nothing() {
             assert!(!inspect::is_mounted(&story.volume.staging));
         }
         story.unstage().await.unwrap();
-        let initiator = story.world.initiator().unwrap();
+        let initiator = story.cluster.initiator().unwrap();
         for what in ["sys/class/iscsi_session", "etc/iscsi/nodes"] {
             assert_eq!(initiator.count(what).unwrap(), 0, "{what}");
         }
@@ -191,7 +191,7 @@ async fn a_single_writer_has_one_pod() {
         story.attach().await;
         let second = another_pod(&story.volume);
         let refused = story
-            .node(second.node_publish(&story.world))
+            .node(second.node_publish(&story.cluster))
             .await
             .unwrap_err();
         assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
@@ -200,9 +200,12 @@ async fn a_single_writer_has_one_pod() {
         assert!(!inspect::is_mounted(&second.target));
 
         story.node_unpublish().await.unwrap();
-        story.node(second.node_publish(&story.world)).await.unwrap();
         story
-            .node(second.node_unpublish(&story.world))
+            .node(second.node_publish(&story.cluster))
+            .await
+            .unwrap();
+        story
+            .node(second.node_unpublish(&story.cluster))
             .await
             .unwrap();
         story.end().await;
@@ -221,7 +224,10 @@ async fn two_pods_share_a_volume() {
         story.attach().await;
         let second = another_pod(&story.volume);
         for _ in 0..2 {
-            story.node(second.node_publish(&story.world)).await.unwrap();
+            story
+                .node(second.node_publish(&story.cluster))
+                .await
+                .unwrap();
         }
         let data = story.write("before");
         let theirs = data
@@ -231,7 +237,7 @@ async fn two_pods_share_a_volume() {
 
         story.grow_lun(2 * GIB).await;
         let grown = story
-            .node(second.expand_on_node(&story.world, 2 * GIB))
+            .node(second.expand_on_node(&story.cluster, 2 * GIB))
             .await;
         assert_eq!(grown.unwrap(), 2 * GIB);
         story.must_have(2 * GIB);
@@ -248,7 +254,7 @@ async fn two_pods_share_a_volume() {
             Code::FailedPrecondition
         );
         story
-            .node(second.node_unpublish(&story.world))
+            .node(second.node_unpublish(&story.cluster))
             .await
             .unwrap();
         assert!(fs::symlink_metadata(&second.target).is_err());

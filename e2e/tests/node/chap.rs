@@ -40,29 +40,29 @@ impl Story {
             log_level: "trace,h2=trace".to_owned(),
             ..Plan::whole()
         };
-        let world = plan.start().await.unwrap();
-        let mut volume = TestVolume::create(&world, "pvc-1", GIB, Content::Block)
+        let cluster = plan.start().await.unwrap();
+        let mut volume = TestVolume::create(&cluster, "pvc-1", GIB, Content::Block)
             .await
             .unwrap();
         volume.secrets = secrets;
-        Some(Self { world, volume })
+        Some(Self { cluster, volume })
     }
 
     /// What the NAS knows of the volume's target.
     async fn on_the_nas(&self) -> Value {
-        let targets = self.world.nas.targets_now().await.unwrap();
+        let targets = self.cluster.nas.targets_now().await.unwrap();
         let [target] = targets.try_into().unwrap();
         target
     }
 
     /// No file of driver, NAS or node tells a secret that they may not tell: logs and journals.
     async fn must_be_silent(&self) {
-        let log = std::fs::read_to_string(self.world.folder().join("driver.log")).unwrap();
+        let log = std::fs::read_to_string(self.cluster.folder().join("driver.log")).unwrap();
         assert!(log.contains("TRACE") && log.contains("NodeStageVolume"));
-        let (journal, _) = self.world.nas.journal(0).await.unwrap();
+        let (journal, _) = self.cluster.nas.journal(0).await.unwrap();
         let (journal, nas) = (
             format!("{journal:?}"),
-            self.world.nas.folder().join("dsm-sim.log"),
+            self.cluster.nas.folder().join("dsm-sim.log"),
         );
         let told = log + &journal + &std::fs::read_to_string(nas).unwrap();
         assert!(journal.contains("auth_type") && journal.contains("alice"));
@@ -133,15 +133,18 @@ async fn the_right_secret_opens_the_target_and_is_seen_nowhere() {
         }
         watch.end().await;
         story.must_be_silent().await;
-        story.volume.unpublish(&story.world).await.unwrap();
-        story.volume.delete(&story.world).await.unwrap();
-        assert_eq!(story.world.leftovers().await.unwrap(), Vec::<String>::new());
+        story.volume.unpublish(&story.cluster).await.unwrap();
+        story.volume.delete(&story.cluster).await.unwrap();
+        assert_eq!(
+            story.cluster.leftovers().await.unwrap(),
+            Vec::<String>::new()
+        );
     }
 }
 
 impl Story {
     fn must_keep_no_record(&self) {
-        let initiator = self.world.initiator().unwrap();
+        let initiator = self.cluster.initiator().unwrap();
         assert_eq!(initiator.count("etc/iscsi/nodes").unwrap(), 0);
         let left = std::fs::read_dir(initiator.root().join("etc/iscsi")).unwrap();
         let names: Vec<String> = left
@@ -177,7 +180,7 @@ async fn another_secret_is_refused_and_leaves_nothing() {
         let refused = story.stage().await.unwrap_err();
         assert_eq!(refused.code(), code, "{refused}");
         assert!(refused.message().contains(says), "{refused}");
-        let initiator = story.world.initiator().unwrap();
+        let initiator = story.cluster.initiator().unwrap();
         assert_eq!(initiator.count("sys/class/iscsi_session").unwrap(), 0);
         story.must_keep_no_record();
     }

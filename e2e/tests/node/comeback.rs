@@ -12,11 +12,11 @@ fn what_was_written_elsewhere_is_there() {
     if needs_root("comeback::what_was_written_elsewhere_is_there") {
         return;
     }
-    let grounds = DevicePool::default();
+    let pool = DevicePool::default();
     for kind in Kind::ALL {
         // Whether the kubelet stages it again, or takes it for staged; and whether the driver has been started anew.
         for (stage, restart) in [(true, false), (false, true)] {
-            let steps = life(
+            let steps = volume(
                 kind,
                 Absence {
                     stage,
@@ -25,24 +25,23 @@ fn what_was_written_elsewhere_is_there() {
                     kept: false,
                 },
             );
-            grounds
-                .run(async |plane| {
-                    let mut player = Executor::start(plane).await?;
-                    for step in &steps {
-                        player
-                            .run_step(step)
-                            .await
-                            .with_context(|| format!("{step:?}"))?;
-                    }
-                    player.finish().await
-                })
-                .unwrap_or_else(|error| panic!("{kind:?}: {error:#}"));
+            pool.run(async |bed| {
+                let mut executor = Executor::start(bed).await?;
+                for step in &steps {
+                    executor
+                        .run_step(step)
+                        .await
+                        .with_context(|| format!("{step:?}"))?;
+                }
+                executor.finish().await
+            })
+            .unwrap_or_else(|error| panic!("{kind:?}: {error:#}"));
         }
     }
 }
 
 /// It is lost twice: the node that has lost it is the other's other.
-fn life(kind: Kind, how: Absence) -> Vec<Step> {
+fn volume(kind: Kind, how: Absence) -> Vec<Step> {
     let call = |act| Step::Call {
         volume: 0,
         call: act,

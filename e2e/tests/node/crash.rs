@@ -39,29 +39,29 @@ impl Story {
     }
 
     async fn restart(&mut self) {
-        self.world.restart_driver().await.unwrap();
+        self.cluster.restart_driver().await.unwrap();
     }
 
     /// Takes a step in which the driver is killed at its `nth` host command, then takes it again with the next driver.
     /// Answers the command, or `None` when the step ended before it came to that.
     async fn stumble(
         &mut self,
-        trap: &CommandInterceptor,
+        interceptor: &CommandInterceptor,
         step: Step,
         nth: usize,
         when: StopAt,
     ) -> Option<String> {
-        trap.arm(nth, when).unwrap();
+        interceptor.arm(nth, when).unwrap();
         let held = tokio::select! {
             taken = self.take(step) => {
                 taken.unwrap();
                 None
             }
-            held = trap.held() => Some(held.unwrap()),
+            held = interceptor.held() => Some(held.unwrap()),
         };
-        trap.disarm().unwrap();
+        interceptor.disarm().unwrap();
         let held = held?;
-        self.world.plugin.process.kill();
+        self.cluster.plugin.process.kill();
         held.kill();
         self.restart().await;
         if let Err(status) = self.take(step).await {
@@ -104,9 +104,9 @@ async fn a_life_with_a_new_driver_before_each_step() {
         story.restart().await;
         story.unstage().await.unwrap();
         story.restart().await;
-        story.volume.unpublish(&story.world).await.unwrap();
+        story.volume.unpublish(&story.cluster).await.unwrap();
         story.restart().await;
-        story.volume.delete(&story.world).await.unwrap();
+        story.volume.delete(&story.cluster).await.unwrap();
         story.restart().await;
         story.must_leave_nothing().await;
     }
@@ -153,7 +153,7 @@ async fn killed_at_each_host_command(test: &str, content: Content) {
     let Some(mut story) = Story::begin(test, GIB, content).await else {
         return;
     };
-    let trap = story.trap();
+    let interceptor = story.interceptor();
     let mut seen = Vec::new();
     let (mut size, mut random) = (GIB, SmallRng::seed_from_u64(7));
     story.attach().await;
@@ -174,7 +174,7 @@ async fn killed_at_each_host_command(test: &str, content: Content) {
             for nth in 1.. {
                 let when = kind(random.random_range(0..8_000));
                 let step = story.prepare(step, &mut size).await;
-                let Some(program) = story.stumble(&trap, step, nth, when).await else {
+                let Some(program) = story.stumble(&interceptor, step, nth, when).await else {
                     break;
                 };
                 seen.push(program);

@@ -30,7 +30,7 @@ impl Story {
 
     /// What is wrong, by NodeGetVolumeStats.
     async fn condition(&self) -> Option<String> {
-        let told = self.node(self.volume.stats(&self.world)).await.unwrap();
+        let told = self.node(self.volume.stats(&self.cluster)).await.unwrap();
         let condition = told.volume_condition.unwrap();
         condition.abnormal.then_some(condition.message)
     }
@@ -109,7 +109,7 @@ async fn a_damaged_ext4_is_repaired_or_refused() {
     story.detach().await;
     let file = |story: &Story| {
         let name = format!("luns/{}.img", story.volume.uuid());
-        story.world.nas.folder().join(name)
+        story.cluster.nas.folder().join(name)
     };
     let edit = |file: &Path, command: &str| {
         let file = file.to_string_lossy();
@@ -132,7 +132,7 @@ async fn a_damaged_ext4_is_repaired_or_refused() {
             assert!(refused.message().contains(word), "{word}: {refused}");
         }
         assert!(
-            story.volume.device(&story.world).is_err(),
+            story.volume.device(&story.cluster).is_err(),
             "it is logged out"
         );
     }
@@ -157,7 +157,7 @@ async fn a_mount_that_fails_says_what_the_kernel_said() {
     story.attach().await;
     story.detach().await;
     let name = format!("luns/{}.img", story.volume.uuid());
-    let path = story.world.nas.folder().join(name);
+    let path = story.cluster.nas.folder().join(name);
     let file = path.to_string_lossy();
     let mut superblock = [0; 1024];
     let disk = File::options().read(true).write(true).open(&path).unwrap();

@@ -127,7 +127,7 @@ async fn grows_while_detached(test: &str, content: Content) {
     assert_eq!(
         story
             .volume
-            .expand_lun(&story.world, 2 * GIB)
+            .expand_lun(&story.cluster, 2 * GIB)
             .await
             .unwrap(),
         2 * GIB
@@ -208,7 +208,11 @@ async fn answers_carry_the_real_size() {
     story.attach().await;
     let asked = 2 * GIB + 1;
     assert_eq!(
-        story.volume.expand_lun(&story.world, asked).await.unwrap(),
+        story
+            .volume
+            .expand_lun(&story.cluster, asked)
+            .await
+            .unwrap(),
         2 * GIB + MIB
     );
     assert_eq!(story.grow_node(asked).await.unwrap(), 2 * GIB + MIB);
@@ -227,7 +231,11 @@ async fn what_is_there_already_is_no_error() {
         story.attach().await;
         for asked in [1, GIB, 2 * GIB - 1, 2 * GIB] {
             assert_eq!(
-                story.volume.expand_lun(&story.world, asked).await.unwrap(),
+                story
+                    .volume
+                    .expand_lun(&story.cluster, asked)
+                    .await
+                    .unwrap(),
                 2 * GIB,
                 "{asked}"
             );
@@ -244,7 +252,7 @@ async fn what_is_there_already_is_no_error() {
             ..story.bare_expand(&story.volume.target)
         };
         let refused = story
-            .node(story.world.plugin.node().node_expand_volume(above))
+            .node(story.cluster.plugin.node().node_expand_volume(above))
             .await
             .unwrap_err();
         assert_eq!(refused.code(), Code::OutOfRange, "{refused}");
@@ -266,14 +274,14 @@ async fn a_growth_that_the_nas_refused_is_retried_smaller() {
 
     let full = json!({"kind": "refuse", "code": 18_990_002});
     story
-        .world
+        .cluster
         .nas
         .fault("SYNO.Core.ISCSI.LUN", "set", 1, 1, full)
         .await
         .unwrap();
     let refused = story
         .volume
-        .expand_lun(&story.world, 100 << 40)
+        .expand_lun(&story.cluster, 100 << 40)
         .await
         .unwrap_err();
     assert_eq!(refused.code(), Code::OutOfRange, "{refused}");
@@ -320,7 +328,7 @@ async fn a_volume_grows_through_its_staging_path() {
             bare.staging_target_path.clone_from(&bare.volume_path);
         }
         let grown = story
-            .node(story.world.plugin.node().node_expand_volume(bare))
+            .node(story.cluster.plugin.node().node_expand_volume(bare))
             .await
             .unwrap();
         assert_eq!(grown.into_inner().capacity_bytes, 2 * GIB);
@@ -330,7 +338,7 @@ async fn a_volume_grows_through_its_staging_path() {
         story.grow_lun(3 * GIB).await;
         let bare = story.bare_expand(&story.volume.target);
         let grown = story
-            .node(story.world.plugin.node().node_expand_volume(bare))
+            .node(story.cluster.plugin.node().node_expand_volume(bare))
             .await
             .unwrap();
         assert_eq!(grown.into_inner().capacity_bytes, 3 * GIB);

@@ -19,26 +19,26 @@ const LARGE: i64 = 1 << 40;
 impl Story {
     /// Goes on with another volume, which is published and blank.
     async fn next_volume(&mut self, size: i64) {
-        self.volume = TestVolume::create(&self.world, "pvc-1", size, self.volume.content)
+        self.volume = TestVolume::create(&self.cluster, "pvc-1", size, self.volume.content)
             .await
             .unwrap();
         self.publish().await;
     }
 
     /// The first stage, in which the driver dies at an armed trap, and then the next driver's. Answers where that was.
-    async fn stumble_at_birth(&mut self, trap: &CommandInterceptor) -> Option<String> {
+    async fn stumble_at_birth(&mut self, interceptor: &CommandInterceptor) -> Option<String> {
         let held = tokio::select! {
             staged = self.stage() => {
                 staged.unwrap();
                 None
             }
-            held = trap.held() => Some(held.unwrap()),
+            held = interceptor.held() => Some(held.unwrap()),
         };
-        trap.disarm().unwrap();
+        interceptor.disarm().unwrap();
         if let Some(held) = &held {
-            self.world.plugin.process.kill();
+            self.cluster.plugin.process.kill();
             held.kill();
-            self.world.restart_driver().await.unwrap();
+            self.cluster.restart_driver().await.unwrap();
             if let Err(status) = self.stage().await {
                 panic!("stage after a kill at {}: {status}", held.program);
             }
@@ -68,7 +68,7 @@ impl Story {
 
     async fn delete_volume(&self) {
         self.detach().await;
-        self.volume.delete(&self.world).await.unwrap();
+        self.volume.delete(&self.cluster).await.unwrap();
     }
 }
 
@@ -97,13 +97,13 @@ async fn killed_at_each_host_command(test: &str, content: Content) {
     let Some(mut story) = Story::begin(test, GIB, content).await else {
         return;
     };
-    let trap = story.trap();
+    let interceptor = story.interceptor();
     let mut seen = Vec::new();
     for when in [StopAt::Before, StopAt::After] {
         for nth in 1.. {
             story.next_volume(GIB).await;
-            trap.arm(nth, when).unwrap();
-            let met = story.stumble_at_birth(&trap).await;
+            interceptor.arm(nth, when).unwrap();
+            let met = story.stumble_at_birth(&interceptor).await;
             // Before the first look at the disk nothing can have happened to it.
             if met.as_deref() != Some("iscsiadm") {
                 story.must_be_sound(GIB).await;
@@ -136,15 +136,18 @@ async fn a_mkfs_that_was_killed_is_done_again() {
         let Some(mut story) = Story::begin(test, LARGE, content).await else {
             return;
         };
-        let trap = story.trap();
+        let interceptor = story.interceptor();
         let mkfs = format!("mkfs.{}", content.name());
         let mut random = SmallRng::seed_from_u64(11);
         for _ in 0..5 {
             story.next_volume(LARGE).await;
             let when = StopAt::During(random.random_range(0..longest));
             eprintln!("killing {mkfs} {when:?}");
-            trap.arm_for(&mkfs, when).unwrap();
-            assert_eq!(story.stumble_at_birth(&trap).await, Some(mkfs.clone()));
+            interceptor.arm_for(&mkfs, when).unwrap();
+            assert_eq!(
+                story.stumble_at_birth(&interceptor).await,
+                Some(mkfs.clone())
+            );
             story.must_be_sound(LARGE).await;
             story.delete_volume().await;
         }
@@ -161,15 +164,16 @@ async fn a_late_mkfs_of_a_dead_driver_harms_nobody() {
         let Some(mut story) = Story::begin(test, GIB, content).await else {
             return;
         };
-        let trap = story.trap();
+        let interceptor = story.interceptor();
         story.publish().await;
-        trap.arm_for(&format!("mkfs.{}", content.name()), StopAt::Before)
+        interceptor
+            .arm_for(&format!("mkfs.{}", content.name()), StopAt::Before)
             .unwrap();
         let held = tokio::select! {
             staged = story.stage() => panic!("staged: {staged:?}"),
-            held = trap.held() => held.unwrap(),
+            held = interceptor.held() => held.unwrap(),
         };
-        story.world.restart_driver().await.unwrap();
+        story.cluster.restart_driver().await.unwrap();
         story.stage().await.unwrap();
         story.node_publish().await.unwrap();
         let data = story.write("before");

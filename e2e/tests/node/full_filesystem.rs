@@ -84,7 +84,7 @@ async fn a_full_ext4_grows_between_two_pods() {
     story.detach().await;
     story
         .volume
-        .expand_lun(&story.world, 2 * GIB)
+        .expand_lun(&story.cluster, 2 * GIB)
         .await
         .unwrap();
     story.attach().await;

@@ -32,7 +32,10 @@ async fn each_node_call_twice() {
         assert_eq!(mounts(&story).len(), shown(content));
         for _ in 0..2 {
             story.grow_node(GIB).await.unwrap();
-            story.node(story.volume.stats(&story.world)).await.unwrap();
+            story
+                .node(story.volume.stats(&story.cluster))
+                .await
+                .unwrap();
         }
         story.must_hold(&data);
         for _ in 0..2 {
@@ -42,7 +45,7 @@ async fn each_node_call_twice() {
             story.unstage().await.unwrap();
         }
         for _ in 0..2 {
-            story.volume.unpublish(&story.world).await.unwrap();
+            story.volume.unpublish(&story.cluster).await.unwrap();
         }
         // On a node that never saw it, or no longer does.
         story.node_unpublish().await.unwrap();
@@ -57,7 +60,7 @@ fn shown(content: Content) -> usize {
 }
 
 fn mounts(story: &Story) -> Vec<std::path::PathBuf> {
-    e2e::harness::janitor::mounts_below(story.world.folder()).unwrap()
+    e2e::harness::janitor::mounts_below(story.cluster.folder()).unwrap()
 }
 
 /// A volume that a pod still uses is not taken from it.
@@ -89,7 +92,7 @@ async fn a_volume_is_let_go_after_its_target() {
             return;
         };
         story.attach().await;
-        story.volume.unpublish(&story.world).await.unwrap();
+        story.volume.unpublish(&story.cluster).await.unwrap();
         story.node_unpublish().await.unwrap();
         story.unstage().await.unwrap();
         story.end().await;
@@ -109,7 +112,7 @@ async fn a_stage_removes_a_session_that_lost_its_target() {
         story.attach().await;
         let data = story.write("before");
         story.node_unpublish().await.unwrap();
-        story.volume.unpublish(&story.world).await.unwrap();
+        story.volume.unpublish(&story.cluster).await.unwrap();
         story.attach().await;
         story.must_hold(&data);
         story.end().await;
@@ -126,16 +129,16 @@ async fn a_node_reboots() {
         };
         story.attach().await;
         let data = story.write("before");
-        story.world.plugin.process.kill();
+        story.cluster.plugin.process.kill();
         for point in mounts(&story).iter().rev() {
             run("umount", [point]).unwrap();
         }
-        let initiator = story.world.initiator().unwrap();
+        let initiator = story.cluster.initiator().unwrap();
         initiator.cleanup().unwrap();
         assert_eq!(initiator.count("etc/iscsi/nodes").unwrap(), 1);
-        story.world.restart_driver().await.unwrap();
+        story.cluster.restart_driver().await.unwrap();
         // The sweep at start took the record, which nobody uses.
-        let initiator = story.world.initiator().unwrap();
+        let initiator = story.cluster.initiator().unwrap();
         assert_eq!(initiator.count("etc/iscsi/nodes").unwrap(), 0);
 
         story.stage().await.unwrap();
@@ -157,8 +160,8 @@ async fn a_stage_removes_a_mount_over_nothing() {
         };
         story.attach().await;
         let data = story.write("before");
-        story.world.initiator().unwrap().cleanup().unwrap();
-        story.world.restart_driver().await.unwrap();
+        story.cluster.initiator().unwrap().cleanup().unwrap();
+        story.cluster.restart_driver().await.unwrap();
         story.node_unpublish().await.unwrap();
         story.stage().await.unwrap();
         story.node_publish().await.unwrap();
@@ -176,18 +179,18 @@ async fn the_sweep_leaves_what_is_in_use() {
         return;
     };
     story.attach().await;
-    let raw = TestVolume::create(&story.world, "pvc-raw", GIB, Content::Block)
+    let raw = TestVolume::create(&story.cluster, "pvc-raw", GIB, Content::Block)
         .await
         .unwrap();
     let mut raw = raw;
-    raw.publish(&story.world).await.unwrap();
-    raw.stage(&story.world).await.unwrap();
-    let before = story.world.initiator().unwrap().status().unwrap();
-    story.world.restart_driver().await.unwrap();
-    let after = story.world.initiator().unwrap().status().unwrap();
+    raw.publish(&story.cluster).await.unwrap();
+    raw.stage(&story.cluster).await.unwrap();
+    let before = story.cluster.initiator().unwrap().status().unwrap();
+    story.cluster.restart_driver().await.unwrap();
+    let after = story.cluster.initiator().unwrap().status().unwrap();
     assert_eq!(after, before);
     assert!(inspect::is_mounted(&story.volume.target));
-    raw.detach(&story.world).await.unwrap();
-    raw.delete(&story.world).await.unwrap();
+    raw.detach(&story.cluster).await.unwrap();
+    raw.delete(&story.cluster).await.unwrap();
     story.end().await;
 }

@@ -22,10 +22,10 @@ struct SwappedLun {
 
 impl Story {
     async fn impostor(&self) -> SwappedLun {
-        let mut volume = TestVolume::create(&self.world, "pvc-2", 2 * GIB, self.volume.content)
+        let mut volume = TestVolume::create(&self.cluster, "pvc-2", 2 * GIB, self.volume.content)
             .await
             .unwrap();
-        volume.publish(&self.world).await.unwrap();
+        volume.publish(&self.cluster).await.unwrap();
         let theirs = Story::unit_of(&self.target_of(&volume)).clone();
         let file = PathBuf::from(theirs["file"].as_str().unwrap());
         SwappedLun {
@@ -72,8 +72,8 @@ impl Story {
     }
 
     async fn end_with(self, impostor: SwappedLun) {
-        impostor.volume.unpublish(&self.world).await.unwrap();
-        impostor.volume.delete(&self.world).await.unwrap();
+        impostor.volume.unpublish(&self.cluster).await.unwrap();
+        impostor.volume.delete(&self.cluster).await.unwrap();
         self.end().await;
     }
 }
@@ -90,7 +90,7 @@ async fn a_mapping_index_that_another_lun_took_is_not_grown() {
         story.attach().await;
         let data = story.write("before");
         let impostor = story.impostor().await;
-        let photo = ImageSnapshot::take(&impostor.file).unwrap();
+        let snapshot = ImageSnapshot::take(&impostor.file).unwrap();
         // A loop device that nobody uses would be exchanged as a whole; a disk keeps its place, and so does one in use.
         let database = (content == Content::Block).then(|| story.database());
         let real = story.map_instead(&impostor.unit);
@@ -105,7 +105,7 @@ async fn a_mapping_index_that_another_lun_took_is_not_grown() {
             let refused = story.node_publish().await.unwrap_err();
             story.must_name_both(&refused, &impostor);
         }
-        photo.ensure_unchanged().unwrap();
+        snapshot.ensure_unchanged().unwrap();
 
         // The mix-up is undone, and nothing has been lost.
         story.put_target(&real);
@@ -130,17 +130,17 @@ async fn a_blank_lun_of_another_volume_is_not_formatted() {
         };
         story.publish().await;
         let impostor = story.impostor().await;
-        let photo = ImageSnapshot::take(&impostor.file).unwrap();
+        let snapshot = ImageSnapshot::take(&impostor.file).unwrap();
         let real = story.map_instead(&impostor.unit);
 
         for _ in 0..2 {
             let refused = story.stage().await.unwrap_err();
             story.must_name_both(&refused, &impostor);
             // A final answer: no session may be left behind.
-            let sessions = story.world.initiator().unwrap();
+            let sessions = story.cluster.initiator().unwrap();
             assert_eq!(sessions.count("sys/class/iscsi_session").unwrap(), 0);
         }
-        photo.ensure_unchanged().unwrap();
+        snapshot.ensure_unchanged().unwrap();
 
         story.put_target(&real);
         story.stage().await.unwrap();
@@ -184,7 +184,7 @@ async fn a_volume_with_another_file_system_is_left_alone() {
         let file = story.lun_file();
         story.node_unpublish().await.unwrap();
         story.unstage().await.unwrap();
-        let photo = ImageSnapshot::take(&file).unwrap();
+        let snapshot = ImageSnapshot::take(&file).unwrap();
         let context = std::mem::take(&mut story.volume.volume_context);
         story.volume.content = Content::Fs(asked);
 
@@ -194,7 +194,7 @@ async fn a_volume_with_another_file_system_is_left_alone() {
             refused.message().contains(&format!("holds {has}")),
             "{refused}"
         );
-        photo.ensure_unchanged().unwrap();
+        snapshot.ensure_unchanged().unwrap();
 
         (story.volume.content, story.volume.volume_context) = (Content::Fs(has), context);
         story.stage().await.unwrap();

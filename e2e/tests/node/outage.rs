@@ -16,12 +16,12 @@ async fn a_volume_is_let_go_while_the_nas_is_down() {
         };
         story.attach().await;
         let data = story.write("before");
-        story.world.nas.kill();
+        story.cluster.nas.kill();
         // The NAS's journal is gone with it, so these calls are made without asking it what it heard.
-        story.volume.node_unpublish(&story.world).await.unwrap();
-        story.volume.unstage(&story.world).await.unwrap();
-        story.volume.unstage(&story.world).await.unwrap();
-        story.world.nas.restart().await.unwrap();
+        story.volume.node_unpublish(&story.cluster).await.unwrap();
+        story.volume.unstage(&story.cluster).await.unwrap();
+        story.volume.unstage(&story.cluster).await.unwrap();
+        story.cluster.nas.restart().await.unwrap();
 
         story.stage().await.unwrap();
         story.node_publish().await.unwrap();
@@ -39,15 +39,15 @@ async fn a_node_works_while_the_web_api_is_down() {
         return;
     };
     story.publish().await;
-    story.world.nas.kill();
-    story.world.restart_driver().await.unwrap();
-    let (volume, world) = (&story.volume, &story.world);
-    volume.stage(world).await.unwrap();
-    volume.node_publish(world).await.unwrap();
-    volume.stats(world).await.unwrap();
-    assert_eq!(volume.expand_on_node(world, GIB).await.unwrap(), GIB);
-    volume.node_unpublish(world).await.unwrap();
-    story.world.nas.restart().await.unwrap();
+    story.cluster.nas.kill();
+    story.cluster.restart_driver().await.unwrap();
+    let (volume, cluster) = (&story.volume, &story.cluster);
+    volume.stage(cluster).await.unwrap();
+    volume.node_publish(cluster).await.unwrap();
+    volume.stats(cluster).await.unwrap();
+    assert_eq!(volume.expand_on_node(cluster, GIB).await.unwrap(), GIB);
+    volume.node_unpublish(cluster).await.unwrap();
+    story.cluster.nas.restart().await.unwrap();
     story.end().await;
 }
 
@@ -63,11 +63,11 @@ async fn a_pod_outlives_a_restart_of_the_nas() {
         let file = story.volume.file("log");
         let writer = Writer::start(&file).unwrap();
         writer.must_go_on().await.unwrap();
-        story.world.nas.kill();
+        story.cluster.nas.kill();
         writer.must_go_on().await.unwrap();
-        let refused = story.volume.expand_lun(&story.world, 2 * GIB).await;
+        let refused = story.volume.expand_lun(&story.cluster, 2 * GIB).await;
         assert_eq!(refused.unwrap_err().code(), tonic::Code::Unavailable);
-        story.world.nas.restart().await.unwrap();
+        story.cluster.nas.restart().await.unwrap();
         writer.must_go_on().await.unwrap();
 
         story.grow_lun(2 * GIB).await;

@@ -19,11 +19,11 @@ async fn begin(test: &str, content: Content) -> Option<Story> {
     plan.nas.portals = PORTALS.map(str::to_owned).to_vec();
     // As often as can be: nothing may be joined to one path.
     plan.driver = ["--path-interval", "1s"].map(str::to_owned).to_vec();
-    let world = plan.start().await.unwrap();
-    let volume = TestVolume::create(&world, "pvc-1", GIB, content)
+    let cluster = plan.start().await.unwrap();
+    let volume = TestVolume::create(&cluster, "pvc-1", GIB, content)
         .await
         .unwrap();
-    Some(Story { world, volume })
+    Some(Story { cluster, volume })
 }
 
 /// design.md#portals
@@ -41,7 +41,7 @@ async fn without_a_multipathd_that_makes_maps_there_is_one_path() {
             return;
         };
         story
-            .world
+            .cluster
             .initiator()
             .unwrap()
             .set_multipathd(state)
@@ -50,7 +50,7 @@ async fn without_a_multipathd_that_makes_maps_there_is_one_path() {
         let data = story.write("one path");
         // Again, as a kubelet does that was restarted.
         story.stage().await.unwrap();
-        let initiator = story.world.initiator().unwrap();
+        let initiator = story.cluster.initiator().unwrap();
         let sessions = initiator.count("sys/class/iscsi_session").unwrap();
         assert_eq!(sessions, 1, "{state}");
         story.must_hold(&data);
@@ -66,7 +66,7 @@ async fn a_multipathd_that_fails_is_an_error_until_it_is_mended() {
         return;
     };
     let multipathd = |story: &Story, state| {
-        let initiator = story.world.initiator().unwrap();
+        let initiator = story.cluster.initiator().unwrap();
         initiator.set_multipathd(state).unwrap();
     };
     multipathd(&story, "failing");

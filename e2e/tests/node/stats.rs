@@ -44,7 +44,7 @@ async fn statistics_are_those_of_df() {
         story.detach().await;
         story
             .volume
-            .expand_lun(&story.world, 2 * GIB)
+            .expand_lun(&story.cluster, 2 * GIB)
             .await
             .unwrap();
         story.attach().await;
@@ -83,18 +83,18 @@ async fn statistics_of_what_is_not_there_are_refused() {
     };
     story.attach().await;
     story.node_unpublish().await.unwrap();
-    let refused = story.node(story.volume.stats(&story.world)).await;
+    let refused = story.node(story.volume.stats(&story.cluster)).await;
     assert_eq!(refused.unwrap_err().code(), Code::NotFound);
     // A directory of the node's own file system is not mistaken for the volume.
     std::fs::create_dir(&story.volume.target).unwrap();
-    let refused = story.node(story.volume.stats(&story.world)).await;
+    let refused = story.node(story.volume.stats(&story.cluster)).await;
     assert_eq!(refused.unwrap_err().code(), Code::NotFound);
     story.end().await;
 }
 
 impl Story {
     async fn usage(&self, unit: Unit) -> Option<VolumeUsage> {
-        let answer = self.node(self.volume.stats(&self.world)).await.unwrap();
+        let answer = self.node(self.volume.stats(&self.cluster)).await.unwrap();
         let wanted = |usage: &VolumeUsage| usage.unit == i32::from(unit);
         answer.usage.into_iter().find(wanted)
     }

@@ -19,7 +19,7 @@ const WRITTEN: u64 = 1 << 20;
 /// A volume, and where it lives.
 #[derive(Debug)]
 pub(crate) struct Story {
-    pub(crate) world: TestCluster,
+    pub(crate) cluster: TestCluster,
     pub(crate) volume: TestVolume,
 }
 
@@ -37,11 +37,11 @@ impl Story {
         if needs_root(test) {
             return None;
         }
-        let world = Plan::whole().start().await.unwrap();
-        let volume = TestVolume::create(&world, "pvc-1", size, content)
+        let cluster = Plan::whole().start().await.unwrap();
+        let volume = TestVolume::create(&cluster, "pvc-1", size, content)
             .await
             .unwrap();
-        Some(Self { world, volume })
+        Some(Self { cluster, volume })
     }
 
     /// The same with more in the StorageClass.
@@ -53,17 +53,17 @@ impl Story {
         if needs_root(test) {
             return None;
         }
-        let world = Plan::whole().start().await.unwrap();
+        let cluster = Plan::whole().start().await.unwrap();
         let mut request = e2e::harness::test_volume::create_request("pvc-1", e2e::GIB, content);
         request.parameters.extend(
             class
                 .iter()
                 .map(|(key, value)| ((*key).to_owned(), (*value).to_owned())),
         );
-        let volume = TestVolume::create_as(&world, request, content)
+        let volume = TestVolume::create_as(&cluster, request, content)
             .await
             .unwrap();
-        Some(Self { world, volume })
+        Some(Self { cluster, volume })
     }
 
     /// Awaits a call of the node service, of which the NAS must hear nothing (design.md#the-node-never-calls-dsm).
@@ -71,24 +71,24 @@ impl Story {
         &self,
         call: impl Future<Output = Result<T, Status>>,
     ) -> Result<T, Status> {
-        let (_, before) = self.world.nas.journal(u64::MAX).await.unwrap();
+        let (_, before) = self.cluster.nas.journal(u64::MAX).await.unwrap();
         let answer = call.await;
-        let (heard, _) = self.world.nas.journal(before).await.unwrap();
+        let (heard, _) = self.cluster.nas.journal(before).await.unwrap();
         assert!(heard.is_empty(), "a node call made the NAS hear {heard:?}");
         answer
     }
 
     pub(crate) async fn publish(&mut self) {
-        self.volume.publish(&self.world).await.unwrap();
+        self.volume.publish(&self.cluster).await.unwrap();
     }
 
     pub(crate) async fn stage(&self) -> Result<(), Status> {
-        self.node(self.volume.stage(&self.world)).await
+        self.node(self.volume.stage(&self.cluster)).await
     }
 
     /// `NodePublishVolume`: shows the volume to its pod.
     pub(crate) async fn node_publish(&self) -> Result<(), Status> {
-        self.node(self.volume.node_publish(&self.world)).await
+        self.node(self.volume.node_publish(&self.cluster)).await
     }
 
     pub(crate) async fn attach(&mut self) {
@@ -99,27 +99,27 @@ impl Story {
 
     /// `NodeUnpublishVolume`: hides the volume from its pod.
     pub(crate) async fn node_unpublish(&self) -> Result<(), Status> {
-        self.node(self.volume.node_unpublish(&self.world)).await
+        self.node(self.volume.node_unpublish(&self.cluster)).await
     }
 
     pub(crate) async fn unstage(&self) -> Result<(), Status> {
-        self.node(self.volume.unstage(&self.world)).await
+        self.node(self.volume.unstage(&self.cluster)).await
     }
 
     pub(crate) async fn detach(&self) {
         self.node_unpublish().await.unwrap();
         self.unstage().await.unwrap();
-        self.volume.unpublish(&self.world).await.unwrap();
+        self.volume.unpublish(&self.cluster).await.unwrap();
     }
 
     /// `ControllerExpandVolume`. The node must not see it yet: the device keeps its size, as on iron.
     pub(crate) async fn grow_lun(&self, size: i64) {
-        let device = self.volume.device(&self.world).ok();
+        let device = self.volume.device(&self.cluster).ok();
         let before = device
             .as_deref()
             .map(|device| device_bytes(device).unwrap());
         assert_eq!(
-            self.volume.expand_lun(&self.world, size).await.unwrap(),
+            self.volume.expand_lun(&self.cluster, size).await.unwrap(),
             size
         );
         let after = device
@@ -130,13 +130,13 @@ impl Story {
 
     /// `NodeExpandVolume`, as the kubelet calls it.
     pub(crate) async fn grow_node(&self, size: i64) -> Result<i64, Status> {
-        self.node(self.volume.expand_on_node(&self.world, size))
+        self.node(self.volume.expand_on_node(&self.cluster, size))
             .await
     }
 
     /// The device has `size` bytes, and so has what is on it, but for what it cannot use.
     pub(crate) fn must_have(&self, size: i64) {
-        self.volume.must_have(&self.world, size).unwrap();
+        self.volume.must_have(&self.cluster, size).unwrap();
     }
 
     /// How many bytes of its device the mounted file system uses.
@@ -150,7 +150,7 @@ impl Story {
     }
 
     pub(crate) fn device(&self) -> PathBuf {
-        self.volume.device(&self.world).unwrap()
+        self.volume.device(&self.cluster).unwrap()
     }
 
     /// Writes data through the pod's path.
@@ -202,14 +202,14 @@ impl Story {
     pub(crate) fn put_target(&self, target: &Value) {
         let (file, fresh) = (
             self.target_file(&self.volume),
-            self.world.folder().join("target.new"),
+            self.cluster.folder().join("target.new"),
         );
         std::fs::write(&fresh, target.to_string()).unwrap();
         std::fs::rename(fresh, file).unwrap();
     }
 
     fn target_file(&self, volume: &TestVolume) -> PathBuf {
-        self.world
+        self.cluster
             .nas
             .targets()
             .join(format!("{}.json", volume.publish_context["iqn"]))
@@ -217,13 +217,13 @@ impl Story {
 
     /// The driver's log.
     pub(crate) fn log(&self) -> String {
-        std::fs::read_to_string(self.world.folder().join("driver.log")).unwrap()
+        std::fs::read_to_string(self.cluster.folder().join("driver.log")).unwrap()
     }
 
     /// A gate before all host commands.
-    pub(crate) fn trap(&self) -> CommandInterceptor {
-        let bin = self.world.initiator().unwrap().bin();
-        CommandInterceptor::build(&self.world.folder().join("trap"), &bin).unwrap()
+    pub(crate) fn interceptor(&self) -> CommandInterceptor {
+        let bin = self.cluster.initiator().unwrap().bin();
+        CommandInterceptor::build(&self.cluster.folder().join("trap"), &bin).unwrap()
     }
 
     /// A kubelet's request to grow, with all that may be left out left out.
@@ -239,12 +239,15 @@ impl Story {
     /// the kubelet looks.
     pub(crate) async fn end(self) {
         self.detach().await;
-        self.volume.delete(&self.world).await.unwrap();
+        self.volume.delete(&self.cluster).await.unwrap();
         self.must_leave_nothing().await;
     }
 
     pub(crate) async fn must_leave_nothing(&self) {
-        assert_eq!(self.world.leftovers().await.unwrap(), Vec::<String>::new());
+        assert_eq!(
+            self.cluster.leftovers().await.unwrap(),
+            Vec::<String>::new()
+        );
         let home = self.volume.staging.parent().unwrap();
         assert_eq!(names(home), ["staging"], "in {}", home.display());
         assert_eq!(

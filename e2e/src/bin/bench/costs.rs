@@ -72,14 +72,14 @@ pub(crate) async fn measure(node: bool) -> Result<Costs> {
             Plan::controller()
         }
     };
-    let (world, fast) = rounds(plan(), FAST_ROUNDS).await?;
-    let speed = requests_per_second(&world.nas).await?;
-    let sequences = sequences_per_second(&world).await?;
+    let (cluster, fast) = rounds(plan(), FAST_ROUNDS).await?;
+    let speed = requests_per_second(&cluster.nas).await?;
+    let sequences = sequences_per_second(&cluster).await?;
     let resident_kib = BTreeMap::from([
-        ("synology-csi", world.plugin.process.resident_kib()?),
-        ("dsm-sim", world.nas.resident_kib()?),
+        ("synology-csi", cluster.plugin.process.resident_kib()?),
+        ("dsm-sim", cluster.nas.resident_kib()?),
     ]);
-    drop(world);
+    drop(cluster);
     let (_, slow) = rounds(plan().slow(), SLOW_ROUNDS).await?;
     let folder = tempfile::tempdir()?;
     let dsm_sim_capacity = capacity::measure(folder.path()).await?;
@@ -102,14 +102,17 @@ pub(crate) async fn measure(node: bool) -> Result<Costs> {
 /// Whole lives of volumes, one after the other, on a NAS with other LUNs.
 async fn rounds(plan: Plan, rounds: usize) -> Result<(TestCluster, Vec<Row>)> {
     let node = plan.node != Node::None;
-    let world = plan.start().await?;
-    world.nas.seed(OTHERS).await?;
-    let mut ledger = CallCosts::default();
+    let cluster = plan.start().await?;
+    cluster.nas.seed(OTHERS).await?;
+    let mut call_costs = CallCosts::default();
     for round in 0..rounds {
-        life(&world, &mut ledger, &format!("bench-{round}"), node).await?;
+        life(&cluster, &mut call_costs, &format!("bench-{round}"), node).await?;
     }
     // The first life logs in and warms up.
-    Ok((world, ledger.rows.split_off(ledger.rows.len() / rounds)))
+    Ok((
+        cluster,
+        call_costs.rows.split_off(call_costs.rows.len() / rounds),
+    ))
 }
 
 /// A volume's life, from its creation to its deletion, in a file system if there is a node.
@@ -117,78 +120,78 @@ async fn rounds(plan: Plan, rounds: usize) -> Result<(TestCluster, Vec<Row>)> {
 /// # Errors
 /// A call fails.
 pub(crate) async fn life(
-    world: &TestCluster,
-    ledger: &mut CallCosts,
+    cluster: &TestCluster,
+    call_costs: &mut CallCosts,
     name: &str,
     node: bool,
 ) -> Result<()> {
-    let nas = &world.nas;
-    let mut volume = ledger
+    let nas = &cluster.nas;
+    let mut volume = call_costs
         .call(
             nas,
             "CreateVolume",
-            TestVolume::create(world, name, GIB, Content::Fs("xfs")),
+            TestVolume::create(cluster, name, GIB, Content::Fs("xfs")),
         )
         .await?;
     if node {
-        ledger
-            .call(nas, "ControllerPublishVolume", volume.publish(world))
+        call_costs
+            .call(nas, "ControllerPublishVolume", volume.publish(cluster))
             .await?;
-        ledger
-            .call(nas, "NodeStageVolume", volume.stage(world))
+        call_costs
+            .call(nas, "NodeStageVolume", volume.stage(cluster))
             .await?;
-        ledger
-            .call(nas, "NodePublishVolume", volume.node_publish(world))
+        call_costs
+            .call(nas, "NodePublishVolume", volume.node_publish(cluster))
             .await?;
-        ledger
-            .call(nas, "NodeGetVolumeStats", volume.stats(world))
+        call_costs
+            .call(nas, "NodeGetVolumeStats", volume.stats(cluster))
             .await?;
     } else {
         "worker-1:01234567".clone_into(&mut volume.node_id);
-        volume.publish_context = ledger
+        volume.publish_context = call_costs
             .call(
                 nas,
                 "ControllerPublishVolume",
-                volume.publish_to(world, &volume.node_id),
+                volume.publish_to(cluster, &volume.node_id),
             )
             .await?;
     }
-    ledger
+    call_costs
         .call(
             nas,
             "ControllerExpandVolume",
-            volume.expand_lun(world, 2 * GIB),
+            volume.expand_lun(cluster, 2 * GIB),
         )
         .await?;
     if node {
-        ledger
+        call_costs
             .call(
                 nas,
                 "NodeExpandVolume",
-                volume.expand_on_node(world, 2 * GIB),
+                volume.expand_on_node(cluster, 2 * GIB),
             )
             .await?;
     }
-    ledger
+    call_costs
         .call(
             nas,
             "ControllerExpandVolume (done)",
-            volume.expand_lun(world, 2 * GIB),
+            volume.expand_lun(cluster, 2 * GIB),
         )
         .await?;
     if node {
-        ledger
-            .call(nas, "NodeUnpublishVolume", volume.node_unpublish(world))
+        call_costs
+            .call(nas, "NodeUnpublishVolume", volume.node_unpublish(cluster))
             .await?;
-        ledger
-            .call(nas, "NodeUnstageVolume", volume.unstage(world))
+        call_costs
+            .call(nas, "NodeUnstageVolume", volume.unstage(cluster))
             .await?;
     }
-    ledger
-        .call(nas, "ControllerUnpublishVolume", volume.unpublish(world))
+    call_costs
+        .call(nas, "ControllerUnpublishVolume", volume.unpublish(cluster))
         .await?;
-    ledger
-        .call(nas, "DeleteVolume", volume.delete(world))
+    call_costs
+        .call(nas, "DeleteVolume", volume.delete(cluster))
         .await?;
     Ok(())
 }
@@ -283,16 +286,16 @@ async fn requests_per_second(nas: &Nas) -> Result<f64> {
     Ok(f64::from(answered) / started.elapsed().as_secs_f64())
 }
 
-async fn sequences_per_second(world: &TestCluster) -> Result<f64> {
+async fn sequences_per_second(cluster: &TestCluster) -> Result<f64> {
     let started = Instant::now();
     let mut lives = 0_u32;
     while started.elapsed() < MEASURED {
         let volume =
-            TestVolume::create(world, &format!("sequence-{lives}"), GIB, Content::Block).await?;
+            TestVolume::create(cluster, &format!("sequence-{lives}"), GIB, Content::Block).await?;
         for size in [2 * GIB, 3 * GIB] {
-            volume.expand_lun(world, size).await?;
+            volume.expand_lun(cluster, size).await?;
         }
-        volume.delete(world).await?;
+        volume.delete(cluster).await?;
         lives += 1;
     }
     Ok(f64::from(lives) / started.elapsed().as_secs_f64())

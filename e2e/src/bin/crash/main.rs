@@ -66,13 +66,13 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: &Cli, grounds: &impl TestBedPool) -> Result<()> {
+fn run(cli: &Cli, pool: &impl TestBedPool) -> Result<()> {
     let start = Instant::now();
     let mut scenes = scenario::all();
     if let Some(text) = &cli.only {
         scenes.retain(|scene| scene.call.contains(text) || scene.variant.contains(text));
     }
-    let grow = kinds_that_grow_online(grounds)?;
+    let grow = kinds_that_grow_online(pool)?;
     for scene in scenes.extract_if(.., |scene| !scene.is_possible(&grow)) {
         let (call, kind) = (scene.call, scene.kind.content().name());
         println!("left out: {call} of {kind}: what is mounted cannot be grown here");
@@ -89,7 +89,7 @@ fn run(cli: &Cli, grounds: &impl TestBedPool) -> Result<()> {
         pairs: cli.pairs,
         seed: cli.seed,
     };
-    let found = search::all(grounds, &scenes, extent, &bar)?;
+    let found = search::all(pool, &scenes, extent, &bar)?;
     bar.finish_and_clear();
     println!("{}", table(&scenes, &found));
     let sum = |figure: fn(&Found) -> usize| found.iter().map(figure).sum::<usize>();
@@ -97,7 +97,7 @@ fn run(cli: &Cli, grounds: &impl TestBedPool) -> Result<()> {
         "{} lives in {:.1} s, in {}",
         sum(|found| found.lives),
         start.elapsed().as_secs_f64(),
-        grounds.name()
+        pool.name()
     );
     let all = scenes.iter().zip(&found);
     let broken: Vec<(&Scenario, &Broken)> = all

@@ -66,24 +66,24 @@ impl fmt::Display for Crash {
 /// # Errors
 /// There is no world.
 pub(crate) fn play(
-    grounds: &impl TestBedPool,
+    pool: &impl TestBedPool,
     scene: &Scenario,
     deaths: &[Crash],
     then: Then,
 ) -> Result<Played> {
-    grounds.run(async |plane| {
+    pool.run(async |bed| {
         let mut met = Vec::new();
         let life = VolumeLife {
             scene,
             deaths,
             then,
-            respite: grounds.backoff(),
+            respite: pool.backoff(),
         };
-        let result = life.live(plane, &mut met).await;
+        let result = life.live(bed, &mut met).await;
         let wrong = match result {
             Ok(()) => None,
             Err(error) => {
-                let mut journal = plane.journal().await.unwrap_or_default();
+                let mut journal = bed.journal().await.unwrap_or_default();
                 journal.drain(..journal.len().saturating_sub(TAIL));
                 let reason = format!("{error:#}");
                 Some(Wrong { reason, journal })
@@ -102,33 +102,39 @@ struct VolumeLife<'a> {
 }
 
 impl VolumeLife<'_> {
-    async fn live<P: TestBed>(&self, plane: &mut P, met: &mut Vec<String>) -> Result<()> {
+    async fn live<P: TestBed>(&self, bed: &mut P, met: &mut Vec<String>) -> Result<()> {
         let scene = self.scene;
-        let mut player = Executor::start(plane).await?;
+        let mut executor = Executor::start(bed).await?;
         for step in &scene.before {
-            go(&mut player, scene, *step)
+            go(&mut executor, scene, *step)
                 .await
                 .context("before the call")?;
         }
-        if self.die(&mut player, met).await? {
+        if self.die(&mut executor, met).await? {
             match self.then {
-                Then::Retries => player
+                Then::Retries => executor
                     .call_and_repeat(scene.volume, scene.act)
                     .await
                     .context("the call again")?,
-                Then::GivesUp => turn_round(&mut player, scene).await?,
+                Then::GivesUp => turn_round(&mut executor, scene).await?,
             }
         }
         if self.then == Then::Retries {
-            player.check_invariants().await.context("after the call")?;
-            while let Some(step) = scene.onwards(player.model()) {
-                go(&mut player, scene, step)
+            executor
+                .check_invariants()
+                .await
+                .context("after the call")?;
+            while let Some(step) = scene.onwards(executor.model()) {
+                go(&mut executor, scene, step)
                     .await
                     .context("after the call")?;
             }
-            player.check_invariants().await.context("after the call")?;
+            executor
+                .check_invariants()
+                .await
+                .context("after the call")?;
         }
-        let left = player
+        let left = executor
             .remove_all_and_list_leftovers()
             .await
             .context("on the way back")?;
@@ -140,21 +146,21 @@ impl VolumeLife<'_> {
     /// ended.
     async fn die<P: TestBed>(
         &self,
-        player: &mut Executor<'_, P>,
+        executor: &mut Executor<'_, P>,
         met: &mut Vec<String>,
     ) -> Result<bool> {
         let scene = self.scene;
         let process = scene.process();
         for death in self.deaths {
-            player
+            executor
                 .bed()
                 .crash_at(process, death.nth, death.when)
                 .await?;
-            let answer = player
+            let answer = executor
                 .call_once(scene.volume, scene.act)
                 .await
                 .with_context(|| format!("a call in which the process dies {death}"))?;
-            let Some(effect) = player.bed().crashed_at(process).await? else {
+            let Some(effect) = executor.bed().crashed_at(process).await? else {
                 let call = if met.is_empty() {
                     "the call"
                 } else {
@@ -164,41 +170,45 @@ impl VolumeLife<'_> {
                 return Ok(false);
             };
             met.push(effect);
-            player.restart_crashed().await?;
-            player.bed().pause(self.respite).await;
+            executor.restart_crashed().await?;
+            executor.bed().pause(self.respite).await;
         }
         Ok(true)
     }
 }
 
-async fn turn_round<P: TestBed>(player: &mut Executor<'_, P>, scene: &Scenario) -> Result<()> {
+async fn turn_round<P: TestBed>(executor: &mut Executor<'_, P>, scene: &Scenario) -> Result<()> {
     for act in &scene.instead {
-        player
+        executor
             .call_and_repeat(scene.volume, *act)
             .await
             .context("instead of the call")?;
     }
     if !scene.instead.is_empty() {
-        return player
+        return executor
             .check_invariants()
             .await
             .context("instead of the call");
     }
-    player
+    executor
         .tear_down(scene.volume)
         .await
         .context("instead of the call, back")
 }
 
-async fn go<P: TestBed>(player: &mut Executor<'_, P>, scene: &Scenario, step: Move) -> Result<()> {
+async fn go<P: TestBed>(
+    executor: &mut Executor<'_, P>,
+    scene: &Scenario,
+    step: Move,
+) -> Result<()> {
     let volume = scene.volume;
     match step {
         // Where it cannot be grown in use, something else is done instead.
-        Move::Call(act @ CsiCall::NodeExpand) => player.call_and_repeat(volume, act).await,
-        Move::Call(act) => player
+        Move::Call(act @ CsiCall::NodeExpand) => executor.call_and_repeat(volume, act).await,
+        Move::Call(act) => executor
             .call_once(volume, act)
             .await?
             .with_context(|| format!("{act:?}")),
-        Move::Write => player.run_event(&Step::Write { volume }).await,
+        Move::Write => executor.run_event(&Step::Write { volume }).await,
     }
 }

@@ -68,12 +68,12 @@ impl Scenario {
     }
 
     /// The rest of the way to a pod that has written, as far as the call is on it.
-    pub(crate) fn onwards(&self, book: &ReferenceModel) -> Option<Move> {
+    pub(crate) fn onwards(&self, model: &ReferenceModel) -> Option<Move> {
         let backwards = matches!(
             self.act,
             CsiCall::NodeUnpublish | CsiCall::Unstage | CsiCall::Unpublish { .. } | CsiCall::Delete
         );
-        let known = book.volumes.get(&self.volume).filter(|_| !backwards)?;
+        let known = model.volumes.get(&self.volume).filter(|_| !backwards)?;
         if known.published.is_none() {
             return Some(Move::Call(CsiCall::Publish { node: NODE }));
         }
@@ -309,10 +309,10 @@ mod tests {
         let scenes = all();
         assert!(scenes.len() > 30, "{}", scenes.len());
         for scene in scenes {
-            let mut book = ReferenceModel::default();
+            let mut model = ReferenceModel::default();
             for step in &scene.before {
                 if let Move::Call(act) = step {
-                    let due = book.expected(scene.volume, *act);
+                    let due = model.expected(scene.volume, *act);
                     assert!(
                         matches!(
                             due,
@@ -321,7 +321,7 @@ mod tests {
                         ),
                         "{scene:?}: {act:?} is {due:?}"
                     );
-                    book.apply_call(scene.volume, *act);
+                    model.apply_call(scene.volume, *act);
                 }
             }
         }

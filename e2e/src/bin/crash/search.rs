@@ -67,20 +67,16 @@ impl Found {
 /// # Errors
 /// There is no world, or a call does not end.
 pub(crate) fn all(
-    grounds: &impl TestBedPool,
+    pool: &impl TestBedPool,
     scenes: &[Scenario],
     extent: Extent,
     bar: &ProgressBar,
 ) -> Result<Vec<Found>> {
-    let search = Search {
-        grounds,
-        extent,
-        bar,
-    };
+    let search = Search { pool, extent, bar };
     let numbered: Vec<(usize, &Scenario)> = scenes.iter().enumerate().collect();
     bar.set_length(numbered.len() as u64);
     bar.set_prefix("calls");
-    let mut found = map_parallel(grounds.parallelism(), &numbered, |(number, scene)| {
+    let mut found = map_parallel(pool.parallelism(), &numbered, |(number, scene)| {
         let found = search.points(scene, *number)?;
         bar.inc(1);
         Ok(found)
@@ -89,7 +85,7 @@ pub(crate) fn all(
     bar.set_position(0);
     bar.set_length(firsts.len() as u64);
     bar.set_prefix("first deaths of pairs");
-    let second = map_parallel(grounds.parallelism(), &firsts, |(number, deaths)| {
+    let second = map_parallel(pool.parallelism(), &firsts, |(number, deaths)| {
         let found = search.seconds(&scenes[*number], deaths)?;
         bar.inc(1);
         Ok(found)
@@ -107,7 +103,7 @@ pub(crate) fn all(
 type Pair = (Crash, Option<Crash>);
 
 struct Search<'a, G> {
-    grounds: &'a G,
+    pool: &'a G,
     extent: Extent,
     bar: &'a ProgressBar,
 }
@@ -121,7 +117,7 @@ impl<G: TestBedPool> Search<'_, G> {
             scene.variant,
             deaths_told.join(", then ")
         ));
-        play(self.grounds, scene, deaths, then)
+        play(self.pool, scene, deaths, then)
     }
 
     /// One point, with a CO that tries again and with one that gives up. Whether it was met.
@@ -171,10 +167,10 @@ impl<G: TestBedPool> Search<'_, G> {
             ..Found::default()
         };
         let count = found.effects;
-        let mut luck = StdRng::seed_from_u64(self.extent.seed ^ ((number as u64) << 32));
+        let mut rng = StdRng::seed_from_u64(self.extent.seed ^ ((number as u64) << 32));
         let mut left: Vec<Crash> = (1..=count).flat_map(every_when).collect();
         while found.points < wanted && !left.is_empty() {
-            let death = left.swap_remove(luck.random_range(0..left.len()));
+            let death = left.swap_remove(rng.random_range(0..left.len()));
             self.point(scene, death, &mut found)?;
         }
         Ok(found)
@@ -212,7 +208,7 @@ impl<G: TestBedPool> Search<'_, G> {
 
     /// The pairs that are to be tried, by the numbers of their scenes.
     fn firsts(&self, scenes: &[Scenario], found: &[Found]) -> Vec<(usize, Pair)> {
-        let mut luck = StdRng::seed_from_u64(self.extent.seed);
+        let mut rng = StdRng::seed_from_u64(self.extent.seed);
         let mut firsts = Vec::new();
         let in_pairs = |(_, scene): &(usize, &Scenario)| scene.pairs;
         for (number, _) in scenes.iter().enumerate().filter(in_pairs) {
@@ -223,8 +219,8 @@ impl<G: TestBedPool> Search<'_, G> {
                 continue;
             };
             let mut any = |count: usize| Crash {
-                nth: luck.random_range(1..=count.max(1)),
-                when: CrashTiming::ALL[luck.random_range(0..CrashTiming::ALL.len())],
+                nth: rng.random_range(1..=count.max(1)),
+                when: CrashTiming::ALL[rng.random_range(0..CrashTiming::ALL.len())],
             };
             let mut pair = || (any(count), Some(any(count + MORE)));
             firsts.extend((0..wanted).map(|_| (number, pair())));

@@ -74,8 +74,8 @@ pub(crate) struct Line {
 
 /// A cell that is being played.
 struct Run<'a, 'p, P, G> {
-    player: Executor<'p, P>,
-    grounds: &'a G,
+    executor: Executor<'p, P>,
+    pool: &'a G,
     cell: &'a Case,
     /// Failed tries.
     failed: Vec<Status>,
@@ -85,16 +85,16 @@ struct Run<'a, 'p, P, G> {
 ///
 /// # Errors
 /// There is no world.
-pub(crate) fn play(grounds: &impl TestBedPool, cell: &Case) -> Result<Result<Line, Failure>> {
-    grounds.run(async |plane| {
-        let error = match live(plane, grounds, cell).await {
+pub(crate) fn play(pool: &impl TestBedPool, cell: &Case) -> Result<Result<Line, Failure>> {
+    pool.run(async |bed| {
+        let error = match live(bed, pool, cell).await {
             Ok(line) => return Ok(Ok(line)),
             Err(error) => error,
         };
-        let mut journal = plane.journal().await.unwrap_or_default();
+        let mut journal = bed.journal().await.unwrap_or_default();
         journal.drain(..journal.len().saturating_sub(TAIL));
         // A world that is used again must be able to grow.
-        plane.allow_online_ext4(true);
+        bed.allow_online_ext4(true);
         Ok(Err(Failure {
             cell: cell.place(),
             reason: format!("{error:#}"),
@@ -103,14 +103,14 @@ pub(crate) fn play(grounds: &impl TestBedPool, cell: &Case) -> Result<Result<Lin
     })
 }
 
-async fn live<P: TestBed, G: TestBedPool>(plane: &mut P, grounds: &G, cell: &Case) -> Result<Line> {
+async fn live<P: TestBed, G: TestBedPool>(bed: &mut P, pool: &G, cell: &Case) -> Result<Line> {
     if cell.fault.incapable {
-        ensure!(plane.allow_online_ext4(false), "the capability stays");
+        ensure!(bed.allow_online_ext4(false), "the capability stays");
     }
-    let player = Executor::start(plane).await?;
+    let executor = Executor::start(bed).await?;
     let mut course = Run {
-        player,
-        grounds,
+        executor,
+        pool,
         cell,
         failed: Vec::new(),
     };
@@ -120,14 +120,14 @@ async fn live<P: TestBed, G: TestBedPool>(plane: &mut P, grounds: &G, cell: &Cas
     } else {
         course.grow().await?
     };
-    course.player.bed().allow_online_ext4(true);
+    course.executor.bed().allow_online_ext4(true);
     course.line(outcome, ms).await
 }
 
 impl<P: TestBed, G: TestBedPool> Run<'_, '_, P, G> {
     async fn line(self, outcome: Outcome, ms: u128) -> Result<Line> {
         let leftovers = self
-            .player
+            .executor
             .remove_all_and_list_leftovers()
             .await
             .context("on the way back")?;
@@ -148,7 +148,7 @@ impl<P: TestBed, G: TestBedPool> Run<'_, '_, P, G> {
 
     async fn must(&mut self, acts: &[CsiCall]) -> Result<()> {
         for act in acts {
-            self.player
+            self.executor
                 .call_once(VOLUME, *act)
                 .await?
                 .with_context(|| format!("{act:?}"))?;
@@ -166,7 +166,9 @@ impl<P: TestBed, G: TestBedPool> Run<'_, '_, P, G> {
             CsiCall::NodePublish,
         ])
         .await?;
-        self.player.run_event(&Step::Write { volume: VOLUME }).await
+        self.executor
+            .run_event(&Step::Write { volume: VOLUME })
+            .await
     }
 
     /// Growth while the fault is there, and after its end. The outcome of the first, and how long the second took.
@@ -198,7 +200,7 @@ impl<P: TestBed, G: TestBedPool> Run<'_, '_, P, G> {
         }
         let start = Instant::now();
         for act in rest {
-            self.player
+            self.executor
                 .call_and_repeat(VOLUME, self.smaller(*act))
                 .await
                 .context("after the fault's end")?;
@@ -228,10 +230,14 @@ impl<P: TestBed, G: TestBedPool> Run<'_, '_, P, G> {
         for (at, doing) in plan.iter().enumerate() {
             match *doing {
                 Action::Plant => self.begin_fault().await.context("the fault's beginning")?,
-                Action::Reboot => self.player.run_event(&Step::Reboot { node: NODE }).await?,
+                Action::Reboot => {
+                    self.executor
+                        .run_event(&Step::Reboot { node: NODE })
+                        .await?
+                }
                 Action::Restart => {
                     for process in [Process::Controller(0), Process::Node(NODE)] {
-                        self.player.bed().restart(process).await?;
+                        self.executor.bed().restart(process).await?;
                     }
                 }
                 Action::Call(act) => {
@@ -249,7 +255,7 @@ impl<P: TestBed, G: TestBedPool> Run<'_, '_, P, G> {
         for number in 0..TRIES {
             match self.attempt(act).await? {
                 Ok(()) => {
-                    self.player
+                    self.executor
                         .check_invariants()
                         .await
                         .context("it was answered that all is well")?;
@@ -259,7 +265,7 @@ impl<P: TestBed, G: TestBedPool> Run<'_, '_, P, G> {
             }
             if number + 1 < TRIES {
                 let pause = Duration::from_secs(1 << number);
-                self.player.bed().pause(pause).await;
+                self.executor.bed().pause(pause).await;
             }
         }
         Ok(false)
@@ -268,13 +274,13 @@ impl<P: TestBed, G: TestBedPool> Run<'_, '_, P, G> {
     async fn attempt(&mut self, act: CsiCall) -> Result<Result<(), Status>> {
         let dies = matches!(self.cell.fault.what, FaultKind::Dies(_));
         if !dies || act != self.cell.grows_in() || !self.failed.is_empty() {
-            return self.player.call_once(VOLUME, act).await;
+            return self.executor.call_once(VOLUME, act).await;
         }
-        let call = self.player.call_once(VOLUME, act);
+        let call = self.executor.call_once(VOLUME, act);
         if let Ok(answer) = tokio::time::timeout(AT_WORK, call).await {
             return answer;
         }
-        self.player.bed().restart(Process::Node(NODE)).await?;
+        self.executor.bed().restart(Process::Node(NODE)).await?;
         Ok(Err(Status::unavailable("the plugin has died")))
     }
 
@@ -298,7 +304,7 @@ impl<P: TestBed, G: TestBedPool> Run<'_, '_, P, G> {
     async fn has_grown(&mut self) -> Result<()> {
         let full = self.cell.fault.what == FaultKind::Full;
         let size = MIB * if full { LESS } else { LARGE };
-        let known = &self.player.model().volumes[&VOLUME];
+        let known = &self.executor.model().volumes[&VOLUME];
         ensure!(
             known.size == size
                 && known.promised == size
@@ -306,7 +312,7 @@ impl<P: TestBed, G: TestBedPool> Run<'_, '_, P, G> {
                 && known.data.is_some(),
             "the book has {known:?}, not {size} bytes"
         );
-        self.player.check_invariants().await
+        self.executor.check_invariants().await
     }
 
     async fn begin_fault(&mut self) -> Result<()> {
@@ -314,18 +320,18 @@ impl<P: TestBed, G: TestBedPool> Run<'_, '_, P, G> {
             FaultKind::Nas(on, trouble) => self.inject_on_nas(on, trouble).await,
             FaultKind::Full => self.room(LESS * MIB - GIB + GIB / 2).await,
             FaultKind::Locked => self.lock(true).await,
-            FaultKind::Loading(how) => self.player.bed().restart_nas(Some(how)).await,
+            FaultKind::Loading(how) => self.executor.bed().restart_nas(Some(how)).await,
             FaultKind::Expired { logins_are_lost } => {
                 if logins_are_lost {
                     self.inject_on_nas(NasCall::Login, NasFault::LoseCall)
                         .await?;
                 }
-                self.player.run_event(&Step::ExpireSessions).await
+                self.executor.run_event(&Step::ExpireSessions).await
             }
             FaultKind::Host(tool, failing) => self.inject_on_node(tool, failing, 0),
             FaultKind::Dies(failing) => self.inject_on_node(Tool::Resize, failing, 1),
             FaultKind::Incapable => {
-                let taken = self.player.bed().allow_online_ext4(false);
+                let taken = self.executor.bed().allow_online_ext4(false);
                 ensure!(taken, "the capability stays");
                 Ok(())
             }
@@ -334,16 +340,16 @@ impl<P: TestBed, G: TestBedPool> Run<'_, '_, P, G> {
     }
 
     async fn end_fault(&mut self) -> Result<()> {
-        self.player.bed().clear_faults().await?;
+        self.executor.bed().clear_faults().await?;
         match self.cell.fault.what {
             FaultKind::Full => self.room(500 * GIB).await,
             FaultKind::Locked => self.lock(false).await,
             FaultKind::Loading(_) => {
-                self.player.bed().pause(LOADED).await;
+                self.executor.bed().pause(LOADED).await;
                 Ok(())
             }
             FaultKind::Incapable => {
-                let given = self.player.bed().allow_online_ext4(true);
+                let given = self.executor.bed().allow_online_ext4(true);
                 ensure!(given, "the capability does not come back");
                 Ok(())
             }
@@ -363,11 +369,11 @@ impl<P: TestBed, G: TestBedPool> Run<'_, '_, P, G> {
             fault: trouble,
             times: 0,
         };
-        self.player.run_event(&Step::Fault(mishap)).await
+        self.executor.run_event(&Step::Fault(mishap)).await
     }
 
     fn inject_on_node(&mut self, tool: Tool, failing: CommandFault, times: u32) -> Result<()> {
-        let Some(command) = tool.text(self.cell.kind, self.grounds) else {
+        let Some(command) = tool.text(self.cell.kind, self.pool) else {
             bail!("nothing of the kind is run: this is no cell");
         };
         let fault = HostFault {
@@ -375,25 +381,26 @@ impl<P: TestBed, G: TestBedPool> Run<'_, '_, P, G> {
             fault: failing,
             times,
         };
-        self.player.bed().inject_fault(NODE, fault)
+        self.executor.bed().inject_fault(NODE, fault)
     }
 
     /// The NAS has so many bytes left, and they count.
     async fn room(&mut self, bytes: i64) -> Result<()> {
-        let plane = self.player.bed();
+        let bed = self.executor.bed();
         let counts = json!({"thin_growth_needs_space": true});
-        plane.patch_control("/settings", counts).await?;
+        bed.patch_control("/settings", counts).await?;
         let free = json!({"free": bytes});
-        plane
-            .patch_control("/volumes/volume1", free)
-            .await
-            .map(drop)
+        bed.patch_control("/volumes/volume1", free).await.map(drop)
     }
 
     async fn lock(&mut self, locked: bool) -> Result<()> {
-        let path = format!("/luns/{}", self.player.volume(VOLUME)?.uuid());
+        let path = format!("/luns/{}", self.executor.volume(VOLUME)?.uuid());
         let lock = json!({"is_action_locked": locked});
-        self.player.bed().patch_control(&path, lock).await.map(drop)
+        self.executor
+            .bed()
+            .patch_control(&path, lock)
+            .await
+            .map(drop)
     }
 
     /// Whether it is counted how often the fault was met.
@@ -414,9 +421,9 @@ impl<P: TestBed, G: TestBedPool> Run<'_, '_, P, G> {
         } else if let FaultKind::Expired { .. } = self.cell.fault.what {
             "SYNO.API.Auth.login"
         } else {
-            return self.player.bed().fault_hits();
+            return self.executor.bed().fault_hits();
         };
-        let journal = self.player.bed().journal().await?;
+        let journal = self.executor.bed().journal().await?;
         Ok(journal.iter().filter(|line| line.contains(word)).count())
     }
 }

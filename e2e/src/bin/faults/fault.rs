@@ -45,10 +45,10 @@ pub(crate) enum Tool {
 
 impl Tool {
     /// The part of its command line by which a fault finds it. `None`: nothing of the kind is run.
-    pub(crate) fn text(self, kind: Kind, grounds: &impl TestBedPool) -> Option<&'static str> {
+    pub(crate) fn text(self, kind: Kind, pool: &impl TestBedPool) -> Option<&'static str> {
         match (self, kind) {
-            (Self::Rescan, _) => Some(grounds.rescan()),
-            (Self::Scan, _) => grounds.scan(),
+            (Self::Rescan, _) => Some(pool.rescan()),
+            (Self::Scan, _) => pool.scan(),
             (Self::Resize, Kind::Ext4) => Some("resize2fs"),
             (Self::Resize, Kind::Xfs) => Some("xfs_growfs"),
             (Self::Resize, Kind::Btrfs) => Some("btrfs filesystem resize"),

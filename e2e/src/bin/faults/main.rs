@@ -60,22 +60,22 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: &Cli, grounds: &impl TestBedPool) -> Result<()> {
+fn run(cli: &Cli, pool: &impl TestBedPool) -> Result<()> {
     let start = Instant::now();
-    let (cells, left_out) = cells(grounds, cli.only.as_deref())?;
+    let (cells, left_out) = cells(pool, cli.only.as_deref())?;
     ensure!(!cells.is_empty(), "there is no such cell");
     let bar = ProgressBar::new(cells.len() as u64).with_style(ProgressStyle::with_template(
         "{pos}/{len} cells, {elapsed} {bar:20} {wide_msg}",
     )?);
-    let results = map_parallel(grounds.parallelism(), &cells, |cell| {
+    let results = map_parallel(pool.parallelism(), &cells, |cell| {
         bar.set_message(cell.place());
-        let result = case::play(grounds, cell)?;
+        let result = case::play(pool, cell)?;
         bar.inc(1);
         Ok(result)
     })?;
     bar.finish_and_clear();
     let mut report = Report {
-        plane: grounds.name(),
+        plane: pool.name(),
         cells: Vec::new(),
         left_out,
         failures: Vec::new(),
@@ -146,10 +146,10 @@ fn faults_of(cells: &[Case]) -> Vec<Fault> {
 }
 
 /// What is played, and what this plane cannot.
-fn cells(grounds: &impl TestBedPool, only: Option<&str>) -> Result<(Vec<Case>, Vec<LeftOut>)> {
+fn cells(pool: &impl TestBedPool, only: Option<&str>) -> Result<(Vec<Case>, Vec<LeftOut>)> {
     let mut cells = Vec::new();
     let mut left_out = Vec::new();
-    let grow = kinds_that_grow_online(grounds)?;
+    let grow = kinds_that_grow_online(pool)?;
     for fault in fault::all() {
         for kind in Kind::ALL {
             for way in ExpandMode::ALL {
@@ -158,7 +158,7 @@ fn cells(grounds: &impl TestBedPool, only: Option<&str>) -> Result<(Vec<Case>, V
                 if !wanted || !fault.kinds.contains(&kind) || !fault.ways.contains(&way) {
                     continue;
                 }
-                match obstacle(grounds, &cell, grow.contains(&kind)) {
+                match obstacle(pool, &cell, grow.contains(&kind)) {
                     None => cells.push(cell),
                     Some(reason) => left_out.push(LeftOut {
                         fault: fault.name,
@@ -174,13 +174,13 @@ fn cells(grounds: &impl TestBedPool, only: Option<&str>) -> Result<(Vec<Case>, V
 }
 
 /// Why a cell cannot be played.
-fn obstacle(grounds: &impl TestBedPool, cell: &Case, grows_mounted: bool) -> Option<String> {
+fn obstacle(pool: &impl TestBedPool, cell: &Case, grows_mounted: bool) -> Option<String> {
     let kind = cell.kind.content().name();
     if cell.way == ExpandMode::Online && !grows_mounted {
         return Some(format!("a mounted {kind} cannot be grown here"));
     }
     if let FaultKind::Host(tool, _) = cell.fault.what
-        && tool.text(cell.kind, grounds).is_none()
+        && tool.text(cell.kind, pool).is_none()
     {
         return Some("nothing of the kind is run here".to_owned());
     }

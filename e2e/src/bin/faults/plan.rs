@@ -117,29 +117,29 @@ mod tests {
                     kind: Kind::Ext4,
                     way,
                 };
-                let mut book = ReferenceModel::default();
+                let mut model = ReferenceModel::default();
                 let create = CsiCall::Create {
                     mib: SMALL,
                     kind: Kind::Ext4,
                 };
                 for act in [create].iter().chain(&UP) {
-                    book.apply_call(0, *act);
+                    model.apply_call(0, *act);
                 }
                 for doing in cell.plan() {
                     match doing {
                         Action::Call(act) => {
-                            let due = book.expected(0, act);
+                            let due = model.expected(0, act);
                             assert!(
                                 matches!(due, Expected::Done | Expected::Size(_)),
                                 "{cell:?} {act:?}"
                             );
-                            book.apply_call(0, act);
+                            model.apply_call(0, act);
                         }
-                        Action::Reboot => book.apply_step(&Step::Reboot { node: NODE }),
+                        Action::Reboot => model.apply_step(&Step::Reboot { node: NODE }),
                         Action::Plant | Action::Restart => {}
                     }
                 }
-                let known = &book.volumes[&0];
+                let known = &model.volumes[&0];
                 assert!(
                     known.node_published && known.promised == LARGE * e2e::MIB,
                     "{cell:?}"

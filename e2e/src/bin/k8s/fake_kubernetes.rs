@@ -79,8 +79,8 @@ impl FakeKubernetes {
         let parts = Parts::start(&folder, &NODES).await?;
         let mut node_ids = HashMap::new();
         for node in NODES {
-            let seat = parts.clients(Some(node)).await;
-            let mut plugin = seat.node();
+            let clients = parts.clients(Some(node)).await;
+            let mut plugin = clients.node();
             let info = plugin.node_get_info(csi::NodeGetInfoRequest {}).await?;
             node_ids.insert(node.to_owned(), info.into_inner().node_id);
         }

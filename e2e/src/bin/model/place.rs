@@ -46,33 +46,36 @@ impl Place {
         keep: bool,
     ) -> Result<Played> {
         match self {
-            Self::Memory => memory::run(steps.len() as u64, async |world| {
-                let result = take(world, steps, seen).await;
-                let journal = world.journal().await?;
-                let texts = world.texts();
+            Self::Memory => memory::run(steps.len() as u64, async |bed| {
+                let result = take(bed, steps, seen).await;
+                let journal = bed.journal().await?;
+                let texts = bed.texts();
                 let quiet = silent(texts.iter().chain(&journal));
                 let result = result.and_then(|tally| quiet.map(|()| tally));
                 Ok(played(result, journal, keep))
             }),
             Self::Real(stage) => {
-                let PooledBed { world, runtime } = &mut *stage.borrow_mut();
-                runtime.block_on(play_on(world, steps, seen, keep))
+                let PooledBed {
+                    world: bed,
+                    runtime,
+                } = &mut *stage.borrow_mut();
+                runtime.block_on(play_on(bed, steps, seen, keep))
             }
         }
     }
 }
 
 async fn play_on(
-    world: &mut Real,
+    bed: &mut Real,
     steps: &[Step],
     seen: Option<&AtomicUsize>,
     keep: bool,
 ) -> Result<Played> {
-    world.reset().await.context("making the world fresh")?;
-    let result = tokio::time::timeout(RUN_TIMEOUT, take(world, steps, seen)).await;
+    bed.reset().await.context("making the world fresh")?;
+    let result = tokio::time::timeout(RUN_TIMEOUT, take(bed, steps, seen)).await;
     let result = result.unwrap_or_else(|_| anyhow::bail!("it has no end in {RUN_TIMEOUT:?}"));
-    let mut journal = world.journal().await?;
-    let logs = world.logs()?;
+    let mut journal = bed.journal().await?;
+    let logs = bed.logs()?;
     let quiet = silent(journal.iter().chain(&logs));
     let result = result.and_then(|tally| quiet.map(|()| tally));
     if keep || result.is_err() {
@@ -102,20 +105,16 @@ fn played(result: Result<Tally>, journal: Vec<String>, keep: bool) -> Played {
     }
 }
 
-async fn take(
-    world: &mut impl TestBed,
-    steps: &[Step],
-    seen: Option<&AtomicUsize>,
-) -> Result<Tally> {
-    let mut player = Executor::start(world).await?;
+async fn take(bed: &mut impl TestBed, steps: &[Step], seen: Option<&AtomicUsize>) -> Result<Tally> {
+    let mut executor = Executor::start(bed).await?;
     for (number, step) in steps.iter().enumerate() {
         if let Some(seen) = seen {
             seen.fetch_add(1, Ordering::SeqCst);
         }
-        player
+        executor
             .run_step(step)
             .await
             .with_context(|| format!("step {number}, {step:?}"))?;
     }
-    player.finish().await
+    executor.finish().await
 }

@@ -55,14 +55,14 @@ pub(crate) async fn measure(kind: &Kind) -> Result<Vec<Line>> {
     for luns in SIZES {
         fill(peer.nas(), kind.prefix(), there..luns).await?;
         there = luns;
-        let life = life(kind, &peer, luns).await;
+        let volume = volume(kind, &peer, luns).await;
         let said = || {
             format!(
                 "{kind} at {luns} LUNs; its last words:\n{}",
                 peer.last_words()
             )
         };
-        lines.extend(life.with_context(said)?);
+        lines.extend(volume.with_context(said)?);
     }
     Ok(lines)
 }
@@ -138,7 +138,7 @@ impl Meter<'_> {
 }
 
 /// One volume's life, and what there is to ask about it.
-async fn life(kind: &Kind, peer: &Peer, luns: usize) -> Result<Vec<Line>> {
+async fn volume(kind: &Kind, peer: &Peer, luns: usize) -> Result<Vec<Line>> {
     let mut meter = Meter {
         driver: kind.to_string(),
         nas: peer.nas(),

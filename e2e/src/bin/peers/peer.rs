@@ -83,15 +83,15 @@ impl Peer {
     }
 
     async fn ours(nas: Settings) -> Result<Self> {
-        let world = Plan {
+        let cluster = Plan {
             nas,
             ..Plan::controller()
         };
-        let world = world.start().await?;
+        let cluster = cluster.start().await?;
         Ok(Self {
-            controller: world.plugin.controller(),
-            socket: world.plugin.socket.clone(),
-            host: Host::Ours(Box::new(world)),
+            controller: cluster.plugin.controller(),
+            socket: cluster.plugin.socket.clone(),
+            host: Host::Ours(Box::new(cluster)),
         })
     }
 
@@ -134,14 +134,14 @@ impl Peer {
 
     pub(crate) fn nas(&self) -> &Nas {
         match &self.host {
-            Host::Ours(world) => &world.nas,
+            Host::Ours(cluster) => &cluster.nas,
             Host::Other(other) => &other.nas,
         }
     }
 
     pub(crate) fn folder(&self) -> &Path {
         match &self.host {
-            Host::Ours(world) => world.folder(),
+            Host::Ours(cluster) => cluster.folder(),
             Host::Other(other) => other.folder.path(),
         }
     }
@@ -149,7 +149,7 @@ impl Peer {
     /// What its driver said last.
     pub(crate) fn last_words(&self) -> String {
         match &self.host {
-            Host::Ours(world) => world.plugin.process.last_words(),
+            Host::Ours(cluster) => cluster.plugin.process.last_words(),
             Host::Other(other) => other.driver.last_words(),
         }
     }

@@ -52,7 +52,7 @@ pub(crate) fn checker(fs: &str) -> &'static [&'static str] {
 /// One story's world.
 #[derive(Debug)]
 pub(crate) struct Scene {
-    pub(crate) world: TestCluster,
+    pub(crate) cluster: TestCluster,
     pub(crate) export: Export,
     second: bool,
     pub(crate) cases: u32,
@@ -80,11 +80,11 @@ impl Data {
 
 impl Scene {
     pub(crate) async fn set(cast: Cast, cases: u32, seed: u64) -> Result<Self> {
-        let world = Plan::real(cast.export.name(), &PORTALS[..1])
+        let cluster = Plan::real(cast.export.name(), &PORTALS[..1])
             .start()
             .await?;
         Ok(Self {
-            world,
+            cluster,
             export: cast.export,
             second: cast.second,
             cases,
@@ -94,33 +94,33 @@ impl Scene {
 
     /// Another world in the place of this one, whose NAS gives its portals free first.
     pub(crate) async fn reset(&mut self, plan: Plan) -> Result<()> {
-        self.world.nas.shut_down().await?;
-        self.world = plan.start().await?;
+        self.cluster.nas.shut_down().await?;
+        self.cluster = plan.start().await?;
         Ok(())
     }
 
     /// A volume of 1 GiB that a pod of this node uses.
     pub(crate) async fn volume(&self, name: &str, content: Content) -> Result<TestVolume> {
-        let mut volume = TestVolume::create(&self.world, name, e2e::GIB, content).await?;
-        volume.attach(&self.world).await?;
+        let mut volume = TestVolume::create(&self.cluster, name, e2e::GIB, content).await?;
+        volume.attach(&self.cluster).await?;
         Ok(volume)
     }
 
     /// A volume of another node that a pod of this node uses now.
     pub(crate) async fn adopt(&self, theirs: &TestVolume) -> Result<TestVolume> {
-        let home = self.world.folder().join("kubelet").join(&theirs.name);
+        let home = self.cluster.folder().join("kubelet").join(&theirs.name);
         let mut ours = TestVolume {
             staging: home.join("staging"),
             target: home.join("target"),
             ..theirs.clone()
         };
         std::fs::create_dir_all(&ours.staging)?;
-        ours.attach(&self.world).await?;
+        ours.attach(&self.cluster).await?;
         Ok(ours)
     }
 
     pub(crate) fn device(&self, volume: &TestVolume) -> Result<PathBuf> {
-        volume.device(&self.world)
+        volume.device(&self.cluster)
     }
 
     /// Writes data through the pod's path.
@@ -141,16 +141,16 @@ impl Scene {
     pub(crate) async fn nas_goes(&mut self) -> Result<()> {
         match self.export {
             Export::Tgt => {
-                self.world.nas.kill();
+                self.cluster.nas.kill();
                 run("pkill", ["-KILL", "tgtd"]).map(drop)
             }
-            Export::Lio => self.world.nas.shut_down().await.map(drop),
+            Export::Lio => self.cluster.nas.shut_down().await.map(drop),
         }
     }
 
     /// The file on the NAS that is the LUN.
     pub(crate) fn lun_file(&self, volume: &TestVolume) -> Result<PathBuf> {
-        let luns = self.world.nas.folder().join("luns");
+        let luns = self.cluster.nas.folder().join("luns");
         let found = std::fs::read_dir(&luns)?
             .flatten()
             .map(|entry| entry.path())
@@ -160,21 +160,21 @@ impl Scene {
 
     /// Looks for words anywhere in a LUN.
     pub(crate) fn lun_holds(&self, volume: &TestVolume, words: &[u8]) -> Result<bool> {
-        let photo = inspect::ImageSnapshot::take(&self.lun_file(volume)?)?;
-        Ok(photo.shows(words))
+        let snapshot = inspect::ImageSnapshot::take(&self.lun_file(volume)?)?;
+        Ok(snapshot.shows(words))
     }
 
     /// Nothing is left of any volume, neither here nor on the NAS, and nothing of the NAS when it shuts down. Disks go a
     /// moment after their session.
     pub(crate) async fn strike(&mut self) -> Result<()> {
         let left = async || {
-            let mut left = self.world.leftovers().await?;
+            let mut left = self.cluster.leftovers().await?;
             left.extend(disks()?);
             Ok(left)
         };
         until("nothing is left", left, Vec::is_empty).await?;
         ensure!(
-            self.world.nas.shut_down().await?,
+            self.cluster.nas.shut_down().await?,
             "the NAS did not shut down in good order"
         );
         let left = exports()?;
@@ -184,7 +184,7 @@ impl Scene {
 
     /// After a story that failed: the next one finds two empty machines.
     pub(crate) async fn clear(&mut self) {
-        for point in mounts_below(self.world.folder()).into_iter().rev() {
+        for point in mounts_below(self.cluster.folder()).into_iter().rev() {
             let _ = run("umount", ["--lazy", &point]);
         }
         for words in [
@@ -193,7 +193,7 @@ impl Scene {
         ] {
             let _ = run("iscsiadm", words);
         }
-        let _ = self.world.nas.shut_down().await;
+        let _ = self.cluster.nas.shut_down().await;
         let _ = run("pkill", ["-KILL", "tgtd"]);
         if self.second
             && let Err(error) = worker::wipe().await
@@ -205,8 +205,8 @@ impl Scene {
     /// Keeps what a person needs to find out what went wrong.
     pub(crate) async fn keep_logs(&self, folder: &Path) {
         let logs = [
-            ("driver.log", self.world.folder().join("driver.log")),
-            ("dsm-sim.log", self.world.nas.folder().join("dsm-sim.log")),
+            ("driver.log", self.cluster.folder().join("driver.log")),
+            ("dsm-sim.log", self.cluster.nas.folder().join("dsm-sim.log")),
             ("iscsid.log", PathBuf::from("/run/iscsid.log")),
         ];
         let _ = std::fs::create_dir_all(folder);

@@ -37,13 +37,13 @@ pub(crate) struct Worker {
 
 /// The world's controller, and the second machine's node.
 pub(crate) struct There<'a> {
-    world: &'a TestCluster,
+    cluster: &'a TestCluster,
     worker: &'a Worker,
 }
 
 impl Csi for There<'_> {
     fn controller(&self) -> ControllerClient<Line> {
-        self.world.controller()
+        self.cluster.controller()
     }
 
     fn node(&self) -> NodeClient<Line> {
@@ -99,9 +99,9 @@ impl Worker {
         })
     }
 
-    pub(crate) fn on<'a>(&'a self, world: &'a TestCluster) -> There<'a> {
+    pub(crate) fn on<'a>(&'a self, cluster: &'a TestCluster) -> There<'a> {
         There {
-            world,
+            cluster,
             worker: self,
         }
     }
@@ -113,9 +113,9 @@ impl Worker {
         name: &str,
         content: Content,
     ) -> Result<TestVolume> {
-        let mut volume = TestVolume::create(&scene.world, name, e2e::GIB, content).await?;
+        let mut volume = TestVolume::create(&scene.cluster, name, e2e::GIB, content).await?;
         self.adopt(&mut volume).await?;
-        volume.attach(&self.on(&scene.world)).await?;
+        volume.attach(&self.on(&scene.cluster)).await?;
         Ok(volume)
     }
 

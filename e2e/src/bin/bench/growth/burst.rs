@@ -63,22 +63,22 @@ pub(super) async fn measure(sizes: &[usize]) -> Result<Vec<Burst>> {
         plan.nas.more = vec!["--model", "unlimited"];
         "info".clone_into(&mut plan.log_level);
         // Nothing of an earlier burst counts.
-        let world = plan.start().await?;
-        let (burst, ids) = at_once(&world, "CreateVolume", calls, async |n| {
+        let cluster = plan.start().await?;
+        let (burst, ids) = at_once(&cluster, "CreateVolume", calls, async |n| {
             let name = format!("burst-{n}");
             let request = create_request(&name, GIB, Content::Fs("ext4"));
-            let answer = world.controller().create_volume(timed(request)).await?;
+            let answer = cluster.controller().create_volume(timed(request)).await?;
             Ok(answer.into_inner().volume.unwrap_or_default().volume_id)
         })
         .await?;
         found.push(burst);
         progress(&format!("burst: {} DeleteVolume at once", ids.len()));
-        let (burst, _) = at_once(&world, "DeleteVolume", ids.len(), async |n| {
+        let (burst, _) = at_once(&cluster, "DeleteVolume", ids.len(), async |n| {
             let request = csi::DeleteVolumeRequest {
                 volume_id: ids[n].clone(),
                 ..csi::DeleteVolumeRequest::default()
             };
-            world
+            cluster
                 .controller()
                 .delete_volume(timed(request))
                 .await
@@ -97,12 +97,12 @@ fn timed<T>(message: T) -> Request<T> {
 }
 
 async fn at_once<T>(
-    world: &TestCluster,
+    cluster: &TestCluster,
     rpc: &'static str,
     calls: usize,
     call: impl AsyncFn(usize) -> Result<T, Status>,
 ) -> Result<(Burst, Vec<T>)> {
-    let watch = Watch::begin(Meter::of(world.plugin.process.id())?);
+    let watch = Watch::begin(Meter::of(cluster.plugin.process.id())?);
     let started = Instant::now();
     let ended = join_all((0..calls).map(|n| patiently(&call, n))).await;
     let all_ended_s = started.elapsed().as_secs_f64();
@@ -113,7 +113,7 @@ async fn at_once<T>(
     }
     let waits = sorted(ended.iter().map(|ended| ended.after));
     let answers: Vec<T> = ended.into_iter().filter_map(|ended| ended.answer).collect();
-    let counters = world.nas.get_control("counters").await?;
+    let counters = cluster.nas.get_control("counters").await?;
     let most_in_flight = counters["most_in_flight"].as_u64();
     let burst = Burst {
         rpc,

@@ -72,7 +72,7 @@ struct AtOnce {
 
 /// A driver that is measured.
 struct Bench {
-    world: TestCluster,
+    cluster: TestCluster,
     meter: Meter,
     metrics: SocketAddr,
     http: reqwest::Client,
@@ -94,9 +94,9 @@ pub(super) async fn measure(sizes: &[usize], rounds: usize) -> Result<Measured> 
     for &volumes in sizes {
         while crowd.len() + 1 < volumes {
             let name = format!("crowd-{}", crowd.len());
-            let mut life = TestVolume::create(&bench.world, &name, GIB, CONTENT).await?;
-            life.attach(&bench.world).await?;
-            crowd.push(life);
+            let mut volume = TestVolume::create(&bench.cluster, &name, GIB, CONTENT).await?;
+            volume.attach(&bench.cluster).await?;
+            crowd.push(volume);
             if crowd.len().is_multiple_of(20) {
                 progress(&format!("calls: {} volumes are staged", crowd.len()));
             }
@@ -125,10 +125,10 @@ impl Bench {
         let mut plan = Plan::whole();
         "info".clone_into(&mut plan.log_level);
         plan.driver = vec!["--metrics-address".to_owned(), metrics.to_string()];
-        let world = plan.start().await?;
+        let cluster = plan.start().await?;
         Ok(Self {
-            meter: Meter::of(world.plugin.process.id())?,
-            world,
+            meter: Meter::of(cluster.plugin.process.id())?,
+            cluster,
             metrics,
             http: reqwest::Client::builder().no_proxy().build()?,
             samples: Vec::new(),
@@ -137,22 +137,24 @@ impl Bench {
 
     /// A volume's way onto the node and back, each call measured.
     async fn round(&mut self, name: &str) -> Result<()> {
-        let mut life = TestVolume::create(&self.world, name, GIB, CONTENT).await?;
-        life.publish(&self.world).await?;
-        self.one("NodeStageVolume", async |world| life.stage(world).await)
-            .await?;
-        self.one("NodeStageVolume (again)", async |world| {
-            life.stage(world).await
+        let mut volume = TestVolume::create(&self.cluster, name, GIB, CONTENT).await?;
+        volume.publish(&self.cluster).await?;
+        self.one("NodeStageVolume", async |cluster| {
+            volume.stage(cluster).await
         })
         .await?;
-        self.one("NodePublishVolume", async |world| {
-            life.node_publish(world).await
+        self.one("NodeStageVolume (again)", async |cluster| {
+            volume.stage(cluster).await
+        })
+        .await?;
+        self.one("NodePublishVolume", async |cluster| {
+            volume.node_publish(cluster).await
         })
         .await?;
         let (used, programs) = self
-            .used(async |world| {
+            .used(async |cluster| {
                 for _ in 0..STATS {
-                    life.stats(world).await?;
+                    volume.stats(cluster).await?;
                 }
                 Ok(())
             })
@@ -160,14 +162,16 @@ impl Bench {
         let each = f64::from(STATS);
         self.samples
             .push(("NodeGetVolumeStats", used.shared_by(each), programs / each));
-        self.one("NodeUnpublishVolume", async |world| {
-            life.node_unpublish(world).await
+        self.one("NodeUnpublishVolume", async |cluster| {
+            volume.node_unpublish(cluster).await
         })
         .await?;
-        self.one("NodeUnstageVolume", async |world| life.unstage(world).await)
-            .await?;
-        life.unpublish(&self.world).await?;
-        Ok(life.delete(&self.world).await?)
+        self.one("NodeUnstageVolume", async |cluster| {
+            volume.unstage(cluster).await
+        })
+        .await?;
+        volume.unpublish(&self.cluster).await?;
+        Ok(volume.delete(&self.cluster).await?)
     }
 
     async fn one(
@@ -187,7 +191,7 @@ impl Bench {
     ) -> Result<(Used, f64)> {
         let programs = self.programs().await?;
         let before = self.meter.read()?;
-        call(&self.world).await?;
+        call(&self.cluster).await?;
         let used = before.until(&self.meter.read()?);
         Ok((used, self.programs().await? - programs))
     }
@@ -210,18 +214,18 @@ impl Bench {
 
     /// Volumes off the node and onto it again, all at once.
     async fn at_once(&self, lives: &[TestVolume], volumes: usize) -> Result<Vec<AtOnce>> {
-        let world = &self.world;
+        let cluster = &self.cluster;
         let mut found = vec![
-            self.together("NodeGetVolumeStats", lives, volumes, async |life| {
-                life.stats(world).await.map(drop)
+            self.together("NodeGetVolumeStats", lives, volumes, async |volume| {
+                volume.stats(cluster).await.map(drop)
             })
             .await?,
         ];
-        for life in lives {
-            life.node_unpublish(world).await?;
+        for volume in lives {
+            volume.node_unpublish(cluster).await?;
         }
-        let unstage = async |life: &TestVolume| life.unstage(world).await;
-        let stage = async |life: &TestVolume| life.stage(world).await;
+        let unstage = async |volume: &TestVolume| volume.unstage(cluster).await;
+        let stage = async |volume: &TestVolume| volume.stage(cluster).await;
         for rpc in [
             "NodeUnstageVolume",
             "NodeStageVolume (made before)",
@@ -233,8 +237,8 @@ impl Bench {
                 self.together(rpc, lives, volumes, stage).await?
             });
         }
-        for life in lives {
-            life.node_publish(world).await?;
+        for volume in lives {
+            volume.node_publish(cluster).await?;
         }
         Ok(found)
     }
@@ -248,7 +252,7 @@ impl Bench {
     ) -> Result<AtOnce> {
         let watch = Watch::begin(self.meter);
         let before = self.meter.read()?;
-        try_join_all(lives.iter().map(|life| call(life)))
+        try_join_all(lives.iter().map(|volume| call(volume)))
             .await
             .context(rpc)?;
         let used = before.until(&self.meter.read()?);
@@ -261,7 +265,7 @@ impl Bench {
             driver_cpu_ms: used.cpu_ms,
             most_threads,
             most_descriptors,
-            resident_kib: self.world.plugin.process.resident_kib()?,
+            resident_kib: self.cluster.plugin.process.resident_kib()?,
         })
     }
 }

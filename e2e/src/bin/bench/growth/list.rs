@@ -43,36 +43,37 @@ pub(super) async fn measure(sizes: &[usize]) -> Result<Vec<Listed>> {
     let mut plan = Plan::controller();
     plan.nas.more = vec!["--model", "unlimited"];
     "info".clone_into(&mut plan.log_level);
-    let world = plan.start().await?;
+    let cluster = plan.start().await?;
     let mut found = Vec::new();
     let mut made = 0;
     for &volumes in sizes {
-        let makers = (0..MAKERS).map(|maker| make(&world, (made + maker..volumes).step_by(MAKERS)));
+        let makers =
+            (0..MAKERS).map(|maker| make(&cluster, (made + maker..volumes).step_by(MAKERS)));
         try_join_all(makers).await?;
         made = volumes;
         progress(&format!("list: {volumes} volumes"));
         // The first list warms up.
-        list(&world, volumes, 0).await?;
+        list(&cluster, volumes, 0).await?;
         found.push(Listed {
             volumes,
-            whole: list(&world, volumes, 0).await?,
-            pages: list(&world, volumes, PAGE).await?,
+            whole: list(&cluster, volumes, 0).await?,
+            pages: list(&cluster, volumes, PAGE).await?,
         });
     }
     Ok(found)
 }
 
-async fn make(world: &TestCluster, numbers: impl Iterator<Item = usize>) -> Result<()> {
+async fn make(cluster: &TestCluster, numbers: impl Iterator<Item = usize>) -> Result<()> {
     for n in numbers {
-        TestVolume::create(world, &format!("list-{n}"), GIB, Content::Block).await?;
+        TestVolume::create(cluster, &format!("list-{n}"), GIB, Content::Block).await?;
     }
     Ok(())
 }
 
 /// Lists them all, so many at a time; 0: all in one call.
-async fn list(world: &TestCluster, volumes: usize, page: i32) -> Result<Cost> {
-    let meter = Meter::of(world.plugin.process.id())?;
-    let carried = world.nas.counters().await?;
+async fn list(cluster: &TestCluster, volumes: usize, page: i32) -> Result<Cost> {
+    let meter = Meter::of(cluster.plugin.process.id())?;
+    let carried = cluster.nas.counters().await?;
     let before = meter.read()?;
     let (mut found, mut calls) = (0, 0);
     let mut starting_token = String::new();
@@ -81,7 +82,11 @@ async fn list(world: &TestCluster, volumes: usize, page: i32) -> Result<Cost> {
             max_entries: page,
             starting_token,
         };
-        let answer = world.controller().list_volumes(request).await?.into_inner();
+        let answer = cluster
+            .controller()
+            .list_volumes(request)
+            .await?
+            .into_inner();
         found += answer.entries.len();
         calls += 1;
         starting_token = answer.next_token;
@@ -90,7 +95,7 @@ async fn list(world: &TestCluster, volumes: usize, page: i32) -> Result<Cost> {
         }
     }
     let used = before.until(&meter.read()?);
-    let now = world.nas.counters().await?;
+    let now = cluster.nas.counters().await?;
     ensure!(
         found == volumes,
         "{found} volumes are listed, not {volumes}"

@@ -35,26 +35,26 @@ pub(super) async fn measure(node: bool, idle: u64) -> Result<Vec<Moment>> {
         Plan::controller()
     };
     "info".clone_into(&mut plan.log_level);
-    let world = plan.start().await?;
-    let mut ledger = CallCosts::default();
+    let cluster = plan.start().await?;
+    let mut call_costs = CallCosts::default();
     tokio::time::sleep(SETTLED).await;
-    let mut found = vec![moment(&world, "after the start")?];
+    let mut found = vec![moment(&cluster, "after the start")?];
     let mut lived = 0;
     for lives in LIVES {
         while lived < lives {
-            life(&world, &mut ledger, &format!("memory-{lived}"), node).await?;
+            life(&cluster, &mut call_costs, &format!("memory-{lived}"), node).await?;
             lived += 1;
         }
-        found.push(moment(&world, &format!("after {lives} lives"))?);
+        found.push(moment(&cluster, &format!("after {lives} lives"))?);
     }
     progress(&format!("memory: {idle} s idle"));
     tokio::time::sleep(Duration::from_secs(idle)).await;
-    found.push(moment(&world, &format!("{idle} s later"))?);
+    found.push(moment(&cluster, &format!("{idle} s later"))?);
     Ok(found)
 }
 
-fn moment(world: &TestCluster, when: &str) -> Result<Moment> {
-    let process = &world.plugin.process;
+fn moment(cluster: &TestCluster, when: &str) -> Result<Moment> {
+    let process = &cluster.plugin.process;
     let (threads, descriptors) = Meter::of(process.id())?.now()?;
     Ok(Moment {
         when: when.to_owned(),

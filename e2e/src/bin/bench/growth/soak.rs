@@ -72,7 +72,7 @@ pub(super) async fn lives(lives: u64) -> Result<Soak> {
 }
 
 struct Run {
-    world: TestCluster,
+    cluster: TestCluster,
     node: bool,
     started: Instant,
     begun: AtomicU64,
@@ -89,10 +89,10 @@ impl Run {
             Plan::controller()
         };
         "info".clone_into(&mut plan.log_level);
-        let world = plan.start().await?;
+        let cluster = plan.start().await?;
         Ok(Self {
-            beginning_kib: world.plugin.process.resident_kib()?,
-            world,
+            beginning_kib: cluster.plugin.process.resident_kib()?,
+            cluster,
             node,
             started: Instant::now(),
             begun: AtomicU64::new(0),
@@ -114,37 +114,37 @@ impl Run {
     }
 
     async fn life(&self, name: &str) -> Result<(), Status> {
-        let world = &self.world;
+        let cluster = &self.cluster;
         let content = if self.node {
             Content::Fs("xfs")
         } else {
             Content::Block
         };
-        let mut life = TestVolume::create(world, name, GIB, content).await?;
+        let mut life = TestVolume::create(cluster, name, GIB, content).await?;
         if self.node {
-            life.attach(world).await?;
-            life.stats(world).await?;
-            life.expand_lun(world, 2 * GIB).await?;
-            life.expand_on_node(world, 2 * GIB).await?;
-            life.detach(world).await?;
+            life.attach(cluster).await?;
+            life.stats(cluster).await?;
+            life.expand_lun(cluster, 2 * GIB).await?;
+            life.expand_on_node(cluster, 2 * GIB).await?;
+            life.detach(cluster).await?;
         } else {
             "worker-1:01234567".clone_into(&mut life.node_id);
-            life.publish_context = life.publish_to(world, &life.node_id).await?;
-            life.expand_lun(world, 2 * GIB).await?;
-            life.unpublish(world).await?;
+            life.publish_context = life.publish_to(cluster, &life.node_id).await?;
+            life.expand_lun(cluster, 2 * GIB).await?;
+            life.unpublish(cluster).await?;
         }
-        life.delete(world).await
+        life.delete(cluster).await
     }
 
     fn note(&self, half: usize) -> Result<()> {
-        let resident = self.world.plugin.process.resident_kib()?;
+        let resident = self.cluster.plugin.process.resident_kib()?;
         self.halves[half].store(resident, Ordering::Relaxed);
         Ok(())
     }
 
     async fn end(self) -> Result<Soak> {
         let seconds = self.started.elapsed().as_secs_f64();
-        let (threads, descriptors) = Meter::of(self.world.plugin.process.id())?.now()?;
+        let (threads, descriptors) = Meter::of(self.cluster.plugin.process.id())?.now()?;
         let [middle_kib, end_kib] = self.halves.map(AtomicU64::into_inner);
         Ok(Soak {
             seconds,
@@ -158,7 +158,7 @@ impl Run {
                 .errors
                 .into_inner()
                 .unwrap_or_else(PoisonError::into_inner),
-            leftovers: self.world.leftovers().await?,
+            leftovers: self.cluster.leftovers().await?,
         })
     }
 }

@@ -42,16 +42,16 @@ pub(super) async fn measure(sizes: &[usize]) -> Result<Vec<Start>> {
     let mut plan = Plan::whole();
     "info".clone_into(&mut plan.log_level);
     plan.nas.more = vec!["--model", "unlimited"];
-    let mut world = plan.start().await?;
+    let mut cluster = plan.start().await?;
     let mut staged = 0;
     let mut found = Vec::new();
     for &records in sizes {
         while staged < records {
             let name = format!("start-{staged}");
             // Without a file system: only records and sessions matter here.
-            let mut life = TestVolume::create(&world, &name, GIB, Content::Block).await?;
-            life.publish(&world).await?;
-            life.stage(&world).await?;
+            let mut volume = TestVolume::create(&cluster, &name, GIB, Content::Block).await?;
+            volume.publish(&cluster).await?;
+            volume.stage(&cluster).await?;
             staged += 1;
             if staged % 50 == 0 {
                 progress(&format!("start: {staged} records"));
@@ -59,34 +59,34 @@ pub(super) async fn measure(sizes: &[usize]) -> Result<Vec<Start>> {
         }
         let mut starts = Vec::new();
         for _ in 0..STARTS {
-            starts.push(start(&mut world).await?);
+            starts.push(start(&mut cluster).await?);
         }
         starts.sort_by(|a, b| a.first_answer_ms.total_cmp(&b.first_answer_ms));
         found.push(starts.swap_remove(STARTS / 2));
     }
-    world.plugin.process.kill();
-    log_half_out(&world)?;
-    found.push(start(&mut world).await?);
+    cluster.plugin.process.kill();
+    log_half_out(&cluster)?;
+    found.push(start(&mut cluster).await?);
     progress("start: measured");
     Ok(found)
 }
 
-async fn start(world: &mut TestCluster) -> Result<Start> {
-    world.plugin.process.kill();
-    let count = |world: &TestCluster, folder| world.initiator()?.count(folder);
+async fn start(cluster: &mut TestCluster) -> Result<Start> {
+    cluster.plugin.process.kill();
+    let count = |cluster: &TestCluster, folder| cluster.initiator()?.count(folder);
     let (records, sessions) = (
-        count(world, "etc/iscsi/nodes")?,
-        count(world, "sys/class/iscsi_session")?,
+        count(cluster, "etc/iscsi/nodes")?,
+        count(cluster, "sys/class/iscsi_session")?,
     );
     let started = Instant::now();
-    world.restart_driver_at_once().await?;
-    world
+    cluster.restart_driver_at_once().await?;
+    cluster
         .plugin
         .node()
         .node_get_info(NodeGetInfoRequest {})
         .await?;
     let first_answer_ms = millis(started.elapsed());
-    let meter = Meter::of(world.plugin.process.id())?;
+    let meter = Meter::of(cluster.plugin.process.id())?;
     let then = meter.read()?;
     let quiet_ms = millis(meter.quiet_since(started).await?);
     let end = meter.read()?;
@@ -99,7 +99,7 @@ async fn start(world: &mut TestCluster) -> Result<Start> {
         quiet_ms,
         cpu_ms: end.cpu_ms(),
         programs_ms: end.programs_ms(),
-        records_left: count(world, "etc/iscsi/nodes")?,
+        records_left: count(cluster, "etc/iscsi/nodes")?,
     })
 }
 
@@ -108,8 +108,8 @@ fn millis(time: Duration) -> f64 {
 }
 
 /// Every other session ends, its record stays.
-fn log_half_out(world: &TestCluster) -> Result<()> {
-    let initiator = world.initiator()?;
+fn log_half_out(cluster: &TestCluster) -> Result<()> {
+    let initiator = cluster.initiator()?;
     let iscsiadm = initiator.bin().join("iscsiadm");
     let status = initiator.status()?;
     let sessions = status["sessions"].as_array().context("sessions")?;

@@ -24,7 +24,7 @@ impl<P: TestBed, G: TestBedPool> Run<'_, '_, P, G> {
         if self.cell.way == ExpandMode::Offline {
             self.must(&[CsiCall::NodeUnpublish, CsiCall::Unstage])
                 .await?;
-            self.player.volume(VOLUME)?.mount_flags.clear();
+            self.executor.volume(VOLUME)?.mount_flags.clear();
             self.must(&[CsiCall::Stage, CsiCall::NodePublish]).await?;
         } else {
             self.must(&[CsiCall::NodeUnpublish, CsiCall::NodePublish])
@@ -40,9 +40,9 @@ impl<P: TestBed, G: TestBedPool> Run<'_, '_, P, G> {
     async fn pod_reads(&mut self) -> Result<Outcome> {
         self.must(&[CsiCall::NodeUnpublish, CsiCall::NodePublishReadonly])
             .await?;
-        self.player.check_invariants().await?;
+        self.executor.check_invariants().await?;
         self.must(&[EXPAND, CsiCall::NodeExpand]).await?;
-        self.player.check_invariants().await?;
+        self.executor.check_invariants().await?;
         Ok(Outcome::Grew)
     }
 
@@ -54,7 +54,7 @@ impl<P: TestBed, G: TestBedPool> Run<'_, '_, P, G> {
             CsiCall::Unpublish { node: NODE },
         ];
         self.must(&down).await?;
-        self.player.volume(VOLUME)?.mount_flags = vec!["ro".to_owned()];
+        self.executor.volume(VOLUME)?.mount_flags = vec!["ro".to_owned()];
         let up = [
             EXPAND,
             CsiCall::Publish { node: NODE },
@@ -63,26 +63,26 @@ impl<P: TestBed, G: TestBedPool> Run<'_, '_, P, G> {
         ];
         self.must(&up).await?;
         self.must(&[CsiCall::NodeExpand]).await?;
-        let life = self.player.volume(VOLUME)?.clone();
-        let written = data(self.player.model())?;
-        let read = self.player.bed().read(&life, NODE)?;
+        let volume = self.executor.volume(VOLUME)?.clone();
+        let written = data(self.executor.model())?;
+        let read = self.executor.bed().read(&volume, NODE)?;
         ensure!(
             read == written,
             "{read} is read where {written} was written"
         );
         let fills = |size: i64| size.unsigned_abs();
-        let plane = self.player.bed();
+        let bed = self.executor.bed();
         ensure!(
-            plane.fs_fills_device(&life, NODE, fills(SMALL * MIB))?,
+            bed.fs_fills_device(&volume, NODE, fills(SMALL * MIB))?,
             "it does not fill what it had"
         );
-        let grew = plane.fs_fills_device(&life, NODE, fills(LARGE * MIB))?;
+        let grew = bed.fs_fills_device(&volume, NODE, fills(LARGE * MIB))?;
         ensure!(!grew, "a file system that is mounted read-only has grown");
         Ok(Outcome::Kept)
     }
 }
 
-fn data(book: &model::reference_model::ReferenceModel) -> Result<u64> {
-    let known = book.volumes.get(&VOLUME).context("no such volume")?;
+fn data(model: &model::reference_model::ReferenceModel) -> Result<u64> {
+    let known = model.volumes.get(&VOLUME).context("no such volume")?;
     known.data.context("nothing was written")
 }

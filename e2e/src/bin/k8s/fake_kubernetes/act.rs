@@ -58,41 +58,41 @@ async fn call(shared: &Shared, deed: &Action) -> Result<(), Status> {
         Action::Create { claim } => create(shared, claim).await,
         Action::Grow { claim } => grow(shared, claim).await,
         Action::Delete { volume } => {
-            let seat = shared.parts.clients(None).await;
-            life(shared, volume, None)?.delete(&seat).await?;
+            let clients = shared.parts.clients(None).await;
+            test_volume(shared, volume, None)?.delete(&clients).await?;
             shared.store().volumes.remove(volume);
             Ok(())
         }
         Action::Attach { volume, node } => attach(shared, volume, node).await,
         Action::Detach { volume, node } => {
-            let seat = shared.parts.clients(None).await;
-            let life = life(shared, volume, Some(node))?;
-            life.unpublish(&seat).await?;
+            let clients = shared.parts.clients(None).await;
+            let test_volume = test_volume(shared, volume, Some(node))?;
+            test_volume.unpublish(&clients).await?;
             shared.with_volume(volume, |volume| volume.attached.remove(node));
             Ok(())
         }
         Action::Stage { volume, node } => stage(shared, volume, node).await,
         Action::Unstage { volume, node } => {
-            let seat = shared.parts.clients(Some(node)).await;
-            let life = life(shared, volume, Some(node))?;
-            life.unstage(&seat).await?;
-            remove(&life.staging)?;
+            let clients = shared.parts.clients(Some(node)).await;
+            let test_volume = test_volume(shared, volume, Some(node))?;
+            test_volume.unstage(&clients).await?;
+            remove(&test_volume.staging)?;
             shared.with_volume(volume, |volume| volume.staged.remove(node));
             Ok(())
         }
         Action::GrowOnNode { pod } => grow_on_node(shared, pod).await,
         Action::Publish { pod } => {
-            let (seat, life) = pods_life(shared, pod).await?;
-            make(life.target.parent())?;
+            let (clients, test_volume) = pods_life(shared, pod).await?;
+            make(test_volume.target.parent())?;
             mark(shared, pod, Some(Stands::Perhaps));
-            life.node_publish(&seat).await?;
+            test_volume.node_publish(&clients).await?;
             mark(shared, pod, Some(Stands::Done));
             Ok(())
         }
         Action::Unpublish { pod } => {
-            let (seat, life) = pods_life(shared, pod).await?;
-            life.node_unpublish(&seat).await?;
-            remove(&pod_folder(&shared.parts.home(&life.node_id), pod))?;
+            let (clients, test_volume) = pods_life(shared, pod).await?;
+            test_volume.node_unpublish(&clients).await?;
+            remove(&pod_folder(&shared.parts.home(&test_volume.node_id), pod))?;
             mark(shared, pod, None);
             Ok(())
         }
@@ -117,8 +117,8 @@ async fn create(shared: &Shared, claim: &str) -> Result<(), Status> {
     };
     request.parameters = class.parameters.into_iter().collect();
     let name = request.name.clone();
-    let seat = shared.parts.clients(None).await;
-    let made = seat.controller().create_volume(request).await?;
+    let clients = shared.parts.clients(None).await;
+    let made = clients.controller().create_volume(request).await?;
     let made = made.into_inner().volume.unwrap_or_default();
     let mut store = shared.store();
     let claimed = store.claims.get_mut(claim).ok_or_else(gone)?;
@@ -142,9 +142,11 @@ async fn attach(shared: &Shared, volume: &str, node: &str) -> Result<(), Status>
     shared.with_volume(volume, |volume| {
         volume.attached.entry(node.to_owned()).or_insert(None);
     });
-    let seat = shared.parts.clients(None).await;
-    let life = life(shared, volume, Some(node))?;
-    let context = life.publish_to(&seat, &life.node_id).await?;
+    let clients = shared.parts.clients(None).await;
+    let test_volume = test_volume(shared, volume, Some(node))?;
+    let context = test_volume
+        .publish_to(&clients, &test_volume.node_id)
+        .await?;
     shared.with_volume(volume, |volume| {
         volume.attached.insert(node.to_owned(), Some(context));
     });
@@ -152,16 +154,16 @@ async fn attach(shared: &Shared, volume: &str, node: &str) -> Result<(), Status>
 }
 
 async fn stage(shared: &Shared, volume: &str, node: &str) -> Result<(), Status> {
-    let seat = shared.parts.clients(Some(node)).await;
-    let life = life(shared, volume, Some(node))?;
-    make(Some(&life.staging))?;
+    let clients = shared.parts.clients(Some(node)).await;
+    let test_volume = test_volume(shared, volume, Some(node))?;
+    make(Some(&test_volume.staging))?;
     let stands = |stands| {
         shared.with_volume(volume, |volume| {
             volume.staged.insert(node.to_owned(), stands);
         });
     };
     stands(Stands::Perhaps);
-    life.stage(&seat).await?;
+    test_volume.stage(&clients).await?;
     stands(Stands::Done);
     Ok(())
 }
@@ -174,15 +176,18 @@ async fn grow(shared: &Shared, claim: &str) -> Result<(), Status> {
         let bytes = *claimed.allocated.get_or_insert(claimed.asked);
         (claimed.volume.clone(), bytes)
     };
-    let life = life(shared, &volume, None)?;
+    let test_volume = test_volume(shared, &volume, None)?;
     let request = csi::ControllerExpandVolumeRequest {
-        volume_id: life.id.clone(),
+        volume_id: test_volume.id.clone(),
         capacity_range: Some(at_least(bytes)),
-        volume_capability: Some(life.capability()),
+        volume_capability: Some(test_volume.capability()),
         ..csi::ControllerExpandVolumeRequest::default()
     };
-    let seat = shared.parts.clients(None).await;
-    let grown = seat.controller().controller_expand_volume(request).await?;
+    let clients = shared.parts.clients(None).await;
+    let grown = clients
+        .controller()
+        .controller_expand_volume(request)
+        .await?;
     let grown = grown.into_inner();
     let mut store = shared.store();
     if let Some(volume) = store.volumes.get_mut(&volume) {
@@ -201,10 +206,10 @@ async fn grow(shared: &Shared, claim: &str) -> Result<(), Status> {
 }
 
 async fn grow_on_node(shared: &Shared, pod: &str) -> Result<(), Status> {
-    let (seat, life) = pods_life(shared, pod).await?;
-    let volume = shared.with_volume(&life.name, |volume| volume.bytes);
+    let (clients, test_volume) = pods_life(shared, pod).await?;
+    let volume = shared.with_volume(&test_volume.name, |volume| volume.bytes);
     let bytes = volume.ok_or_else(gone)?;
-    life.expand_on_node(&seat, bytes).await?;
+    test_volume.expand_on_node(&clients, bytes).await?;
     if let Some(claimed) = shared.store().claim_of(pod) {
         claimed.capacity = bytes;
         claimed.conditions.clear();
@@ -278,7 +283,7 @@ fn content(block: bool, class: &Class) -> Content {
 }
 
 /// A volume as calls want it; on a node, if they are for one.
-fn life(shared: &Shared, name: &str, node: Option<&str>) -> Result<TestVolume, Status> {
+fn test_volume(shared: &Shared, name: &str, node: Option<&str>) -> Result<TestVolume, Status> {
     let store = shared.store();
     let volume = store.volumes.get(name).ok_or_else(gone)?;
     let node = node.unwrap_or_default();
@@ -309,11 +314,11 @@ async fn pods_life(shared: &Shared, pod: &str) -> Result<(CsiClients, TestVolume
         let node = running.node.clone().ok_or_else(gone)?;
         (volume.to_owned(), node)
     };
-    let mut life = life(shared, &volume, Some(&node))?;
-    life.target = target_of(shared, &node, pod);
-    let seat = shared.parts.clients(Some(&node)).await;
-    life.node_id = node;
-    Ok((seat, life))
+    let mut test_volume = test_volume(shared, &volume, Some(&node))?;
+    test_volume.target = target_of(shared, &node, pod);
+    let clients = shared.parts.clients(Some(&node)).await;
+    test_volume.node_id = node;
+    Ok((clients, test_volume))
 }
 
 /// Where a pod has its volume.

@@ -37,21 +37,21 @@ pub(crate) async fn secrets(scene: &mut Scene) -> Result<String> {
     let watch = Watch::start();
     for (name, mutual) in [("one-way", None), ("mutual", Some(MUTUAL))] {
         let mut volume = TestVolume::create(
-            &scene.world,
+            &scene.cluster,
             &format!("pvc-{name}"),
             GIB,
             Content::Fs("ext4"),
         )
         .await?;
         volume.secrets = secret(PASSWORD, mutual);
-        let world = &scene.world;
+        let cluster = &scene.cluster;
         volume
-            .attach(world)
+            .attach(cluster)
             .await
             .with_context(|| format!("{name}: the right secret"))?;
         let data = Scene::write(&volume, 3)?;
         let level = scene
-            .world
+            .cluster
             .nas
             .targets_now()
             .await?
@@ -62,8 +62,8 @@ pub(crate) async fn secrets(scene: &mut Scene) -> Result<String> {
             "{name}: auth_type is {level:?}"
         );
         // A session that lives is not asked again; a new one is.
-        volume.node_unpublish(world).await?;
-        volume.unstage(world).await?;
+        volume.node_unpublish(cluster).await?;
+        volume.unstage(cluster).await?;
         refused(
             &volume,
             secret(WRONG, mutual),
@@ -81,16 +81,16 @@ pub(crate) async fn secrets(scene: &mut Scene) -> Result<String> {
             refused(&volume, secret(PASSWORD, Some(WRONG)), scene, own).await?;
         }
         volume
-            .stage(world)
+            .stage(cluster)
             .await
             .with_context(|| format!("{name}: the right secret after the wrong one"))?;
-        volume.node_publish(world).await?;
+        volume.node_publish(cluster).await?;
         Scene::must_hold(&data)?;
-        volume.detach(world).await?;
-        volume.delete(world).await?;
+        volume.detach(cluster).await?;
+        volume.delete(cluster).await?;
     }
     let seen = watch.stop()?;
-    let log = std::fs::read_to_string(scene.world.folder().join("driver.log"))?;
+    let log = std::fs::read_to_string(scene.cluster.folder().join("driver.log"))?;
     for word in [PASSWORD, MUTUAL, WRONG] {
         ensure!(
             !seen.iter().any(|line| line.contains(word)),
@@ -116,7 +116,7 @@ async fn refused(
         ..volume.clone()
     };
     let before = connections()?;
-    let Err(status) = volume.stage(&scene.world).await else {
+    let Err(status) = volume.stage(&scene.cluster).await else {
         anyhow::bail!("{what}: a wrong secret was let in");
     };
     let tried = connections()? - before;
@@ -125,7 +125,7 @@ async fn refused(
         status.code() == code && status.message().contains(words),
         "{what}: {status}"
     );
-    let left = scene.world.initiator()?;
+    let left = scene.cluster.initiator()?;
     ensure!(
         left.count("sys/class/iscsi_session")? == 0 && left.count("etc/iscsi/nodes")? == 0,
         "{what}: a session or record is left"
@@ -148,10 +148,10 @@ fn connections() -> Result<u64> {
 /// An initiator that has learned the target's name, but not its secret.
 pub(crate) async fn stranger(scene: &mut Scene) -> Result<String> {
     let worker = Worker::start(&[]).await?;
-    let world = &scene.world;
-    let mut volume = TestVolume::create(world, "pvc-1", GIB, Content::Fs("xfs")).await?;
+    let cluster = &scene.cluster;
+    let mut volume = TestVolume::create(cluster, "pvc-1", GIB, Content::Fs("xfs")).await?;
     volume.secrets = secret(PASSWORD, None);
-    volume.attach(world).await?;
+    volume.attach(cluster).await?;
     let iqn = volume.publish_context.get("iqn").context("iqn")?.clone();
     let node = ["iscsiadm", "-m", "node", "-T", &iqn, "-p", PORTALS[0]];
     let on = |more: &[&'static str]| [node.as_slice(), more].concat();
@@ -190,8 +190,8 @@ pub(crate) async fn stranger(scene: &mut Scene) -> Result<String> {
         );
     }
     worker.run(&on(&["-o", "delete"])).await?;
-    volume.detach(world).await?;
-    volume.delete(world).await?;
+    volume.detach(cluster).await?;
+    volume.delete(cluster).await?;
     worker.strike().await?;
     Ok(format!(
         "refused without a secret and with a wrong one ({})",
@@ -203,12 +203,12 @@ pub(crate) async fn stranger(scene: &mut Scene) -> Result<String> {
 pub(crate) async fn default(scene: &mut Scene) -> Result<String> {
     let watch = Watch::start();
     let worker = Worker::start(&[]).await?;
-    let world = &scene.world;
-    let mut volume = TestVolume::create(world, "pvc-1", GIB, Content::Fs("ext4")).await?;
-    volume.attach(world).await?;
+    let cluster = &scene.cluster;
+    let mut volume = TestVolume::create(cluster, "pvc-1", GIB, Content::Fs("ext4")).await?;
+    volume.attach(cluster).await?;
     let data = Scene::write(&volume, 3)?;
     let proofs = Proofs::of(&volume)?;
-    let level = world.nas.targets_now().await?[0]["auth_type"].clone();
+    let level = cluster.nas.targets_now().await?[0]["auth_type"].clone();
     ensure!(level == 2, "auth_type is {level}");
 
     // It would write records of its own.
@@ -224,8 +224,8 @@ pub(crate) async fn default(scene: &mut Scene) -> Result<String> {
     must_be_told_to_nobody(scene, &proofs)?;
 
     // Whoever stands in for the NAS has to know what only the NAS knows.
-    volume.node_unpublish(world).await?;
-    volume.unstage(world).await?;
+    volume.node_unpublish(cluster).await?;
+    volume.unstage(cluster).await?;
     let mut noticed = Vec::new();
     for (what, mutual) in [
         ("no proof of its own", None),
@@ -236,11 +236,11 @@ pub(crate) async fn default(scene: &mut Scene) -> Result<String> {
         elsewhere
             .publish_context
             .insert("portals".to_owned(), SPOOF.to_owned());
-        let Err(status) = elsewhere.stage(world).await else {
+        let Err(status) = elsewhere.stage(cluster).await else {
             bail!("a target with {what} was taken for the NAS's");
         };
         spoof.stop(&worker).await?;
-        let left = world.initiator()?;
+        let left = cluster.initiator()?;
         ensure!(
             left.count("sys/class/iscsi_session")? == 0 && left.count("etc/iscsi/nodes")? == 0,
             "{what}: a session or record is left"
@@ -253,12 +253,12 @@ pub(crate) async fn default(scene: &mut Scene) -> Result<String> {
         );
         noticed.push(format!("{what}: {:?}", status.code()));
     }
-    volume.stage(world).await.context("the NAS itself")?;
-    volume.node_publish(world).await?;
+    volume.stage(cluster).await.context("the NAS itself")?;
+    volume.node_publish(cluster).await?;
     Scene::must_hold(&data)?;
     must_be_told_to_nobody(scene, &proofs)?;
-    volume.detach(world).await?;
-    volume.delete(world).await?;
+    volume.detach(cluster).await?;
+    volume.delete(cluster).await?;
     worker.strike().await?;
     let seen = watch.stop()?;
     for word in proofs.secrets() {
@@ -432,10 +432,10 @@ impl Spoof {
 
 /// Logs and files of the node and the driver hold no proof, but open-iscsi's own record, which only root may read.
 fn must_be_told_to_nobody(scene: &Scene, proofs: &Proofs) -> Result<()> {
-    let nas = scene.world.nas.folder();
-    let kubelet = scene.world.folder().join("kubelet");
+    let nas = scene.cluster.nas.folder();
+    let kubelet = scene.cluster.folder().join("kubelet");
     let mut folders = vec![
-        scene.world.folder().to_owned(),
+        scene.cluster.folder().to_owned(),
         "/etc/iscsi".into(),
         "/run".into(),
         "/var/lib/iscsi".into(),

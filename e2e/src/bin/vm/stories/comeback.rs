@@ -85,7 +85,7 @@ async fn comes_back(scene: &mut Scene, contents: &[Content], loss: Loss) -> Resu
     }
     if loss == Loss::SessionsGoOn {
         let switch = json!({"deleted_targets_keep_sessions": true});
-        scene.world.nas.patch_settings(&switch).await?;
+        scene.cluster.nas.patch_settings(&switch).await?;
     }
     let worker = Worker::start(&["--replacement-timeout", GIVES_UP]).await?;
     if loss == Loss::SessionsGoOn {
@@ -116,7 +116,7 @@ async fn comes_back(scene: &mut Scene, contents: &[Content], loss: Loss) -> Resu
     // The other node uses them and is done with them, whatever the first one writes meanwhile.
     let mut others = Vec::new();
     for volume in &volumes {
-        volume.first.unpublish(&scene.world).await?;
+        volume.first.unpublish(&scene.cluster).await?;
     }
     for volume in &volumes {
         ensure!(
@@ -195,7 +195,7 @@ struct Handover {
 
 /// The other node has it.
 struct Other {
-    life: TestVolume,
+    volume: TestVolume,
     data: Data,
 }
 
@@ -214,12 +214,12 @@ impl Handover {
 
     /// The other node attaches it, removes what the first one has written, and writes.
     async fn take(&self, scene: &Scene) -> Result<Other> {
-        let life = scene.adopt(&self.first).await?;
-        if let Content::Fs(_) = life.content {
-            std::fs::remove_file(life.file("shared"))?;
+        let volume = scene.adopt(&self.first).await?;
+        if let Content::Fs(_) = volume.content {
+            std::fs::remove_file(volume.file("shared"))?;
         }
-        let data = Scene::write(&life, 11)?;
-        Ok(Other { life, data })
+        let data = Scene::write(&volume, 11)?;
+        Ok(Other { volume, data })
     }
 
     /// A write of the first node, through whatever it still has, that does not wait in memory.
@@ -250,7 +250,7 @@ impl Handover {
         worker: &Worker,
         other: &Other,
     ) -> Result<Vec<String>> {
-        let (there, name) = (worker.on(&scene.world), &self.first.name);
+        let (there, name) = (worker.on(&scene.cluster), &self.first.name);
         let mut again = self.first.clone();
         again.target = self.first.target.with_file_name("target-of-the-next-pod");
         again.publish(&there).await?;
@@ -329,10 +329,10 @@ impl Handover {
 impl Other {
     /// Ends the other node's use.
     async fn end(&self, scene: &Scene) -> Result<()> {
-        let world = &scene.world;
+        let cluster = &scene.cluster;
         Scene::must_hold(&self.data)?;
-        self.life.detach(world).await?;
-        must_be_clean(scene, &self.life)
+        self.volume.detach(cluster).await?;
+        must_be_clean(scene, &self.volume)
     }
 }
 

@@ -102,7 +102,7 @@ pub(crate) async fn late_writes(scene: &mut Scene) -> Result<String> {
     for pod in pods {
         worker.run(&["kill", "-9", &pod.to_string()]).await?;
     }
-    let there = worker.on(&scene.world);
+    let there = worker.on(&scene.cluster);
     for Moved { theirs, ours, .. } in moved {
         let let_go = async || {
             let done = async {
@@ -123,8 +123,8 @@ pub(crate) async fn late_writes(scene: &mut Scene) -> Result<String> {
 
 impl Moved {
     async fn take(scene: &Scene, theirs: TestVolume) -> Result<Self> {
-        let world = &scene.world;
-        theirs.unpublish(world).await?;
+        let cluster = &scene.cluster;
+        theirs.unpublish(cluster).await?;
         let ours = scene.adopt(&theirs).await?;
         let before = Scene::write(&ours, 11)?;
         Ok(Self {
@@ -136,15 +136,15 @@ impl Moved {
 
     /// This node's volume is as this node left it, and goes on.
     async fn must_be_ours(&self, scene: &Scene) -> Result<()> {
-        let (world, ours) = (&scene.world, &self.ours);
+        let (cluster, ours) = (&scene.cluster, &self.ours);
         Scene::must_hold(&self.before)?;
         let after = Scene::write(ours, 12)?;
-        ours.expand_lun(world, 2 * GIB).await?;
-        ours.expand_on_node(world, 2 * GIB).await?;
-        ours.must_have(world, 2 * GIB)?;
+        ours.expand_lun(cluster, 2 * GIB).await?;
+        ours.expand_on_node(cluster, 2 * GIB).await?;
+        ours.must_have(cluster, 2 * GIB)?;
         Scene::must_hold(&after)?;
         let device = scene.device(ours)?;
-        ours.node_unpublish(world).await?;
+        ours.node_unpublish(cluster).await?;
         if let Content::Fs(fs) = ours.content {
             run("umount", [&ours.staging])?;
             let words = checker(fs).iter().map(OsStr::new);
@@ -154,8 +154,8 @@ impl Moved {
             !scene.lun_holds(ours, LATE)?,
             "the cut-off node's pages have arrived"
         );
-        ours.unstage(world).await?;
-        Ok(ours.unpublish(world).await?)
+        ours.unstage(cluster).await?;
+        Ok(ours.unpublish(cluster).await?)
     }
 }
 

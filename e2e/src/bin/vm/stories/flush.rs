@@ -39,13 +39,13 @@ pub(crate) async fn honoured_or_not(scene: &mut Scene) -> Result<String> {
 
 /// A pod writes and syncs four times on a volume of such a class: the disk's cache, and the flushes that came of it.
 async fn written(scene: &Scene, name: &str, honoured: &str) -> Result<(Cache, u64)> {
-    let world = &scene.world;
+    let cluster = &scene.cluster;
     let mut request = create_request(name, GIB, Content::Fs("ext4"));
     request
         .parameters
         .insert("enableFuaSyncCache".to_owned(), honoured.to_owned());
-    let mut volume = TestVolume::create_as(world, request, Content::Fs("ext4")).await?;
-    volume.attach(world).await?;
+    let mut volume = TestVolume::create_as(cluster, request, Content::Fs("ext4")).await?;
+    volume.attach(cluster).await?;
     let device = scene.device(&volume)?;
     let before = cache(&device)?;
     let mut file = File::create(volume.file("synced"))?;
@@ -55,8 +55,8 @@ async fn written(scene: &Scene, name: &str, honoured: &str) -> Result<(Cache, u6
     }
     let after = cache(&device)?;
     drop(file);
-    volume.detach(world).await?;
-    volume.delete(world).await?;
+    volume.detach(cluster).await?;
+    volume.delete(cluster).await?;
     let flushed = after.flushes - before.flushes;
     Ok((after, flushed))
 }

@@ -87,7 +87,7 @@ pub(crate) async fn node(scene: &mut Scene) -> Result<String> {
         .await?;
     let fresh = Fresh::make().await?;
     let worker = Worker::start_contained(&["--host-namespaces", "init"]).await?;
-    let there = worker.on(&scene.world);
+    let there = worker.on(&scene.cluster);
 
     // The kubelet registers it.
     let info = there.node().node_get_info(NodeGetInfoRequest {}).await?;

@@ -23,7 +23,7 @@ pub(crate) async fn of_the_host(scene: &mut Scene) -> Result<String> {
 /// The container's own namespaces lack everything. Answers why the node does not even say its name.
 async fn without(scene: &Scene) -> Result<String> {
     let worker = Worker::start_contained(&["--host-namespaces", "own"]).await?;
-    let there = worker.on(&scene.world);
+    let there = worker.on(&scene.cluster);
     let info = there.node().node_get_info(NodeGetInfoRequest {}).await;
     let Err(refused) = info else {
         bail!("a node without an initiator name: {info:?}");
@@ -38,7 +38,7 @@ async fn without(scene: &Scene) -> Result<String> {
 
 async fn within(scene: &Scene, namespaces: &str, content: Content) -> Result<()> {
     let worker = Worker::start_contained(&["--host-namespaces", namespaces]).await?;
-    let there = worker.on(&scene.world);
+    let there = worker.on(&scene.cluster);
     let volume = worker
         .volume(scene, &format!("pvc-{namespaces}"), content)
         .await?;

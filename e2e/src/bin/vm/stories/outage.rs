@@ -33,7 +33,7 @@ pub(crate) async fn nas_is_down(scene: &mut Scene) -> Result<String> {
             worker.write_unsynced(&volume.file("lost")).await?;
         }
     }
-    let (there, started) = (worker.on(&scene.world), Instant::now());
+    let (there, started) = (worker.on(&scene.cluster), Instant::now());
     let bound = Duration::from_secs(REPLACEMENT) + SLACK;
     // As a kubelet does: all at once, and again until it is done.
     let gone = futures::future::join_all(volumes.iter().map(async |volume| {
@@ -106,7 +106,7 @@ pub(crate) async fn node_reboots(scene: &mut Scene) -> Result<String> {
     power_cycle().await?;
     let down = started.elapsed().as_secs();
     let worker = Worker::start(&[]).await?;
-    let there = worker.on(&scene.world);
+    let there = worker.on(&scene.cluster);
     for (volume, file, sum) in &volumes {
         // A kubelet makes the directory, which the power cut may have undone.
         worker.make(&volume.staging).await?;
@@ -161,21 +161,21 @@ pub(crate) async fn nas_restarts(scene: &mut Scene) -> Result<String> {
     }
     let started = Instant::now();
     scene.nas_goes().await?;
-    scene.world.nas.restart().await?;
+    scene.cluster.nas.restart().await?;
     let waits = pods.iter().map(async |(volume, writer)| {
         writer.must_go_on().await?;
         let seconds = started.elapsed().as_secs_f64();
         Ok::<_, anyhow::Error>(format!("{} {seconds:.1} s", volume.content.name()))
     });
     let waits = futures::future::try_join_all(waits).await?;
-    let world = &scene.world;
+    let cluster = &scene.cluster;
     for (volume, writer) in pods {
-        ensure!(volume.expand_lun(world, 2 * GIB).await? == 2 * GIB);
-        ensure!(volume.expand_on_node(world, 2 * GIB).await? == 2 * GIB);
-        volume.must_have(world, 2 * GIB)?;
+        ensure!(volume.expand_lun(cluster, 2 * GIB).await? == 2 * GIB);
+        ensure!(volume.expand_on_node(cluster, 2 * GIB).await? == 2 * GIB);
+        volume.must_have(cluster, 2 * GIB)?;
         writer.stop()?;
-        volume.detach(world).await?;
-        volume.delete(world).await?;
+        volume.detach(cluster).await?;
+        volume.delete(cluster).await?;
     }
     Ok(format!(
         "from the kill to the next records: {}; grown afterwards; no error, no restart of the driver",

@@ -31,7 +31,7 @@ pub(crate) async fn one_goes_away(scene: &mut Scene) -> Result<String> {
     for content in [Content::Fs("ext4"), Content::Block] {
         pods.push(Pod::start(scene, &worker, content).await?);
     }
-    let there = worker.on(&scene.world);
+    let there = worker.on(&scene.cluster);
 
     // During I/O.
     worker.cable(1, false).await?;

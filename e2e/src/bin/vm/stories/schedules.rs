@@ -85,7 +85,7 @@ pub(crate) async fn schedules(scene: &mut Scene) -> Result<String> {
     }
     told.let_go().await?;
     let Schedules { given, refused, .. } = told;
-    volume.photo.ensure_unchanged()?;
+    volume.snapshot.ensure_unchanged()?;
     scene.strike_marked(volume).await?;
     scene.strike_marked(impostor).await?;
     Ok(format!(
@@ -111,7 +111,7 @@ impl Schedules<'_> {
     }
 
     async fn take(&mut self, step: Step) -> Result<()> {
-        let world = &self.scene.world;
+        let cluster = &self.scene.cluster;
         let answer = match step {
             Step::Swap if self.place == Place::Volume => {
                 self.place = Place::Impostor;
@@ -121,19 +121,19 @@ impl Schedules<'_> {
             Step::TargetBack if self.place == Place::Nothing => return self.export_volume().await,
             Step::TargetGone if self.place != Place::Nothing => {
                 (self.place, self.dead) = (Place::Nothing, true);
-                return Ok(self.volume.unpublish(world).await?);
+                return Ok(self.volume.unpublish(cluster).await?);
             }
             Step::Swap | Step::SwapBack | Step::TargetGone | Step::TargetBack => return Ok(()),
-            Step::Stage => self.volume.stage(world).await,
+            Step::Stage => self.volume.stage(cluster).await,
             Step::Publish => {
-                let published = self.volume.node_publish(world).await;
+                let published = self.volume.node_publish(cluster).await;
                 self.used |= published.is_ok();
                 published
             }
-            Step::Expand => self.volume.expand_on_node(world, GIB).await.map(drop),
+            Step::Expand => self.volume.expand_on_node(cluster, GIB).await.map(drop),
             Step::Unpublish => {
                 self.used = false;
-                return Ok(self.volume.node_unpublish(world).await?);
+                return Ok(self.volume.node_unpublish(cluster).await?);
             }
             Step::Unstage => return self.let_go().await,
         };
@@ -163,24 +163,24 @@ impl Schedules<'_> {
         match std::mem::replace(&mut self.place, Place::Volume) {
             Place::Volume => Ok(()),
             Place::Impostor => self.scene.swap_back(&self.volume, &self.impostor).await,
-            Place::Nothing => Ok(self.volume.publish(&self.scene.world).await?),
+            Place::Nothing => Ok(self.volume.publish(&self.scene.cluster).await?),
         }
     }
 
     async fn let_go(&mut self) -> Result<()> {
         (self.dead, self.used) = (false, false);
-        self.volume.node_unpublish(&self.scene.world).await?;
-        Ok(self.volume.unstage(&self.scene.world).await?)
+        self.volume.node_unpublish(&self.scene.cluster).await?;
+        Ok(self.volume.unstage(&self.scene.cluster).await?)
     }
 
     /// Whatever was refused before is given now.
     async fn use_volume(&mut self) -> Result<()> {
-        let world = &self.scene.world;
+        let cluster = &self.scene.cluster;
         if self.used {
-            self.volume.expand_on_node(world, GIB).await?;
+            self.volume.expand_on_node(cluster, GIB).await?;
         } else {
-            self.volume.stage(world).await?;
-            self.volume.node_publish(world).await?;
+            self.volume.stage(cluster).await?;
+            self.volume.node_publish(cluster).await?;
             self.used = true;
         }
         self.scene.must_show(&self.volume)
