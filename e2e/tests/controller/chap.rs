@@ -1,4 +1,5 @@
-//! CHAP on the NAS: what a publication's target is told, read back, and what is answered when the NAS will not have it.
+//! CHAP on the NAS: the settings that a publication's target gets, how they are read back, and which error is returned when the
+//! NAS rejects them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,7 +16,9 @@ use proto::csi::volume_capability::access_mode::Mode;
 use serde_json::json;
 use tonic::{Code, Status};
 
-use super::common::{Csi, NODE_A, TARGET, calls, lose, now, refuse, refused, shorts};
+use super::common::{
+    Csi, NODE_A, TARGET, call_names, calls, journal_end, lose_reply, refuse, refused,
+};
 use super::edited_replies::Edited;
 
 const BAD_AUTH_DATA: u32 = 18_990_708;
@@ -83,12 +86,12 @@ async fn a_repeated_publication_tells_the_target_again() -> Result<()> {
         ("planted-right", "chap", 1, set.clone()),
         ("planted-other", "chap", 1, set.clone()),
     ] {
-        let since = now(&cluster.nas).await?;
+        let since = journal_end(&cluster.nas).await?;
         assert_eq!(publish(&csi, &id, password).await?, auth);
-        assert_eq!(shorts(&calls(&cluster.nas, since).await?), wanted);
+        assert_eq!(call_names(&calls(&cluster.nas, since).await?), wanted);
         assert_eq!(auth_types(&cluster).await?, [auth_type]);
     }
-    // Whoever made these proofs, a node may be logged in with them: they are not changed on one look.
+    // Regardless of who set these secrets, a node may be logged in with them: one observation is not enough to change them.
     refused(
         publish(&csi, &id, "").await,
         Code::Unavailable,
@@ -100,7 +103,7 @@ async fn a_repeated_publication_tells_the_target_again() -> Result<()> {
     Ok(())
 }
 
-/// A driver with another configuration of proofs.
+/// A driver with other CHAP settings.
 async fn with(cluster: &TestCluster, name: &str, chap: &str) -> Result<Plugin> {
     let key = cluster.nas.chap_key_file();
     let line = format!("chap_key_file: {}\n", key.display());
@@ -140,7 +143,7 @@ async fn a_publication_keeps_its_proofs_when_the_key_changes() -> Result<()> {
             "{name}"
         );
     }
-    // Nobody has the key any more, and nobody was seen to be logged in.
+    // The key is lost, and no node was seen logged in.
     let lost = with(&cluster, "lost", &format!("chap_key_file: {new}\n")).await?;
     let lost = Csi::of(&lost);
     refused(
@@ -154,7 +157,7 @@ async fn a_publication_keeps_its_proofs_when_the_key_changes() -> Result<()> {
         "nothing was changed"
     );
 
-    // What was made without proofs stays so until it ends, and what is made is as the configuration says.
+    // What was created without CHAP stays so until unpublish; new targets follow the configuration.
     csi.unpublish(&id, NODE_A).await?;
     let off = with(&cluster, "open", "chap: off\n").await?;
     let open = Csi::of(&off).publish(&id, NODE_A).await?;
@@ -185,12 +188,15 @@ async fn bad_auth_data_is_final_only_when_nothing_was_made() -> Result<()> {
     );
     assert_eq!(auth_types(&cluster).await?, Vec::<u64>::new());
 
-    // The reply is lost: the target that was made has these names and passwords.
-    cluster.nas.fault(TARGET, "create", 1, 1, lose()).await?;
+    // The reply is lost: the target was created with these names and passwords.
+    cluster
+        .nas
+        .fault(TARGET, "create", 1, 1, lose_reply())
+        .await?;
     publish(&csi, &id, "planted-right").await?;
     assert_eq!(auth_types(&cluster).await?, [1]);
 
-    // A publication that may be in use stays.
+    // A publication that may be in use is kept.
     cluster
         .nas
         .fault(TARGET, "set", 1, 1, refuse(BAD_AUTH_DATA))
@@ -214,8 +220,8 @@ async fn bad_auth_data_is_final_only_when_nothing_was_made() -> Result<()> {
     Ok(())
 }
 
-/// A repeated publication under a running pod changes nothing of what its session has proven (F36): DSM tells no password, and what setting one does
-/// to a live session nobody knows.
+/// Publishing again under a running pod does not change the CHAP settings that its session was authenticated with (F36): DSM does
+/// not return passwords, and the effect of setting one on a live session is unknown.
 #[tokio::test(start_paused = true)]
 async fn a_secret_is_not_set_anew_under_a_node_that_is_logged_in() -> Result<()> {
     let cluster = Edited::start()?;
@@ -247,11 +253,11 @@ async fn a_secret_is_not_set_anew_under_a_node_that_is_logged_in() -> Result<()>
     ] {
         logged_in.store(there, Relaxed);
         sets.store(0, Relaxed);
-        let again = cluster.publish_with(&id, NODE_A, secret(password)).await?;
-        assert_eq!(again, first);
+        let republished = cluster.publish_with(&id, NODE_A, secret(password)).await?;
+        assert_eq!(republished, first);
         assert_eq!(sets.load(Relaxed), set, "{there} {password}");
     }
-    // Another name is something that DSM tells.
+    // The user name, unlike the password, can be read back from DSM.
     logged_in.store(true, Relaxed);
     sets.store(0, Relaxed);
     let mut bob = secret("planted-right");

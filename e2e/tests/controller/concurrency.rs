@@ -1,4 +1,4 @@
-//! Many calls at once.
+//! Concurrent calls: twenty volumes at once, and twenty creates with the same name.
 
 use std::collections::HashSet;
 
@@ -15,18 +15,20 @@ async fn twenty_volumes_at_once() -> Result<()> {
     let cluster = Plan::controller().start().await?;
     let csi = Csi::of(&cluster.plugin);
     let names: Vec<String> = (0..20).map(|n| format!("pvc-{n}")).collect();
-    let made = join_all(names.iter().map(|name| csi.create(name, GIB))).await;
-    let ids = made.into_iter().collect::<Result<HashSet<String>, _>>()?;
+    let created = join_all(names.iter().map(|name| csi.create(name, GIB))).await;
+    let ids = created
+        .into_iter()
+        .collect::<Result<HashSet<String>, _>>()?;
     assert_eq!((ids.len(), cluster.nas.luns().await?.len()), (20, 20));
     let published = join_all(ids.iter().map(|id| csi.publish(id, NODE_A))).await;
     published.into_iter().collect::<Result<Vec<_>, _>>()?;
-    let wanted: HashSet<String> = ids.iter().map(|id| publication(id, NODE_A)).collect();
+    let expected: HashSet<String> = ids.iter().map(|id| publication(id, NODE_A)).collect();
     assert_eq!(
         publications(&cluster.nas)
             .await?
             .into_iter()
             .collect::<HashSet<_>>(),
-        wanted
+        expected
     );
     let grown = join_all(ids.iter().map(|id| csi.expand(id, 2 * GIB))).await;
     assert!(
@@ -51,9 +53,9 @@ async fn twenty_volumes_at_once() -> Result<()> {
 async fn twenty_times_the_same_name_is_one_lun() -> Result<()> {
     let cluster = Plan::controller().start().await?;
     let csi = Csi::of(&cluster.plugin);
-    let made = join_all((0..20).map(|_| csi.create("pvc-1", GIB))).await;
+    let created = join_all((0..20).map(|_| csi.create("pvc-1", GIB))).await;
     let mut ids = HashSet::new();
-    for answer in made {
+    for answer in created {
         match answer {
             Ok(id) => drop(ids.insert(id)),
             Err(status) => refused(Err::<(), _>(status), Code::Aborted, &["pvc-1"]),

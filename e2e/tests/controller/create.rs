@@ -1,4 +1,5 @@
-//! Creating: design.md#final-codes, #create-first and #parameters. Create first, look later; a final answer only when nothing was made.
+//! CreateVolume: design.md#final-codes, #create-first and #parameters. It creates first and looks up on failure; an error is
+//! final only if nothing was created.
 
 use anyhow::Result;
 use e2e::GIB;
@@ -9,7 +10,9 @@ use proto::csi;
 use serde_json::json;
 use tonic::Code;
 
-use super::common::{Csi, LUN, NODE_A, VOLUME, calls, lose, lun, now, refuse, refused, shorts};
+use super::common::{
+    Csi, LUN, NODE_A, VOLUME, call_names, calls, journal_end, lose_reply, lun, refuse, refused,
+};
 
 fn with(name: &str, parameters: &[(&str, &str)]) -> csi::CreateVolumeRequest {
     let mut request = create_request(name, GIB, Content::Fs("ext4"));
@@ -26,22 +29,22 @@ async fn a_lost_create_is_found_by_its_name() -> Result<()> {
     let cluster = Plan::controller().start().await?;
     let csi = Csi::of(&cluster.plugin);
     for (name, way, looks) in [
-        ("lost", lose(), 1),
-        // The one that shared its request was garbled, too.
+        ("lost", lose_reply(), 1),
+        // The call that shared its compound request was garbled, too.
         ("garbled", json!({"kind": "garble"}), 2),
     ] {
         cluster.nas.fault(LUN, "create", 1, 1, way).await?;
-        let start = now(&cluster.nas).await?;
+        let start = journal_end(&cluster.nas).await?;
         let id = csi.create(name, GIB).await?;
-        let sent = shorts(&calls(&cluster.nas, start).await?);
+        let sent = call_names(&calls(&cluster.nas, start).await?);
         assert_eq!(sent[..2], ["Volume.get", "LUN.create"]);
         assert_eq!(sent[2..], vec!["LUN.get"; looks]);
         assert_eq!(csi.create(name, GIB).await?, id);
     }
     assert_eq!(cluster.nas.luns().await?.len(), 2);
-    // The look-up fails too: nobody knows, so nothing is final, and the next call finds it.
-    cluster.nas.fault(LUN, "create", 1, 1, lose()).await?;
-    cluster.nas.fault(LUN, "get", 1, 1, lose()).await?;
+    // The lookup fails too: the outcome is unknown, so the error is not final, and the next call finds the LUN.
+    cluster.nas.fault(LUN, "create", 1, 1, lose_reply()).await?;
+    cluster.nas.fault(LUN, "get", 1, 1, lose_reply()).await?;
     refused(
         csi.create("twice", GIB).await,
         Code::Unavailable,
@@ -58,7 +61,7 @@ async fn a_refusal_of_a_lun_that_exists_hands_it_out() -> Result<()> {
     let cluster = Plan::controller().start().await?;
     let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
-    // Whatever DSM says about a create, the name decides: 18990068 says "failed" of a LUN that it has made.
+    // Whatever error DSM returns for a create, the lookup by name decides: 18990068 means "failed", for a LUN that was created.
     for code in [18_990_068, 18_990_538, 18_990_002, 18_990_501, 100, 117] {
         cluster.nas.fault(LUN, "create", 1, 1, refuse(code)).await?;
         assert_eq!(csi.create("pvc-1", GIB).await?, id, "{code}");
@@ -81,7 +84,7 @@ async fn only_what_was_provably_not_made_is_final() -> Result<()> {
     .await?;
     let csi = Csi::of(&cluster.plugin);
     let before = cluster.nas.state().await?;
-    // Without a floor of the driver's (design.md#free-space) it is the NAS that refuses.
+    // With the driver's own free-space floor turned off (design.md#free-space), the NAS refuses.
     let thick = [
         ("location", "/volume2"),
         ("type", "thick"),
@@ -128,7 +131,7 @@ async fn only_what_was_provably_not_made_is_final() -> Result<()> {
         &["18990541"],
     );
     assert_eq!(cluster.nas.luns().await?.len(), 4);
-    // A volume that is out of order is not the user's mistake, and may hold what an earlier try has made.
+    // A degraded or crashed volume is not the user's mistake, and may hold the LUN of an earlier attempt.
     cluster
         .nas
         .patch_volume("volume1", &json!({"status": "crashed"}))
@@ -155,7 +158,8 @@ async fn only_what_was_provably_not_made_is_final() -> Result<()> {
 async fn a_refusal_is_final_only_if_an_earlier_try_left_nothing() -> Result<()> {
     let cluster = Plan::controller().proving().start().await?;
     let csi = Csi::of(&cluster.plugin);
-    // An earlier try made the LUN and its answer was lost; then the NAS starts again, and knows neither its volumes nor its LUNs.
+    // An earlier attempt created the LUN and its reply was lost. Then the NAS reboots and lists neither its volumes nor its LUNs
+    // yet.
     let id = csi.create("pvc-1", GIB).await?;
     for code in [18_990_501, 18_990_002, 18_990_502, 18_990_541, 18_990_500] {
         cluster.nas.fault(LUN, "create", 1, 1, refuse(code)).await?;
@@ -300,7 +304,7 @@ async fn the_type_follows_the_volume_and_parameters_are_checked() -> Result<()> 
 async fn a_busy_nas_is_not_a_missing_volume() -> Result<()> {
     let cluster = Plan::controller().start().await?;
     let csi = Csi::of(&cluster.plugin);
-    // 117 means both "no such volume" and "busy": the list decides.
+    // 117 means both "no such volume" and "busy": the list of volumes decides.
     cluster.nas.fault(VOLUME, "get", 1, 0, refuse(117)).await?;
     csi.create_as(with("a", &[("location", "/volume1")]))
         .await?;

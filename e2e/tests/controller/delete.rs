@@ -1,4 +1,4 @@
-//! Deleting: design.md#unknown-is-not-absent and #deletevolume. Success means that the LUN is proven to be gone.
+//! DeleteVolume: design.md#unknown-is-not-absent and #deletevolume. Success means that the LUN is verified to be gone.
 
 use anyhow::Result;
 use e2e::GIB;
@@ -7,12 +7,12 @@ use serde_json::json;
 use tonic::Code;
 
 use super::common::{
-    Csi, LUN, NO_UUID, NODE_A, TARGET, VOLUME, administrator, calls, hang, iqn, lose, lun, now,
-    refuse, refused, shorts, until_called, uuid,
+    Csi, LUN, NO_UUID, NODE_A, TARGET, VOLUME, admin_call, call_names, calls, hang, iqn,
+    journal_end, lose_reply, lun, refuse, refused, until_called, uuid,
 };
 use super::transport::wiretap;
 
-/// Codes with which DSM denies a LUN, rightly or not.
+/// Error codes with which DSM reports a LUN as missing, whether or not it is.
 const DENIALS: [u32; 2] = [18_990_531, 18_990_505];
 
 /// design.md#deletevolume
@@ -28,7 +28,7 @@ async fn a_published_volume_is_not_deleted() -> Result<()> {
         Code::FailedPrecondition,
         &[NODE_A, &iqn(&cluster.nas, &id, NODE_A).await?, "unpublish"],
     );
-    // Nobody knows who uses it: nothing is deleted.
+    // Whether the LUN is in use cannot be determined: nothing is deleted.
     cluster.nas.fault(TARGET, "list", 1, 1, refuse(117)).await?;
     refused(csi.delete(&id).await, Code::Unavailable, &["117"]);
     assert_eq!(cluster.nas.state().await?, before);
@@ -56,16 +56,17 @@ async fn a_volume_made_again_is_never_the_dying_one() -> Result<()> {
     let second = csi.create("pvc-1", GIB).await?;
     assert_ne!(first, second);
 
-    // While it dies nobody gets it, neither to use nor to delete once more.
+    // While it is being deleted it can be neither published nor deleted again.
     let plugin = cluster.another_driver("rival", |_| {}).await?;
-    let start = now(&cluster.nas).await?;
+    let start = journal_end(&cluster.nas).await?;
     let deletion = tokio::spawn({
         let (csi, id) = (csi.clone(), second.clone());
         async move { csi.delete(&id).await }
     });
     until_called(&cluster.nas, start, "LUN.delete").await?;
-    let rival = Csi::of(&plugin);
-    let (made, deleted) = futures::join!(csi.create("pvc-1", GIB), rival.delete(&second));
+    let second_controller = Csi::of(&plugin);
+    let (made, deleted) =
+        futures::join!(csi.create("pvc-1", GIB), second_controller.delete(&second));
     refused(made, Code::Aborted, &["is_action_locked true"]);
     refused(deleted, Code::Aborted, &["is_action_locked true"]);
     deletion.await??;
@@ -74,7 +75,8 @@ async fn a_volume_made_again_is_never_the_dying_one() -> Result<()> {
     Ok(())
 }
 
-/// The other way in which a NAS may lag: it denies the LUN at once, while its list shows it and its name is taken.
+/// The other way in which a NAS may lag: `get` reports the LUN as missing at once, while it is still listed and its name is still
+/// taken.
 /// design.md#deletevolume
 #[tokio::test]
 async fn a_volume_made_again_waits_for_the_name_of_the_dying_one() -> Result<()> {
@@ -124,7 +126,7 @@ async fn a_deletion_that_was_not_done_is_not_proven_by_a_denial() -> Result<()> 
     let cluster = Plan::controller().start().await?;
     let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
-    // The NAS goes down between the calls: it refuses to delete, then knows no LUN.
+    // The NAS reboots between the calls: it refuses to delete, then reports no LUNs.
     for (code, denial) in [
         (117, DENIALS[0]),
         (100, DENIALS[1]),
@@ -147,24 +149,24 @@ async fn a_refused_deletion_is_told_at_once() -> Result<()> {
     let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
     cluster.nas.fault(LUN, "delete", 1, 1, refuse(117)).await?;
-    let start = now(&cluster.nas).await?;
+    let start = journal_end(&cluster.nas).await?;
     refused(
         csi.delete(&id).await,
         Code::Unavailable,
         &["LUN.delete", "117"],
     );
-    let looks = shorts(&calls(&cluster.nas, start).await?)
+    let reads = call_names(&calls(&cluster.nas, start).await?)
         .into_iter()
         .filter(|call| call == "LUN.get")
         .count();
-    assert_eq!(looks, 2, "the NAS said no: there is nothing to wait for");
+    assert_eq!(reads, 2, "the NAS refused: there is nothing to wait for");
     Ok(())
 }
 
 async fn gone_by_other_hands(cluster: &TestCluster, csi: &Csi) -> Result<String> {
     let id = csi.create("pvc-1", GIB).await?;
     let lun = format!("\"{}\"", uuid(&id));
-    administrator(
+    admin_call(
         cluster,
         &[
             ("api", LUN),
@@ -197,7 +199,7 @@ async fn absence_needs_a_full_list_and_volumes_that_hide_nothing() -> Result<()>
             .await?;
         for (call, answer) in csi.every(&id).await {
             match call {
-                // Targets stand on no volume.
+                // Targets do not depend on a volume.
                 "unpublish" => assert!(answer.is_ok(), "{answer:?}"),
                 _ if hides => refused(answer, Code::Unavailable, &["/volume1", status]),
                 "delete" => assert!(answer.is_ok(), "{answer:?}"),
@@ -212,7 +214,7 @@ async fn absence_needs_a_full_list_and_volumes_that_hide_nothing() -> Result<()>
     for kind in [
         refuse(100),
         refuse(117),
-        lose(),
+        lose_reply(),
         json!({"kind": "garble"}),
         json!({"kind": "http", "status": 503}),
     ] {
@@ -232,7 +234,7 @@ async fn absence_needs_a_full_list_and_volumes_that_hide_nothing() -> Result<()>
     Ok(())
 }
 
-/// A volume may be crashed for weeks: what never lay on it is gone all the same.
+/// A volume may stay crashed for weeks: a LUN that was never on it is still verifiably gone.
 /// design.md#unknown-is-not-absent
 #[tokio::test]
 async fn a_crashed_volume_hides_no_lun_that_was_seen_on_another() -> Result<()> {
@@ -251,7 +253,7 @@ async fn a_crashed_volume_hides_no_lun_that_was_seen_on_another() -> Result<()> 
             answer?;
         }
     }
-    // Who has not seen it there cannot know.
+    // A driver that has not seen the LUN on the other volume cannot know.
     cluster.restart_driver().await?;
     let answer = Csi::of(&cluster.plugin).delete(&id).await;
     refused(answer, Code::Unavailable, &["/volume", "crashed"]);
@@ -263,18 +265,18 @@ async fn a_crashed_volume_hides_no_lun_that_was_seen_on_another() -> Result<()> 
 async fn the_volumes_are_looked_at_before_the_list_that_they_vouch_for() -> Result<()> {
     let cluster = Plan::controller().proving().start().await?;
     let csi = Csi::of(&cluster.plugin);
-    let start = now(&cluster.nas).await?;
+    let start = journal_end(&cluster.nas).await?;
     csi.delete(&format!("nas1/{NO_UUID}")).await?;
-    // The other way round a volume could come up in between: too late for the list, in time for the proof.
+    // In the reverse order a volume could come up between the two: too late for the LUN list, but in time for the volume check.
     let calls = calls(&cluster.nas, start).await?;
     assert_eq!(
-        shorts(&calls),
+        call_names(&calls),
         ["LUN.get", "Volume.list", "LUN.list", "System.info"]
     );
     assert_eq!(
         calls[2].params.get("types"),
         None,
-        "a list of some types is no full list"
+        "a list of some LUN types is not a full list"
     );
     Ok(())
 }
@@ -285,7 +287,7 @@ async fn a_lost_reply_of_delete_is_made_good_by_proof() -> Result<()> {
     let cluster = Plan::controller().start().await?;
     let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
-    cluster.nas.fault(LUN, "delete", 1, 1, lose()).await?;
+    cluster.nas.fault(LUN, "delete", 1, 1, lose_reply()).await?;
     csi.delete(&id).await?;
     assert_eq!(lun(&cluster.nas, &id).await?, None);
     Ok(())
@@ -308,7 +310,7 @@ async fn a_locked_lun_is_aborted_for_all_that_would_change_it() -> Result<()> {
         }
     }
     refused(csi.create("pvc-1", GIB).await, Code::Aborted, &seen);
-    // What is large enough needs no change, so the lock is no obstacle.
+    // It is already large enough and needs no change, so the lock does not matter.
     assert_eq!(csi.expand(&id, GIB).await?, GIB);
     assert_eq!(cluster.nas.state().await?, before);
     Ok(())
@@ -339,7 +341,7 @@ async fn a_deletion_is_not_believed_while_the_lun_is_seen() -> Result<()> {
     let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
     cluster.nas.fault(LUN, "delete", 1, 1, hang()).await?;
-    let start = now(&cluster.nas).await?;
+    let start = journal_end(&cluster.nas).await?;
     let deletion = tokio::spawn({
         let (csi, id) = (csi.clone(), id.clone());
         async move { csi.delete(&id).await }
@@ -352,7 +354,7 @@ async fn a_deletion_is_not_believed_while_the_lun_is_seen() -> Result<()> {
     Ok(())
 }
 
-/// Makes the `lun_uuid` filter of a list ask for a LUN that is not there.
+/// Replaces the UUID in a list's `lun_uuid` filter with that of a LUN that does not exist.
 fn spoil_filter(sent: &mut [u8]) {
     let filter = b"lun_uuid=%22";
     if let Some(at) = sent.windows(filter.len()).position(|seen| seen == filter) {
@@ -378,7 +380,7 @@ async fn a_filter_that_shows_nobody_deletes_nothing() -> Result<()> {
     let id = csi.create("pvc-1", GIB).await?;
     csi.publish(&id, NODE_A).await?;
     let before = cluster.nas.state().await?;
-    // Whether a NAS really filters by LUN is not proven: is_mapped and the full list stand against it.
+    // Whether a real NAS filters by LUN is not verified: `is_mapped` and the full list contradict the filtered list.
     refused(
         blind.delete(&id).await,
         Code::FailedPrecondition,

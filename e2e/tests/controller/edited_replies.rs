@@ -1,5 +1,5 @@
-//! A controller and a NAS in this process, with somebody in between who edits what the NAS says: states and rows that dsm-sim's makers
-//! have not thought of. Time is tokio's and paused.
+//! A controller and a simulated NAS in this process, with a transport between them that edits the replies: states and rows that
+//! dsm-sim does not produce. Runs in tokio's paused time.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -37,14 +37,14 @@ use super::common::{LUN, NODE_A, NODE_B, TARGET, VOLUME};
 
 pub(super) const SYSTEM: &str = "SYNO.Core.System";
 
-/// Changes the answer, envelope and all, to a call of this API and method.
+/// Edits the JSON reply, including its envelope, to a call of this API and method.
 type Edit = Box<dyn Fn(&str, &str, &mut Value) + Send>;
 
 pub(super) struct Line {
     pub(super) nas: Embedded,
     edit: Mutex<Edit>,
-    /// How far the NAS's clock has followed the runtime's.
-    told: Mutex<Duration>,
+    /// How far the NAS's clock has been advanced to follow the runtime's.
+    synced: Mutex<Duration>,
     started: Instant,
 }
 
@@ -84,7 +84,7 @@ impl Transport for Line {
     fn send(&self, request: Request<String>) -> BoxFuture<'_, Result<Response<Bytes>, Failure>> {
         Box::pin(async move {
             let elapsed = self.started.elapsed();
-            let last = std::mem::replace(&mut *lock(&self.told), elapsed);
+            let last = std::mem::replace(&mut *lock(&self.synced), elapsed);
             self.nas.advance_clock(elapsed.saturating_sub(last));
             let form = request.body().clone();
             match self.nas.answer(request.map(Body::from)).await {
@@ -100,7 +100,7 @@ impl Transport for Line {
     }
 }
 
-/// The controller, and the line to its NAS.
+/// The controller, and the transport to its NAS.
 pub(super) struct Edited {
     controller: Controller,
     pub(super) line: Arc<Line>,
@@ -125,7 +125,7 @@ impl Edited {
         let line = Arc::new(Line {
             nas,
             edit: Mutex::new(Box::new(|_, _, _| {})),
-            told: Mutex::default(),
+            synced: Mutex::default(),
             started: Instant::now(),
         });
         let name: driver::volume::NasName = "nas1".parse().ok().context("a name")?;
@@ -171,8 +171,8 @@ impl Edited {
         if parameters.is_empty() {
             request.parameters.clear();
         }
-        let made = self.controller.create_volume(Rpc::new(request)).await?;
-        Ok(made.into_inner().volume.unwrap_or_default().volume_id)
+        let created = self.controller.create_volume(Rpc::new(request)).await?;
+        Ok(created.into_inner().volume.unwrap_or_default().volume_id)
     }
 
     pub(super) async fn publish(&self, id: &str, node: &str) -> Result<String, Status> {
@@ -192,11 +192,11 @@ impl Edited {
             secrets,
             ..csi::ControllerPublishVolumeRequest::default()
         };
-        let made = self
+        let created = self
             .controller
             .controller_publish_volume(Rpc::new(request))
             .await?;
-        Ok(made.into_inner().publish_context["iqn"].clone())
+        Ok(created.into_inner().publish_context["iqn"].clone())
     }
 
     pub(super) async fn unpublish(&self, id: &str, node: &str) -> Result<(), Status> {
@@ -205,10 +205,10 @@ impl Edited {
             node_id: node.to_owned(),
             ..csi::ControllerUnpublishVolumeRequest::default()
         };
-        let done = self
+        let result = self
             .controller
             .controller_unpublish_volume(Rpc::new(request));
-        done.await.map(drop)
+        result.await.map(drop)
     }
 
     pub(super) async fn delete(&self, id: &str) -> Result<(), Status> {
@@ -216,8 +216,8 @@ impl Edited {
             volume_id: id.to_owned(),
             ..csi::DeleteVolumeRequest::default()
         };
-        let done = self.controller.delete_volume(Rpc::new(request));
-        done.await.map(drop)
+        let result = self.controller.delete_volume(Rpc::new(request));
+        result.await.map(drop)
     }
 
     pub(super) async fn expand(&self, id: &str, size: i64) -> Result<i64, Status> {
@@ -259,7 +259,7 @@ impl Edited {
         Ok(state.await?["targets"].as_array().map_or(0, Vec::len))
     }
 
-    /// Everything that a volume goes through, each call twice.
+    /// A volume's whole life cycle, each call twice.
     async fn volume(&self, name: &str) -> Result<(), Status> {
         let id = self.create(name, &[]).await?;
         assert_eq!(self.create(name, &[]).await?, id);
@@ -282,7 +282,7 @@ impl Edited {
 }
 
 pub(super) fn refused<T: fmt::Debug>(answer: Result<T, Status>, code: Code, words: &[&str]) {
-    let status = answer.expect_err("it was to be refused");
+    let status = answer.expect_err("the call must fail");
     assert_eq!(status.code(), code, "{status:?}");
     for word in words {
         assert!(status.message().contains(word), "{word}: {status:?}");
@@ -290,12 +290,12 @@ pub(super) fn refused<T: fmt::Debug>(answer: Result<T, Status>, code: Code, word
 }
 
 pub(super) async fn seconds(seconds: u64) {
-    // sleep: time is paused, this is how it goes on
+    // sleep: advances the paused clock
     tokio::time::sleep(Duration::from_secs(seconds)).await;
 }
 
-/// Sets the status of the first volume, as far as it is told anywhere.
-fn volume_says(word: &Value, method: &str, answer: &mut Value) {
+/// Sets the status of the first volume in every reply that contains it.
+fn set_volume_status(word: &Value, method: &str, answer: &mut Value) {
     let volume = match method {
         "list" => &mut answer["data"]["volumes"][0],
         _ => &mut answer["data"]["volume"],
@@ -321,11 +321,11 @@ async fn a_word_that_nobody_knows_stops_nothing() -> Result<()> {
     for (n, word) in words.into_iter().enumerate() {
         cluster.edit(move |api, method, answer| {
             if api == VOLUME {
-                volume_says(&json!(word), method, answer);
+                set_volume_status(&json!(word), method, answer);
             }
         });
-        let done = cluster.volume(&format!("volume-{n}")).await;
-        done.with_context(|| format!("volume status {word:?}"))?;
+        let result = cluster.volume(&format!("volume-{n}")).await;
+        result.with_context(|| format!("volume status {word:?}"))?;
     }
     for (n, word) in ["finished", "soft_limit_reach", "a word of DSM 8", ""]
         .into_iter()
@@ -343,8 +343,8 @@ async fn a_word_that_nobody_knows_stops_nothing() -> Result<()> {
                 _ => {}
             }
         });
-        let done = cluster.volume(&format!("lun-{n}")).await;
-        done.with_context(|| format!("LUN status {word:?}"))?;
+        let result = cluster.volume(&format!("lun-{n}")).await;
+        result.with_context(|| format!("LUN status {word:?}"))?;
     }
     Ok(())
 }
@@ -422,8 +422,8 @@ async fn a_row_that_could_be_ours_is_a_doubt_about_that_volume_alone() -> Result
     cluster.delete(&id).await.map_err(Into::into)
 }
 
-/// The NAS says that it has been up for so long, in its own form.
-fn up(api: &str, method: &str, answer: &mut Value, text: &Value) {
+/// Sets the uptime in the NAS's reply.
+fn set_up_time(api: &str, method: &str, answer: &mut Value, text: &Value) {
     if (api, method) == (SYSTEM, "info") {
         answer["data"]["up_time"] = text.clone();
     }
@@ -436,7 +436,7 @@ async fn a_nas_that_has_just_started_proves_no_absence() -> Result<()> {
     let id = cluster.create("pvc-1", &[]).await?;
     let gone = cluster.create("pvc-2", &[]).await?;
     cluster.delete(&gone).await?;
-    cluster.edit(|api, method, answer| up(api, method, answer, &json!("0:14:59")));
+    cluster.edit(|api, method, answer| set_up_time(api, method, answer, &json!("0:14:59")));
     let words = ["899 s", "15 minutes"];
     refused(
         cluster.unpublish(&id, NODE_A).await,
@@ -445,10 +445,10 @@ async fn a_nas_that_has_just_started_proves_no_absence() -> Result<()> {
     );
     refused(cluster.delete(&gone).await, Code::Unavailable, &words);
     refused(cluster.list().await, Code::Unavailable, &words);
-    // What does not rest on absence goes on.
+    // Calls that do not depend on absence still work.
     cluster.publish(&id, NODE_A).await?;
     cluster.unpublish(&id, NODE_A).await?;
-    cluster.edit(|api, method, answer| up(api, method, answer, &json!("0:15:1")));
+    cluster.edit(|api, method, answer| set_up_time(api, method, answer, &json!("0:15:1")));
     cluster.unpublish(&id, NODE_A).await?;
     cluster.delete(&gone).await?;
     assert_eq!(cluster.list().await?, [id]);
@@ -458,12 +458,12 @@ async fn a_nas_that_has_just_started_proves_no_absence() -> Result<()> {
 /// design.md#unknown-is-not-absent
 #[tokio::test(start_paused = true)]
 async fn where_the_up_time_cannot_be_read_two_lists_are_compared() -> Result<()> {
-    let ways = [
+    let cases = [
         json!({"success": false, "error": {"code": 105}}),
         json!({"success": true, "data": {}}),
         json!({"success": true, "data": {"up_time": "since Monday"}}),
     ];
-    for way in ways {
+    for way in cases {
         let cluster = Edited::start()?;
         let id = cluster.create("pvc-1", &[]).await?;
         let blind = way.clone();
@@ -479,7 +479,7 @@ async fn where_the_up_time_cannot_be_read_two_lists_are_compared() -> Result<()>
         }
         seconds(30).await;
         cluster.unpublish(&id, NODE_A).await?;
-        // A volume that was there before is missing.
+        // A volume that existed before is missing.
         cluster.edit(move |api, method, answer| match (api, method) {
             (SYSTEM, _) => *answer = way.clone(),
             (VOLUME, "list") => drop(
@@ -509,7 +509,7 @@ async fn a_volume_that_has_crashed_may_hold_what_is_missing() -> Result<()> {
     for word in ["crashed", "locked"] {
         cluster.edit(move |api, method, answer| {
             if api == VOLUME {
-                volume_says(&json!(word), method, answer);
+                set_volume_status(&json!(word), method, answer);
                 if let Some(volumes) = answer["data"]["volumes"].as_array_mut() {
                     volumes[0]
                         .as_object_mut()
@@ -522,7 +522,7 @@ async fn a_volume_that_has_crashed_may_hold_what_is_missing() -> Result<()> {
             Code::Unavailable,
             &["/volume1", word, "Storage Manager"],
         );
-        // Targets are not on volumes, and the other volume is as good as ever.
+        // Targets are not stored on volumes, and the other volume is healthy.
         cluster.unpublish(&id, NODE_A).await?;
         cluster.unpublish(&id, NODE_A).await?;
         cluster.publish(&id, NODE_A).await?;

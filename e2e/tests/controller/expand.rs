@@ -1,4 +1,5 @@
-//! Growing: design.md#expansion-is-read-back and #large-enough-already. What counts is the size that the NAS shows afterwards, and no size ever shrinks.
+//! ControllerExpandVolume: design.md#expansion-is-read-back and #large-enough-already. The size that the NAS reports afterwards
+//! counts, and a volume never shrinks.
 
 use anyhow::Result;
 use e2e::harness::test_cluster::Plan;
@@ -9,7 +10,8 @@ use serde_json::json;
 use tonic::Code;
 
 use super::common::{
-    Csi, LUN, calls, lose, lun_size, not_final, now, refuse, refused, shorts, until_called, uuid,
+    Csi, LUN, call_names, calls, journal_end, lose_reply, lun_size, not_final, refuse, refused,
+    until_called, uuid,
 };
 
 /// design.md#expansion-is-read-back
@@ -38,14 +40,14 @@ async fn a_lost_reply_is_made_good_by_reading_back() -> Result<()> {
     let cluster = Plan::controller().start().await?;
     let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
-    cluster.nas.fault(LUN, "set", 1, 1, lose()).await?;
+    cluster.nas.fault(LUN, "set", 1, 1, lose_reply()).await?;
     assert_eq!(csi.expand(&id, 2 * GIB).await?, 2 * GIB);
-    // Nor is a refusal the end of the matter, if the size is there all the same: another controller may have been faster.
+    // A refusal is not an error either if the size is already reached: another controller may have been faster.
     cluster
         .nas
         .fault(LUN, "set", 1, 1, json!({"kind": "hang"}))
         .await?;
-    let start = now(&cluster.nas).await?;
+    let start = journal_end(&cluster.nas).await?;
     let expansion = tokio::spawn({
         let (csi, id) = (csi.clone(), id.clone());
         async move { csi.expand(&id, 3 * GIB).await }
@@ -68,7 +70,7 @@ async fn a_success_that_did_nothing_is_no_success() -> Result<()> {
     let cluster = Plan::controller().start().await?;
     let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
-    // The NAS says yes, and while its answer is under way the size falls back.
+    // The NAS reports success, but the size falls back before the reply arrives.
     cluster
         .nas
         .fault(LUN, "set", 1, 1, json!({"kind": "delay", "ms": 500}))
@@ -87,15 +89,15 @@ async fn a_success_that_did_nothing_is_no_success() -> Result<()> {
         .nas
         .patch_lun(uuid(&id), &json!({"size": GIB}))
         .await?;
-    // It is asked again and again; only the size that is seen ends the call.
-    let start = now(&cluster.nas).await?;
-    let looks = async || {
-        Ok(shorts(&calls(&cluster.nas, start).await?)
+    // The driver polls; only the size that it reads back ends the call.
+    let start = journal_end(&cluster.nas).await?;
+    let reads = async || {
+        Ok(call_names(&calls(&cluster.nas, start).await?)
             .iter()
             .filter(|call| *call == "LUN.get")
             .count())
     };
-    e2e::harness::until::until("several looks", looks, |looks| *looks >= 3).await?;
+    e2e::harness::until::until("several looks", reads, |reads| *reads >= 3).await?;
     assert!(!expansion.is_finished());
     cluster
         .nas
@@ -115,7 +117,7 @@ async fn a_lun_still_at_work_is_waited_for() -> Result<()> {
         .nas
         .fault(LUN, "set", 1, 1, json!({"kind": "delay", "ms": 300}))
         .await?;
-    let start = now(&cluster.nas).await?;
+    let start = journal_end(&cluster.nas).await?;
     let expansion = tokio::spawn({
         let (csi, id) = (csi.clone(), id.clone());
         async move { csi.expand(&id, 2 * GIB).await }
@@ -131,12 +133,12 @@ async fn a_lun_still_at_work_is_waited_for() -> Result<()> {
         .patch_lun(uuid(&id), &json!({"is_action_locked": true}))
         .await?;
     let gets = async || {
-        Ok(shorts(&calls(&cluster.nas, start).await?)
+        Ok(call_names(&calls(&cluster.nas, start).await?)
             .iter()
             .filter(|call| *call == "LUN.get")
             .count())
     };
-    e2e::harness::until::until("two looks after the change", gets, |gets| *gets >= 3).await?;
+    e2e::harness::until::until("two reads after the change", gets, |gets| *gets >= 3).await?;
     assert!(!expansion.is_finished());
     cluster
         .nas
@@ -151,12 +153,12 @@ async fn a_lun_still_at_work_is_waited_for() -> Result<()> {
 async fn a_full_nas_keeps_the_old_size_and_a_smaller_wish_succeeds() -> Result<()> {
     let cluster = Plan::controller().start().await?;
     let csi = Csi::of(&cluster.plugin);
-    // Thick LUNs take their space at once; /volume2 has 2 TiB.
+    // Thick LUNs allocate their space at once; /volume2 has 2 TiB.
     let mut thick = create_request("thick", GIB, Content::Fs("ext4"));
     thick.parameters.extend([
         ("location".to_owned(), "/volume2".to_owned()),
         ("type".to_owned(), "thick".to_owned()),
-        // Without a floor of the driver's (design.md#free-space) it is the NAS that refuses.
+        // With the driver's own free-space floor turned off (design.md#free-space), the NAS refuses.
         ("minFreeSpace".to_owned(), "0".to_owned()),
     ]);
     let id = csi.create_as(thick).await?.volume_id;
@@ -168,7 +170,7 @@ async fn a_full_nas_keeps_the_old_size_and_a_smaller_wish_succeeds() -> Result<(
     );
     assert_eq!(cluster.nas.state().await?, before);
     assert_eq!(csi.expand(&id, 20 * GIB).await?, 20 * GIB);
-    // Any other refusal may hide an effect.
+    // Any other refusal may have had an effect.
     for code in [100, 117, 18_990_500] {
         cluster.nas.fault(LUN, "set", 1, 1, refuse(code)).await?;
         not_final(
@@ -186,7 +188,7 @@ async fn enough_is_enough_and_nothing_shrinks() -> Result<()> {
     let cluster = Plan::controller().start().await?;
     let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", 10 * GIB).await?;
-    let (before, start) = (cluster.nas.state().await?, now(&cluster.nas).await?);
+    let (before, start) = (cluster.nas.state().await?, journal_end(&cluster.nas).await?);
     for (required_bytes, limit_bytes) in [
         (10 * GIB, 0),
         (GIB, 0),
@@ -241,7 +243,7 @@ async fn enough_is_enough_and_nothing_shrinks() -> Result<()> {
             .await?
             .iter()
             .all(|call| ["LUN.get", "Volume.list"].contains(&call.short().as_str())),
-        "nothing but looking"
+        "only reads"
     );
     Ok(())
 }

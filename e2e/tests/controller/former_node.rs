@@ -1,4 +1,4 @@
-//! A node that has another initiator name than before: it was installed anew, or somebody changed the name under running pods.
+//! A node whose initiator name changed: it was reinstalled, or the name was changed under running pods.
 
 use std::sync::{Arc, Mutex};
 
@@ -10,25 +10,25 @@ use super::common::{NODE_A, NODE_B, TARGET};
 use super::edited_replies::{Edited, SYSTEM, refused, seconds};
 
 /// The first node under its new initiator name.
-const NODE_A_ANEW: &str = "worker-a:0000000c";
+const NODE_A_RENAMED: &str = "worker-a:0000000c";
 
-/// What the NAS tells besides: how long it has been up, and who is logged in to which targets.
+/// What the NAS also reports: its uptime, and the targets that have a session.
 #[derive(Debug, Default)]
 struct Setup {
     up_time: String,
     logged_in: Vec<String>,
 }
 
-fn told(cluster: &Edited) -> Arc<Mutex<Setup>> {
-    let told = Arc::new(Mutex::new(Setup {
+fn reported(cluster: &Edited) -> Arc<Mutex<Setup>> {
+    let reported = Arc::new(Mutex::new(Setup {
         up_time: "100:0:0".to_owned(),
         logged_in: Vec::new(),
     }));
-    let knows = told.clone();
+    let shared = reported.clone();
     cluster.edit(move |api, method, answer| {
-        let told = knows.lock().expect("nobody panics while holding it");
+        let reported = shared.lock().expect("not poisoned");
         match (api, method) {
-            (SYSTEM, "info") => answer["data"]["up_time"] = json!(told.up_time),
+            (SYSTEM, "info") => answer["data"]["up_time"] = json!(reported.up_time),
             (TARGET, "list") => {
                 for row in answer["data"]["targets"]
                     .as_array_mut()
@@ -36,7 +36,7 @@ fn told(cluster: &Edited) -> Arc<Mutex<Setup>> {
                     .flatten()
                 {
                     let iqn = row["iqn"].as_str().unwrap_or_default().to_owned();
-                    if told.logged_in.contains(&iqn) {
+                    if reported.logged_in.contains(&iqn) {
                         row["connected_sessions"] = sessions();
                     }
                 }
@@ -44,7 +44,7 @@ fn told(cluster: &Edited) -> Arc<Mutex<Setup>> {
             _ => {}
         }
     });
-    told
+    reported
 }
 
 fn sessions() -> Value {
@@ -57,11 +57,11 @@ async fn a_node_that_was_installed_anew_lets_its_volumes_go() -> Result<()> {
     let id = cluster.create("pvc-1", &[]).await?;
     cluster.publish(&id, NODE_A).await?;
     // The attacher knows the node by its new id only.
-    cluster.unpublish(&id, NODE_A_ANEW).await?;
+    cluster.unpublish(&id, NODE_A_RENAMED).await?;
     assert_eq!(cluster.targets().await?, 0);
     cluster.publish(&id, NODE_B).await?;
     cluster.unpublish(&id, NODE_A).await?;
-    assert_eq!(cluster.targets().await?, 1, "another node's is not meant");
+    assert_eq!(cluster.targets().await?, 1, "another node's target stays");
     cluster.unpublish(&id, NODE_B).await?;
     cluster.delete(&id).await.map_err(Into::into)
 }
@@ -69,7 +69,7 @@ async fn a_node_that_was_installed_anew_lets_its_volumes_go() -> Result<()> {
 #[tokio::test(start_paused = true)]
 async fn a_former_target_is_replaced_once_nobody_has_used_it_for_a_minute() -> Result<()> {
     let cluster = Edited::start()?;
-    let told = told(&cluster);
+    let reported = reported(&cluster);
     let id = cluster.create("pvc-1", &[]).await?;
     let former = cluster.publish(&id, NODE_A).await?;
     let words = [
@@ -78,67 +78,71 @@ async fn a_former_target_is_replaced_once_nobody_has_used_it_for_a_minute() -> R
         "nobody is logged in",
     ];
     refused(
-        cluster.publish(&id, NODE_A_ANEW).await,
+        cluster.publish(&id, NODE_A_RENAMED).await,
         Code::Aborted,
         &words,
     );
     seconds(59).await;
     refused(
-        cluster.publish(&id, NODE_A_ANEW).await,
+        cluster.publish(&id, NODE_A_RENAMED).await,
         Code::Aborted,
         &words,
     );
-    // Somebody was there in between.
-    told.lock().expect("whole").logged_in.push(former.clone());
+    // A session was seen in between.
+    reported
+        .lock()
+        .expect("whole")
+        .logged_in
+        .push(former.clone());
     let busy = [
         former.as_str(),
         "iqn.1993-08.org.debian:01:former",
         "SAN Manager",
     ];
     refused(
-        cluster.publish(&id, NODE_A_ANEW).await,
+        cluster.publish(&id, NODE_A_RENAMED).await,
         Code::Aborted,
         &busy,
     );
-    told.lock().expect("whole").logged_in.clear();
+    reported.lock().expect("whole").logged_in.clear();
     for pause in [0, 40] {
         seconds(pause).await;
         refused(
-            cluster.publish(&id, NODE_A_ANEW).await,
+            cluster.publish(&id, NODE_A_RENAMED).await,
             Code::Aborted,
             &words,
         );
     }
     seconds(20).await;
-    let anew = cluster.publish(&id, NODE_A_ANEW).await?;
-    assert_ne!(anew, former);
+    let renamed = cluster.publish(&id, NODE_A_RENAMED).await?;
+    assert_ne!(renamed, former);
     assert_eq!(cluster.targets().await?, 1);
-    assert_eq!(cluster.publish(&id, NODE_A_ANEW).await?, anew);
-    cluster.unpublish(&id, NODE_A_ANEW).await?;
+    assert_eq!(cluster.publish(&id, NODE_A_RENAMED).await?, renamed);
+    cluster.unpublish(&id, NODE_A_RENAMED).await?;
     cluster.delete(&id).await.map_err(Into::into)
 }
 
-/// The initiator is renamed under a running pod, and the NAS restarts: its session is gone for a while and comes back. The attacher repeats
-/// the publication all the time.
+/// The initiator is renamed under a running pod, and the NAS restarts: its session is gone for a while and comes back. The
+/// external-attacher keeps retrying ControllerPublishVolume.
 #[tokio::test(start_paused = true)]
 async fn a_pod_under_a_renamed_initiator_survives_a_restart_of_the_nas() -> Result<()> {
     let cluster = Edited::start()?;
-    let told = told(&cluster);
+    let reported = reported(&cluster);
     let id = cluster.create("pvc-1", &[]).await?;
     let former = cluster.publish(&id, NODE_A).await?;
-    // Up for 0, 20, 40, … seconds; the session is back after 100 s. Before the restart it is there, and so it is afterwards.
+    // Uptimes of 0, 20, 40, … seconds; the session is back after 100 s. It exists before the restart and after that.
     for at in (0..=400_u64).step_by(20) {
         {
-            let mut told = told.lock().expect("whole");
+            let mut reported = reported.lock().expect("whole");
             let up = at.checked_sub(100);
-            told.up_time = up.map_or("100:0:0".to_owned(), |up| {
+            reported.up_time = up.map_or("100:0:0".to_owned(), |up| {
                 format!("0:{}:{}", up / 60, up % 60)
             });
             let away = (100..200).contains(&at);
-            told.logged_in = if away { vec![] } else { vec![former.clone()] };
+            reported.logged_in = if away { vec![] } else { vec![former.clone()] };
         }
         refused(
-            cluster.publish(&id, NODE_A_ANEW).await,
+            cluster.publish(&id, NODE_A_RENAMED).await,
             Code::Aborted,
             &[&former],
         );

@@ -1,4 +1,5 @@
-//! Room on the NAS's volumes: design.md#free-space. A volume that is full stops every thin LUN on it, so none is made or grown below a floor.
+//! Free space on the NAS's volumes: design.md#free-space. A full volume stops every thin LUN on it, so no LUN is created or grown
+//! below a floor.
 
 use std::collections::HashMap;
 
@@ -11,7 +12,8 @@ use serde_json::json;
 use tonic::{Code, Status};
 
 use super::common::{
-    Csi, LUN, VOLUME, calls, lose, lun, lun_size, now, refuse, refused, shorts, uuid,
+    Csi, LUN, VOLUME, call_names, calls, journal_end, lose_reply, lun, lun_size, refuse, refused,
+    uuid,
 };
 
 fn with(name: &str, size: i64, parameters: &[(&str, &str)]) -> csi::CreateVolumeRequest {
@@ -48,7 +50,7 @@ async fn no_lun_is_made_where_too_little_is_free() -> Result<()> {
     for volume in ["volume1", "volume2"] {
         free(&cluster, volume, GIB - MIB).await?;
     }
-    let (before, start) = (cluster.nas.state().await?, now(&cluster.nas).await?);
+    let (before, start) = (cluster.nas.state().await?, journal_end(&cluster.nas).await?);
     let words = [
         "1023 MiB free",
         "1 GiB that stay free",
@@ -72,13 +74,13 @@ async fn no_lun_is_made_where_too_little_is_free() -> Result<()> {
         refused(answer, Code::ResourceExhausted, &words);
     }
     assert_eq!(cluster.nas.state().await?, before);
-    let sent = shorts(&calls(&cluster.nas, start).await?);
+    let sent = call_names(&calls(&cluster.nas, start).await?);
     assert!(!sent.contains(&"LUN.create".to_owned()), "{sent:?}");
-    // At the floor itself, however large: what thin LUNs hold in all has no bound.
+    // Exactly at the floor, whatever the size: the total of thin LUNs is not bounded.
     free(&cluster, "volume1", GIB).await?;
     let id = created(&csi, with("pvc-1", 10 << 40, &NAMED)).await?;
     assert_eq!(lun_size(&cluster.nas, &id).await?, 10 << 40);
-    // The place that the driver chooses has room.
+    // The volume that the driver chooses has space.
     free(&cluster, "volume2", 3 * GIB).await?;
     let id = created(&csi, with("pvc-2", GIB, &[])).await?;
     let chosen = lun(&cluster.nas, &id).await?.unwrap_or_default();
@@ -92,9 +94,9 @@ async fn a_volume_that_exists_is_handed_out_on_a_full_nas() -> Result<()> {
     let cluster = Plan::controller().proving().start().await?;
     let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
-    // Of this one nobody heard.
+    // The caller never got the reply for this one.
     for method in ["create", "get"] {
-        cluster.nas.fault(LUN, method, 1, 1, lose()).await?;
+        cluster.nas.fault(LUN, method, 1, 1, lose_reply()).await?;
     }
     csi.create("pvc-2", GIB).await.expect_err("lost");
     cluster.nas.no_faults().await?;
@@ -102,7 +104,7 @@ async fn a_volume_that_exists_is_handed_out_on_a_full_nas() -> Result<()> {
     assert_eq!(csi.create("pvc-1", GIB).await?, id);
     csi.create("pvc-2", GIB).await?;
     assert_eq!(cluster.nas.luns().await?.len(), 2);
-    // It has to be the same volume still, and a look that fails proves nothing.
+    // It must still be the same volume, and a lookup that fails proves nothing.
     refused(
         csi.create("pvc-1", 2 * GIB).await,
         Code::AlreadyExists,
@@ -129,8 +131,8 @@ async fn growth_stops_at_the_floor_and_a_smaller_wish_is_heard() -> Result<()> {
     let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", 10 * GIB).await?;
     free(&cluster, "volume1", 512 * MIB).await?;
-    let start = now(&cluster.nas).await?;
-    // RESOURCE_EXHAUSTED would have the resizer ask for the same size for ever.
+    let start = journal_end(&cluster.nas).await?;
+    // With RESOURCE_EXHAUSTED the resizer would retry the same size forever.
     refused(
         csi.expand(&id, 20 * GIB).await,
         Code::OutOfRange,
@@ -141,10 +143,10 @@ async fn growth_stops_at_the_floor_and_a_smaller_wish_is_heard() -> Result<()> {
         ],
     );
     assert_eq!(
-        shorts(&calls(&cluster.nas, start).await?),
+        call_names(&calls(&cluster.nas, start).await?),
         ["LUN.get", "Volume.list"]
     );
-    // What is large enough takes nothing.
+    // A volume that is already large enough needs no space.
     assert_eq!(csi.expand(&id, 10 * GIB).await?, 10 * GIB);
     free(&cluster, "volume1", GIB).await?;
     assert_eq!(csi.expand(&id, 20 * GIB).await?, 20 * GIB);
@@ -195,9 +197,10 @@ async fn the_class_sets_the_floor_for_growth_too() -> Result<()> {
             &["GiB that stay free"],
         );
     }
-    // The class is not told of when a volume grows: it stands in the LUN's mark, whatever people add to that.
-    let marked = lun(&cluster.nas, &a).await?.unwrap_or_default();
-    let text = marked["description"].as_str().unwrap_or_default();
+    // The StorageClass is not known when a volume grows: the floor is stored in the owner tag in the LUN's description, whatever
+    // people add to that.
+    let tagged = lun(&cluster.nas, &a).await?.unwrap_or_default();
+    let text = tagged["description"].as_str().unwrap_or_default();
     assert!(text.contains(" f=100G - careful"), "{text}");
     let edited = json!({"description": format!("Finance: {text}")});
     cluster.nas.patch_lun(uuid(&a), &edited).await?;
@@ -209,9 +212,9 @@ async fn the_class_sets_the_floor_for_growth_too() -> Result<()> {
     free(&cluster, "volume1", 0).await?;
     assert_eq!(csi.expand(&b, 2 * GIB).await?, 2 * GIB);
     created(&csi, with("another", GIB, &careless)).await?;
-    // Nobody who asks for the same volume with another floor has made another one.
-    let again = with("careful", GIB, &careless);
-    assert_eq!(created(&csi, again).await?, a);
+    // A request for the same volume with another floor does not create another volume.
+    let repeated = with("careful", GIB, &careless);
+    assert_eq!(created(&csi, repeated).await?, a);
     for bad in ["1", "-1Gi", "1.5Gi", "10%", "20000Mi", ""] {
         refused(
             csi.create_as(with("x", GIB, &and(&NAMED, ("minFreeSpace", bad))))
@@ -246,9 +249,9 @@ async fn the_configuration_sets_the_floor_of_a_nas() -> Result<()> {
             (50 * GIB - least).max(0),
             "{value}"
         );
-        let made = csi.create(&format!("pvc-{least}"), GIB).await;
-        assert_eq!(made.is_ok(), fits, "{value}: {made:?}");
-        // The class has the last word.
+        let result = csi.create(&format!("pvc-{least}"), GIB).await;
+        assert_eq!(result.is_ok(), fits, "{value}: {result:?}");
+        // The StorageClass overrides the configuration.
         created(
             &csi,
             with(
@@ -284,8 +287,8 @@ async fn a_nas_that_does_not_tell_is_believed_to_have_room() -> Result<()> {
     cluster.nas.patch_volume("volume1", &silent).await?;
     let id = csi.create("silent", GIB).await?;
     assert_eq!(csi.expand(&id, 2 * GIB).await?, 2 * GIB);
-    // No answer is another thing.
-    cluster.nas.fault(VOLUME, "get", 1, 1, lose()).await?;
+    // No reply at all is different.
+    cluster.nas.fault(VOLUME, "get", 1, 1, lose_reply()).await?;
     refused(
         csi.create("lost", GIB).await,
         Code::Unavailable,
@@ -303,21 +306,21 @@ async fn looking_costs_no_request() -> Result<()> {
         .into_iter()
         .enumerate()
     {
-        let start = now(&cluster.nas).await?;
+        let start = journal_end(&cluster.nas).await?;
         let id = created(&csi, with(&format!("pvc-{n}"), GIB, parameters)).await?;
-        let mut made = calls(&cluster.nas, start).await?;
-        made.dedup_by_key(|call| call.request);
-        assert_eq!(made.len(), 2, "{:?}", shorts(&made));
-        let start = now(&cluster.nas).await?;
+        let mut created = calls(&cluster.nas, start).await?;
+        created.dedup_by_key(|call| call.request);
+        assert_eq!(created.len(), 2, "{:?}", call_names(&created));
+        let start = journal_end(&cluster.nas).await?;
         csi.expand_within(&id, at_least(2 * GIB)).await?;
-        let mut made = calls(&cluster.nas, start).await?;
-        made.dedup_by_key(|call| call.request);
-        assert_eq!(made.len(), 3, "{:?}", shorts(&made));
+        let mut created = calls(&cluster.nas, start).await?;
+        created.dedup_by_key(|call| call.request);
+        assert_eq!(created.len(), 3, "{:?}", call_names(&created));
     }
     Ok(())
 }
 
-/// What shares a request is asked for by itself where the NAS has no compound requests, or misses the session inside of one.
+/// Calls in a compound request are repeated separately if the NAS has no compound requests, or loses the session in one.
 /// design.md#free-space
 #[tokio::test]
 async fn what_shares_a_request_can_do_without() -> Result<()> {
@@ -342,7 +345,7 @@ async fn what_shares_a_request_can_do_without() -> Result<()> {
         fault().await?;
         let grown = csi.expand(&id, 2 * GIB).await;
         cluster.nas.no_faults().await?;
-        // That DSM is busy is no answer to what the call is about.
+        // "DSM is busy" is not a result for the call itself.
         assert_eq!(grown.is_ok(), code != 117, "{api} {method}: {grown:?}");
         assert_eq!(csi.create(&name, GIB).await?, id);
         fault().await?;
@@ -355,7 +358,7 @@ async fn what_shares_a_request_can_do_without() -> Result<()> {
     Ok(())
 }
 
-/// A unit that can be unplugged says so in either of two fields, and holds nothing that did not ask for it.
+/// An external (unpluggable) device is marked in either of two fields. No LUN is put on it unless the request names it.
 /// design.md#create-first
 #[tokio::test]
 async fn no_unit_beside_the_nas_is_chosen() -> Result<()> {
@@ -372,7 +375,7 @@ async fn no_unit_beside_the_nas_is_chosen() -> Result<()> {
     {
         let fields = json!({"container": container, "location": location});
         cluster.nas.patch_volume("volume1", &fields).await?;
-        // The larger of the two, else.
+        // Otherwise the larger of the two.
         let id = created(&csi, with(&format!("pvc-{n}"), GIB, &[])).await?;
         let chosen = lun(&cluster.nas, &id).await?.unwrap_or_default();
         assert_eq!(chosen["location"] == "/volume2", outside, "{fields}");

@@ -1,4 +1,5 @@
-//! Ids, marks, names and what the plugin says of itself: design.md#volume-handle, #the-owners-mark, #lun-names, #probe and #capabilities.
+//! Volume ids, owner tags, LUN names and the identity service: design.md#volume-handle, #the-owners-mark, #lun-names, #probe and
+//! #capabilities.
 
 use std::collections::HashSet;
 
@@ -14,14 +15,16 @@ use proto::csi::plugin_capability::{
 use serde_json::json;
 use tonic::Code;
 
-use super::common::{Csi, NO_UUID, NODE_A, calls, exports, lun, lun_size, now, refused, uuid};
+use super::common::{
+    Csi, NO_UUID, NODE_A, calls, exports, journal_end, lun, lun_size, refused, uuid,
+};
 
 /// design.md#volume-handle
 #[tokio::test]
 async fn an_id_that_we_never_issued_is_gone_or_not_found_and_costs_no_call() -> Result<()> {
     let cluster = Plan::controller().start().await?;
     let csi = Csi::of(&cluster.plugin);
-    let (before, start) = (cluster.nas.state().await?, now(&cluster.nas).await?);
+    let (before, start) = (cluster.nas.state().await?, journal_end(&cluster.nas).await?);
     let upper = format!("nas1/{}", NO_UUID.to_uppercase().replace('0', "A"));
     let foreign = [
         "x",
@@ -43,7 +46,7 @@ async fn an_id_that_we_never_issued_is_gone_or_not_found_and_costs_no_call() -> 
             }
         }
     }
-    // What is missing is said first.
+    // Missing fields are reported first.
     refused(
         csi.publish("x", "").await,
         Code::InvalidArgument,
@@ -71,7 +74,7 @@ async fn an_id_that_we_never_issued_is_gone_or_not_found_and_costs_no_call() -> 
 async fn a_nas_that_is_not_configured_is_a_failed_precondition_everywhere() -> Result<()> {
     let cluster = Plan::controller().start().await?;
     let csi = Csi::of(&cluster.plugin);
-    let start = now(&cluster.nas).await?;
+    let start = journal_end(&cluster.nas).await?;
     for (_, answer) in csi.every(&format!("nas9/{NO_UUID}")).await {
         refused(answer, Code::FailedPrecondition, &["\"nas9\"", "alias"]);
     }
@@ -133,7 +136,7 @@ async fn a_lun_without_our_mark_is_never_touched() -> Result<()> {
         .nas
         .patch_lun(&other_driver, &json!({"description": mark}))
         .await?;
-    // One of ours whose description somebody has changed is no longer ours.
+    // One of our LUNs whose description was edited is no longer ours.
     let lost = csi.create("pvc-lost", GIB).await?;
     cluster
         .nas
@@ -146,7 +149,7 @@ async fn a_lun_without_our_mark_is_never_touched() -> Result<()> {
     for lun in [&foreign, &other_driver, uuid(&lost)] {
         for (call, answer) in csi.every(&format!("nas1/{lun}")).await {
             match call {
-                // There is no target of ours, so there is nothing to take away.
+                // There is no target of ours, so there is nothing to remove.
                 "unpublish" => assert!(answer.is_ok(), "{answer:?}"),
                 _ => refused(
                     answer,
@@ -285,7 +288,7 @@ async fn sizes_are_whole_mib_of_at_least_one_gib_within_the_range() -> Result<()
         &["required_bytes"],
     );
     assert_eq!(cluster.nas.luns().await?.len(), luns);
-    // The same name is the same volume while its size fits the range.
+    // The same name is the same volume as long as its size fits the range.
     let odd = csi.create_as(ask("odd", GIB + 1, 0)).await?.volume_id;
     for (required, limit) in [(0, 0), (GIB, 0), (GIB + MIB, GIB + MIB)] {
         assert_eq!(
@@ -332,7 +335,7 @@ async fn the_same_name_with_other_parameters_is_another_volume() -> Result<()> {
         );
     }
     assert_eq!(cluster.nas.state().await?, before);
-    // The provisioner's own keys, fsType in capitals and a type that means the same change nothing.
+    // The provisioner's own keys, fsType in capitals and a synonymous type change nothing.
     let mut same = create_request("pvc-1", GIB, Content::Fs("ext4"));
     same.parameters.extend(
         [
@@ -351,7 +354,7 @@ async fn the_same_name_with_other_parameters_is_another_volume() -> Result<()> {
 #[tokio::test]
 async fn probe_never_asks_the_nas() -> Result<()> {
     let cluster = Plan::controller().start().await?;
-    // Nobody listens on the discard port of this machine.
+    // Nothing listens on the discard port of this machine.
     let down = cluster
         .another_driver("down", |settings| {
             settings.config = settings
@@ -371,7 +374,7 @@ async fn probe_never_asks_the_nas() -> Result<()> {
         }
     }
     assert_eq!(cluster.nas.journal(0).await?.0.len(), 0);
-    // The same NAS is down for everybody who asks for more.
+    // Calls that need the NAS fail.
     refused(
         Csi::of(&down).create("pvc-1", GIB).await,
         Code::Unavailable,
@@ -444,7 +447,7 @@ async fn the_capabilities_are_exactly_these() -> Result<()> {
         .await?
         .into_inner();
     assert_eq!(info.name, "csi.synology.com");
-    // What is not offered says so.
+    // Unsupported RPCs return Unimplemented.
     let snapshot = csi::CreateSnapshotRequest {
         name: "s".to_owned(),
         source_volume_id: "x".to_owned(),

@@ -1,4 +1,4 @@
-//! Listing: design.md#listvolumes. Only ours, in one order, all of it or nothing.
+//! ListVolumes: design.md#listvolumes. Only our volumes, in one order, and either all of them or an error.
 
 use std::collections::HashMap;
 
@@ -12,7 +12,8 @@ use serde_json::json;
 use tonic::Code;
 
 use super::common::{
-    Csi, LUN, NODE_A, NODE_B, TARGET, VOLUME, calls, lose, now, refuse, refused, shorts, uuid,
+    Csi, LUN, NODE_A, NODE_B, TARGET, VOLUME, call_names, calls, journal_end, lose_reply, refuse,
+    refused, uuid,
 };
 
 /// All volume ids, page by page.
@@ -59,7 +60,7 @@ async fn pages_hold_ours_alone_ordered_by_uuid() -> Result<()> {
         assert_eq!(pages.iter().map(Vec::len).collect::<Vec<_>>(), sizes);
         assert_eq!(pages.concat(), ids);
     }
-    // A volume that goes between two pages takes no other with it.
+    // Deleting a volume between two pages does not skip another one.
     let first = csi.list(10, "").await?;
     csi.delete(&ids[9]).await?;
     let second = csi.list(10, &first.next_token).await?;
@@ -93,7 +94,7 @@ async fn pages_hold_ours_alone_ordered_by_uuid() -> Result<()> {
     Ok(())
 }
 
-/// The ids of one page, and its token.
+/// The ids of one page, and the next token.
 async fn next(csi: &Csi, size: i32, token: &str) -> Result<(Vec<String>, String)> {
     let page = csi.list(size, token).await?;
     let volumes = page.entries.into_iter();
@@ -111,19 +112,19 @@ async fn a_walk_asks_the_nas_once_and_goes_on_without_it() -> Result<()> {
         ids.push(csi.create(&format!("pvc-{n}"), GIB).await?);
     }
     ids.sort_unstable_by(|a, b| uuid(a).cmp(uuid(b)));
-    let since = now(&cluster.nas).await?;
+    let since = journal_end(&cluster.nas).await?;
     assert_eq!(pages(&csi, 3).await?.concat(), ids);
     let once = ["LUN.list", "Target.list", "System.info"];
-    assert_eq!(shorts(&calls(&cluster.nas, since).await?), once);
-    // A walk that begins sees what is there now; one that goes on needs no NAS.
-    let since = now(&cluster.nas).await?;
+    assert_eq!(call_names(&calls(&cluster.nas, since).await?), once);
+    // A new walk reads the current state; one that continues needs no NAS.
+    let since = journal_end(&cluster.nas).await?;
     let (first, token) = next(&csi, 5, "").await?;
-    assert_eq!(shorts(&calls(&cluster.nas, since).await?), once);
+    assert_eq!(call_names(&calls(&cluster.nas, since).await?), once);
     cluster.nas.fault(LUN, "list", 1, 0, refuse(117)).await?;
     let (second, token) = next(&csi, 5, &token).await?;
     refused(csi.list(5, "").await, Code::Unavailable, &["listing"]);
     cluster.nas.no_faults().await?;
-    // Nor does it need the process that began it.
+    // It does not need the process that started it either.
     cluster.restart_driver().await?;
     let csi = Csi::of(&cluster.plugin);
     let (third, token) = next(&csi, 5, &token).await?;
@@ -137,23 +138,23 @@ async fn a_walk_asks_the_nas_once_and_goes_on_without_it() -> Result<()> {
 async fn two_who_list_while_volumes_come_and_go_miss_nothing_that_stays() -> Result<()> {
     let cluster = Plan::controller().start().await?;
     let csi = Csi::of(&cluster.plugin);
-    let (mut stay, mut go) = (Vec::new(), Vec::new());
+    let (mut stay, mut to_delete) = (Vec::new(), Vec::new());
     for n in 0..10 {
         stay.push(csi.create(&format!("stays-{n}"), GIB).await?);
-        go.push(csi.create(&format!("goes-{n}"), GIB).await?);
+        to_delete.push(csi.create(&format!("goes-{n}"), GIB).await?);
     }
     stay.sort_unstable();
     let mut walks = [(Vec::new(), String::new()), (Vec::new(), String::new())];
     let mut turn = 0;
     while turn < 2 || walks.iter().any(|(_, token)| !token.is_empty()) {
         let (seen, token) = &mut walks[turn % 2];
-        // The second begins when the first is under way.
+        // The second walk starts while the first is under way.
         if turn < 2 || !token.is_empty() {
             let (ids, following) = next(&csi, 2 + i32::try_from(turn % 2)?, token).await?;
             seen.extend(ids);
             *token = following;
         }
-        if let Some(gone) = go.pop() {
+        if let Some(gone) = to_delete.pop() {
             csi.delete(&gone).await?;
         }
         csi.create(&format!("comes-{turn}"), GIB).await?;
@@ -204,16 +205,16 @@ async fn entries_tell_size_and_nodes() -> Result<()> {
     Ok(())
 }
 
-/// A second NAS in a folder of its own, and a driver that knows both.
+/// A second NAS with its own folder, and a driver that is configured with both.
 pub(super) async fn two(cluster: &TestCluster) -> Result<(Nas, Plugin)> {
     let folder = cluster.folder().join("second");
     std::fs::create_dir_all(&folder)?;
     let nas = Nas::start(&folder, Settings::default()).await?;
-    let plugin = knowing(cluster, "both", &nas).await?;
+    let plugin = driver_with_both(cluster, "both", &nas).await?;
     Ok((nas, plugin))
 }
 
-/// What creates a volume on the NAS of this name.
+/// A request for a volume on the NAS with this name.
 pub(super) fn on_nas(name: &str, nas: &str) -> CreateVolumeRequest {
     let mut request = e2e::harness::test_volume::create_request(
         name,
@@ -224,8 +225,8 @@ pub(super) fn on_nas(name: &str, nas: &str) -> CreateVolumeRequest {
     request
 }
 
-/// A driver that knows the world's NAS and this one.
-async fn knowing(cluster: &TestCluster, name: &str, nas: &Nas) -> Result<Plugin> {
+/// A driver that is configured with the cluster's NAS and this one.
+async fn driver_with_both(cluster: &TestCluster, name: &str, nas: &Nas) -> Result<Plugin> {
     let more = format!(
         "  - name: nas2\n    url: {}\n    username: admin\n    password_file: {}\n    portals: ['127.0.0.2']\nstate_file:",
         nas.api,
@@ -263,25 +264,25 @@ async fn a_nas_that_fails_is_told_of_as_it_was_and_never_left_out() -> Result<()
     ids.sort_unstable_by(|a, b| uuid(a).cmp(uuid(b)));
     assert_eq!(pages(&csi, 4).await?.concat(), ids);
 
-    let ways = [
+    let failures = [
         refuse(100),
         refuse(105),
         refuse(117),
-        lose(),
+        lose_reply(),
         json!({"kind": "garble"}),
         json!({"kind": "http", "status": 502}),
     ];
     for nas in [&cluster.nas, &second] {
         for (api, method) in [(LUN, "list"), (TARGET, "list")] {
-            for way in &ways {
+            for way in &failures {
                 nas.fault(api, method, 1, 0, way.clone()).await?;
-                // It is told of as it was, and the other as it is.
+                // Its last known state is listed, and the other's current one.
                 assert_eq!(pages(&csi, 4).await?.concat(), ids);
                 nas.no_faults().await?;
             }
         }
     }
-    // Neither answers: there is nothing to tell.
+    // Neither NAS responds: there is nothing to list.
     for nas in [&cluster.nas, &second] {
         nas.fault(LUN, "list", 1, 0, refuse(117)).await?;
     }
@@ -305,13 +306,13 @@ async fn a_nas_that_fails_is_told_of_as_it_was_and_never_left_out() -> Result<()
     for nas in [&cluster.nas, &second] {
         nas.no_faults().await?;
     }
-    let fresh = knowing(&cluster, "fresh", &second).await?;
+    let fresh = driver_with_both(&cluster, "fresh", &second).await?;
     drop(second);
     assert_eq!(pages(&csi, 4).await?.concat(), ids);
-    // Who has never heard the dead one cannot tell of it.
+    // A driver that has never reached the NAS has no last known state.
     let fresh = Csi::of(&fresh);
     refused(fresh.list(0, "").await, Code::Unavailable, &["nas2"]);
-    // What does not concern the dead NAS goes on.
+    // Calls that do not need that NAS still work.
     assert_eq!(
         csi.get(ids.iter().find(|id| id.starts_with("nas1/")).expect("one"))
             .await?
@@ -331,7 +332,7 @@ async fn capacity_is_what_new_luns_can_have() -> Result<()> {
         csi.capacity(on("/volume1")).await?,
         csi.capacity(on("/volume2")).await?,
     ];
-    // A GiB of each volume stays free.
+    // One GiB of each volume stays free.
     let room = |free: i64| free - GIB;
     assert_eq!(
         (first, second, all),
@@ -368,7 +369,7 @@ async fn capacity_is_what_new_luns_can_have() -> Result<()> {
     Ok(())
 }
 
-/// A NAS that is coming up shows a part of what it has, and nothing says so but how long it has been up.
+/// A booting NAS lists only a part of what it has, and only its uptime shows it.
 /// design.md#listvolumes
 #[tokio::test]
 async fn a_nas_that_is_coming_up_is_not_listed() -> Result<()> {

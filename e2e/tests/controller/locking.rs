@@ -1,4 +1,4 @@
-//! One operation per volume, which ends whatever becomes of its caller: design.md#one-operation-per-volume.
+//! One operation per volume, which completes even if its caller goes away: design.md#one-operation-per-volume.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
@@ -13,11 +13,11 @@ use proto::csi::controller_client::ControllerClient;
 use tonic::Code;
 
 use super::common::{
-    AUTH, Csi, LUN, NODE_A, TARGET, hang, lun, lun_size, now, publication, publications, refused,
-    until_called,
+    AUTH, Csi, LUN, NODE_A, TARGET, hang, journal_end, lun, lun_size, publication, publications,
+    refused, until_called,
 };
 
-/// Every mutating call about a volume is refused while another one is under way, and the ones that only look are not.
+/// While an operation is under way, every mutating call about that volume is Aborted and read-only ones are not.
 async fn busy(csi: &Csi, id: &str) {
     for (call, answer) in csi.every(id).await {
         match call {
@@ -41,7 +41,7 @@ async fn the_second_operation_on_a_volume_is_aborted() -> Result<()> {
         (LUN, "delete", "LUN.delete"),
     ] {
         cluster.nas.fault(api, method, 1, 1, hang()).await?;
-        let start = now(&cluster.nas).await?;
+        let start = journal_end(&cluster.nas).await?;
         let first = tokio::spawn({
             let (csi, id) = (csi.clone(), id.clone());
             async move {
@@ -55,7 +55,7 @@ async fn the_second_operation_on_a_volume_is_aborted() -> Result<()> {
         });
         until_called(&cluster.nas, start, short).await?;
         busy(&csi, &id).await;
-        // Other volumes do not wait.
+        // Other volumes are not blocked.
         csi.publish(&other, NODE_A).await?;
         csi.unpublish(&other, NODE_A).await?;
         assert!(!first.is_finished());
@@ -89,14 +89,14 @@ async fn the_same_name_is_one_operation() -> Result<()> {
     Ok(())
 }
 
-/// A caller with a deadline.
-fn hasty<T>(message: T) -> tonic::Request<T> {
+/// A request with a short deadline.
+fn with_deadline<T>(message: T) -> tonic::Request<T> {
     let mut request = tonic::Request::new(message);
     request.set_timeout(Duration::from_millis(200));
     request
 }
 
-fn gives_up(answer: Result<tonic::Response<impl std::fmt::Debug>, tonic::Status>) {
+fn deadline_exceeded(answer: Result<tonic::Response<impl std::fmt::Debug>, tonic::Status>) {
     let code = answer.expect_err("the caller gives up").code();
     assert!(
         matches!(code, Code::Cancelled | Code::DeadlineExceeded),
@@ -118,12 +118,17 @@ async fn an_operation_outlives_its_caller_and_keeps_the_lock() -> Result<()> {
         capacity_range,
         ..Default::default()
     };
-    gives_up(csi.0.clone().controller_expand_volume(hasty(expand)).await);
+    deadline_exceeded(
+        csi.0
+            .clone()
+            .controller_expand_volume(with_deadline(expand))
+            .await,
+    );
     busy(&csi, &id).await;
     assert_eq!(lun_size(&cluster.nas, &id).await?, GIB);
     cluster.nas.no_faults().await?;
     until(
-        "the LUN grows all the same",
+        "the LUN grows anyway",
         async || lun_size(&cluster.nas, &id).await,
         |size| *size == 2 * GIB,
     )
@@ -146,16 +151,16 @@ async fn an_operation_outlives_its_caller_and_keeps_the_lock() -> Result<()> {
         volume_capability: Some(capability),
         ..Default::default()
     };
-    gives_up(
+    deadline_exceeded(
         csi.0
             .clone()
-            .controller_publish_volume(hasty(publish))
+            .controller_publish_volume(with_deadline(publish))
             .await,
     );
     busy(&csi, &id).await;
     cluster.nas.no_faults().await?;
     until(
-        "it is published all the same",
+        "it is published anyway",
         async || super::common::exports(&cluster.nas, &id).await,
         |seen| *seen == [publication(&id, NODE_A)],
     )
@@ -174,7 +179,12 @@ async fn an_operation_outlives_its_caller_and_keeps_the_lock() -> Result<()> {
         GIB,
         e2e::harness::test_volume::Content::Block,
     );
-    gives_up(csi.0.clone().create_volume(hasty(create.clone())).await);
+    deadline_exceeded(
+        csi.0
+            .clone()
+            .create_volume(with_deadline(create.clone()))
+            .await,
+    );
     refused(
         csi.create_as(create.clone()).await,
         Code::Aborted,
@@ -208,7 +218,7 @@ async fn sigterm_lets_an_operation_end() -> Result<()> {
     let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
     cluster.nas.fault(LUN, "set", 1, 1, hang()).await?;
-    let start = now(&cluster.nas).await?;
+    let start = journal_end(&cluster.nas).await?;
     let expansion = tokio::spawn({
         let (csi, id) = (csi.clone(), id.clone());
         async move { csi.expand(&id, 2 * GIB).await }
@@ -216,7 +226,7 @@ async fn sigterm_lets_an_operation_end() -> Result<()> {
     until_called(&cluster.nas, start, "LUN.set").await?;
     let socket = cluster.plugin.socket.clone();
     let (ended, released) = futures::join!(cluster.plugin.process.terminate(), async {
-        // The driver stops listening first, so that nobody starts anything new.
+        // The driver stops listening first, so that no new call can start.
         let refuses = async || Ok(tokio::net::UnixStream::connect(&socket).await.is_err());
         until("the driver takes no more calls", refuses, |refuses| {
             *refuses
@@ -225,14 +235,14 @@ async fn sigterm_lets_an_operation_end() -> Result<()> {
         cluster.nas.no_faults().await
     });
     released?;
-    assert!(ended?, "a good end");
+    assert!(ended?, "a clean exit");
     assert_eq!(expansion.await??, 2 * GIB);
     assert_eq!(lun_size(&cluster.nas, &id).await?, 2 * GIB);
     assert_eq!(logouts(&cluster.nas).await?, 1);
     Ok(())
 }
 
-/// Kubernetes kills 30 s after SIGTERM; the harness waits as long.
+/// Kubernetes kills 30 s after SIGTERM; the harness uses the same timeout.
 /// design.md#one-operation-per-volume
 #[tokio::test]
 async fn sigterm_does_not_wait_for_a_nas_that_hangs() -> Result<()> {
@@ -240,20 +250,20 @@ async fn sigterm_does_not_wait_for_a_nas_that_hangs() -> Result<()> {
     let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
     cluster.nas.fault(LUN, "set", 1, 1, hang()).await?;
-    let start = now(&cluster.nas).await?;
+    let start = journal_end(&cluster.nas).await?;
     let expansion = tokio::spawn(async move { csi.expand(&id, 2 * GIB).await });
     until_called(&cluster.nas, start, "LUN.set").await?;
-    assert!(cluster.plugin.process.terminate().await?, "a good end");
+    assert!(cluster.plugin.process.terminate().await?, "a clean exit");
     assert!(expansion.await?.is_err());
     assert_eq!(logouts(&cluster.nas).await?, 1);
     Ok(())
 }
 
-/// The one that is stopped waits for its operations; the next one starts meanwhile, and its socket stays.
+/// The stopping process waits for its operations while the next one starts, and does not remove the new socket.
 #[tokio::test]
 async fn a_process_that_ends_leaves_its_successor_s_socket() -> Result<()> {
     let mut cluster = Plan::controller().start().await?;
-    let since = now(&cluster.nas).await?;
+    let since = journal_end(&cluster.nas).await?;
     cluster.nas.fault(LUN, "create", 1, 1, hang()).await?;
     let csi = Csi::of(&cluster.plugin);
     let creating = tokio::spawn(async move { csi.create("pvc-1", GIB).await });
@@ -270,7 +280,7 @@ async fn a_process_that_ends_leaves_its_successor_s_socket() -> Result<()> {
     assert_eq!(
         mode & 0o777,
         0o600,
-        "whoever may speak there may do anything"
+        "whoever can connect there can do anything"
     );
     let again = e2e::harness::plugin::connect(&successor.socket).await?;
     let csi = Csi(ControllerClient::new(e2e::harness::plugin::line(again)));

@@ -1,4 +1,4 @@
-//! One login, remembered refusals, no secret in sight: design.md#one-login.
+//! One login for all calls, cached login failures, and no secrets in logs, errors or URLs: design.md#one-login.
 
 use anyhow::{Context as _, Result};
 use e2e::GIB;
@@ -40,7 +40,7 @@ async fn one_login_serves_all_who_wait() -> Result<()> {
         "{seen:?}"
     );
     assert_eq!(logins(&cluster.nas).await?, 2);
-    // Unknown, timed out, ended by another login, without token: each is renewed once.
+    // Session unknown, timed out, ended by another login, or without token: each is renewed once.
     for (round, code) in [(3, 119), (4, 106), (5, 107), (6, 105)] {
         cluster.nas.fault(LUN, "get", 1, 1, refuse(code)).await?;
         assert_eq!(csi.get(&made[0]).await?.0, GIB);
@@ -75,7 +75,7 @@ async fn a_wrong_password_is_tried_once_in_each_life_and_not_in_a_third() -> Res
             &["\"admin\"", "400", "next try at"],
         );
         refused(csi.list(0, "").await, Code::Unavailable, &["password"]);
-        // A third failure would lock the address out for a day.
+        // A third failure would block the address for a day.
         let tried = 2.min(restarts + 1);
         assert_eq!(
             logins(&cluster.nas).await?,
@@ -91,7 +91,7 @@ async fn a_wrong_password_is_tried_once_in_each_life_and_not_in_a_third() -> Res
     }
     let remembered = std::fs::read_to_string(cluster.folder().join("refused.json"))?;
     assert!(!remembered.contains("wrong"), "{remembered}");
-    // A person is slower than five minutes. Another wrong one is one more try.
+    // An administrator takes more than five minutes. Another wrong password is one more attempt.
     cluster.nas.advance(360_000).await?;
     std::fs::write(cluster.nas.password_file(), "wrong-too\n")?;
     let csi = Csi::of(&cluster.plugin);
@@ -99,7 +99,7 @@ async fn a_wrong_password_is_tried_once_in_each_life_and_not_in_a_third() -> Res
         refused(csi.create("pvc-1", GIB).await, Code::Unavailable, &["400"]);
     }
     assert_eq!(logins(&cluster.nas).await?, 3);
-    // Put right, it works without a restart, and with it the address was never locked out.
+    // Once the password is fixed it works without a restart, and the address was never blocked.
     std::fs::write(cluster.nas.password_file(), format!("{PASSWORD}\n"))?;
     csi.create("pvc-1", GIB).await?;
     assert_eq!(logins(&cluster.nas).await?, 4);
@@ -113,19 +113,22 @@ async fn a_wrong_password_is_tried_once_in_each_life_and_not_in_a_third() -> Res
 async fn a_login_that_fails_for_another_reason_is_tried_again() -> Result<()> {
     let cluster = Plan::controller().start().await?;
     let csi = Csi::of(&cluster.plugin);
-    // DSM is being upgraded; a proxy answers; the connection is lost: none of them says that the password is wrong.
-    for way in [
+    // DSM is being upgraded; a proxy responds; the connection is lost: none of them means that the password is wrong.
+    for failure in [
         refuse(498),
         json!({"kind": "http", "status": 502}),
         json!({"kind": "garble"}),
         json!({"kind": "lose_reply"}),
     ] {
-        cluster.nas.fault(AUTH, "login", 1, 1, way.clone()).await?;
+        cluster
+            .nas
+            .fault(AUTH, "login", 1, 1, failure.clone())
+            .await?;
         refused(csi.list(0, "").await, Code::Unavailable, &[]);
-        csi.list(0, "").await.with_context(|| way.to_string())?;
+        csi.list(0, "").await.with_context(|| failure.to_string())?;
         cluster.nas.expire_sessions().await?;
     }
-    // A blocked address is left alone for a while.
+    // A blocked address is not retried for a while.
     cluster.nas.fault(AUTH, "login", 1, 0, refuse(407)).await?;
     let before = logins(&cluster.nas).await?;
     for _ in 0..5 {
@@ -184,7 +187,7 @@ async fn the_session_is_ended_on_exit() -> Result<()> {
     Ok(())
 }
 
-/// The text behind `key` in quotes.
+/// The quoted value after `key`.
 fn quoted<'a>(text: &'a str, key: &str) -> Option<&'a str> {
     text.split_once(&format!("\"{key}\":\""))?
         .1
@@ -205,7 +208,7 @@ async fn no_secret_is_logged_told_or_put_in_a_url() -> Result<()> {
     }
     .start()
     .await?;
-    let (url, wire) = wiretap(&cluster.nas.api, |_| {}).await?;
+    let (url, traffic) = wiretap(&cluster.nas.api, |_| {}).await?;
     let mut plugin = cluster
         .another_driver("tapped", |settings| {
             settings.config = settings.config.replace(&cluster.nas.api, &url);
@@ -216,19 +219,19 @@ async fn no_secret_is_logged_told_or_put_in_a_url() -> Result<()> {
     let id = csi.create("pvc-1", GIB).await?;
     cluster.nas.expire_sessions().await?;
     csi.publish(&id, NODE_A).await?;
-    let mut told = String::new();
-    for way in [
+    let mut outputs = String::new();
+    for failure in [
         json!({"kind": "garble"}),
         json!({"kind": "lose_reply"}),
         json!({"kind": "http", "status": 500}),
     ] {
         cluster.nas.expire_sessions().await?;
-        cluster.nas.fault(AUTH, "login", 1, 1, way).await?;
-        told += csi.get(&id).await.expect_err("no login").message();
+        cluster.nas.fault(AUTH, "login", 1, 1, failure).await?;
+        outputs += csi.get(&id).await.expect_err("no login").message();
     }
     std::fs::write(cluster.nas.password_file(), "wrong-secret-77aa")?;
     cluster.nas.expire_sessions().await?;
-    told += csi.get(&id).await.expect_err("no login").message();
+    outputs += csi.get(&id).await.expect_err("no login").message();
     std::fs::write(cluster.nas.password_file(), PASSWORD)?;
     csi.unpublish(&id, NODE_A).await?;
     csi.delete(&id).await?;
@@ -236,12 +239,12 @@ async fn no_secret_is_logged_told_or_put_in_a_url() -> Result<()> {
     let log = std::fs::read_to_string(cluster.folder().join("tapped").join("driver.log"))?;
     assert!(
         log.contains("TRACE") && log.contains("DSM call"),
-        "the log is as talkative as can be"
+        "the log is at its most verbose level"
     );
-    told += &log;
-    let wire = String::from_utf8_lossy(&wire.lock().expect("not poisoned")).into_owned();
+    outputs += &log;
+    let traffic = String::from_utf8_lossy(&traffic.lock().expect("not poisoned")).into_owned();
     let mut secrets = vec![PASSWORD.to_owned(), "wrong-secret-77aa".to_owned()];
-    for answer in wire.split("\r\n\r\n") {
+    for answer in traffic.split("\r\n\r\n") {
         secrets.extend(
             ["sid", "synotoken"]
                 .iter()
@@ -254,19 +257,20 @@ async fn no_secret_is_logged_told_or_put_in_a_url() -> Result<()> {
         "sid and token of several logins: {}",
         secrets.len()
     );
-    let urls: Vec<&str> = wire
+    let urls: Vec<&str> = traffic
         .split("\r\n")
         .filter(|line| line.starts_with("POST ") || line.starts_with("GET "))
         .collect();
     assert!(urls.len() > 10);
     for secret in &secrets {
         assert!(
-            !told.contains(secret.as_str()),
+            !outputs.contains(secret.as_str()),
             "{secret:?} is in the log or in an answer: {:?}",
-            told.lines().find(|line| line.contains(secret.as_str()))
+            outputs.lines().find(|line| line.contains(secret.as_str()))
         );
         assert!(
-            wire.contains(secret.as_str()) && urls.iter().all(|url| !url.contains(secret.as_str())),
+            traffic.contains(secret.as_str())
+                && urls.iter().all(|url| !url.contains(secret.as_str())),
             "{secret:?} is in a URL"
         );
     }
@@ -297,7 +301,7 @@ async fn a_driver_whose_nas_comes_back_needs_no_restart() -> Result<()> {
     assert_eq!(
         logins(&cluster.nas).await?,
         1,
-        "the journal begins anew with the NAS"
+        "the NAS starts with a new journal"
     );
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! Every call that an RPC makes is lost once, in every way: design.md#final-codes. Whatever was answered, the same RPC again must
-//! end as if nothing had happened, and what was answered must have been true.
+//! Fails each call that an RPC makes to the NAS once, in every way: design.md#final-codes. Whatever the first result was,
+//! retrying the RPC must end in the right state, and the first result must have been true.
 
 use anyhow::{Result, ensure};
 use e2e::GIB;
@@ -8,14 +8,14 @@ use serde_json::{Value, json};
 use tonic::Status;
 
 use super::common::{
-    Csi, NODE_A, calls, exports, lose, lun, lun_size, not_final, now, publication, publications,
-    refuse,
+    Csi, NODE_A, calls, exports, journal_end, lose_reply, lun, lun_size, not_final, publication,
+    publications, refuse,
 };
 
 /// The ways in which a call can fail. After a lost or garbled reply it was carried out.
-fn ways() -> [Value; 6] {
+fn failures() -> [Value; 6] {
     [
-        lose(),
+        lose_reply(),
         json!({"kind": "garble"}),
         json!({"kind": "http", "status": 502}),
         refuse(100),
@@ -24,11 +24,12 @@ fn ways() -> [Value; 6] {
     ]
 }
 
-/// More calls than any RPC makes.
+/// More calls to the NAS than any RPC makes.
 const MOST_CALLS: u64 = 10;
 
-/// Runs `rpc` with its n-th call failing, for every n and way. `prepare` makes the volume for it and answers its id, and
-/// `done` checks the NAS once `rpc` has answered OK.
+/// Runs `rpc` with its n-th call failing, for every n and every failure. `prepare` creates the volume for it and returns its id,
+/// and
+/// `done` checks the NAS once `rpc` has returned OK.
 async fn fail_each_call<Prepare, Rpc, Done>(
     cluster: &TestCluster,
     prepare: Prepare,
@@ -40,13 +41,13 @@ where
     Rpc: AsyncFn(&str) -> Result<(), Status>,
     Done: AsyncFn(&str) -> Result<()>,
 {
-    for way in ways() {
+    for failure in failures() {
         let mut failed = 0;
         for nth in 1..=MOST_CALLS {
-            let subject = prepare(format!("pvc-{nth}-{}", way.to_string().len())).await?;
-            let case = format!("{way} at call {nth} for {subject}");
-            cluster.nas.fault("*", "*", nth, 1, way.clone()).await?;
-            let start = now(&cluster.nas).await?;
+            let subject = prepare(format!("pvc-{nth}-{}", failure.to_string().len())).await?;
+            let case = format!("{failure} at call {nth} for {subject}");
+            cluster.nas.fault("*", "*", nth, 1, failure.clone()).await?;
+            let start = journal_end(&cluster.nas).await?;
             let answer = rpc(&subject).await;
             cluster.nas.no_faults().await?;
             let made = calls(&cluster.nas, start).await?.len();
@@ -70,8 +71,11 @@ where
             }
             ensure!(nth < MOST_CALLS, "{case}: {made} calls, and no end");
         }
-        // Lost sessions are renewed unseen, and lost replies are often made good by looking; a refusal is always felt.
-        ensure!(failed > 0 || way["code"] != 117, "{way} was never felt");
+        // Lost sessions are renewed transparently, and a lost reply is often recovered by reading back; a refusal always shows.
+        ensure!(
+            failed > 0 || failure["code"] != 117,
+            "{failure} never had an effect"
+        );
     }
     Ok(())
 }

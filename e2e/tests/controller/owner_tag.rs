@@ -1,4 +1,4 @@
-//! What a create has made: the mark in a LUN's description, and the attributes that make flushes count.
+//! What CreateVolume makes: the owner tag in the LUN's description, and the attributes that make the NAS honor flushes.
 
 use anyhow::{Context as _, Result};
 use e2e::GIB;
@@ -8,7 +8,7 @@ use tonic::Code;
 use super::common::{LUN, NODE_A};
 use super::edited_replies::{Edited, refused};
 
-/// DSM stores less of a description than was sent.
+/// DSM stores a truncated description.
 #[tokio::test(start_paused = true)]
 async fn what_a_create_has_made_otherwise_is_not_left_behind() -> Result<()> {
     let cluster = Edited::start()?;
@@ -42,7 +42,7 @@ async fn what_a_create_has_made_otherwise_is_not_left_behind() -> Result<()> {
     Ok(())
 }
 
-/// A person writes into a description, before and behind, or instead; and writes back what the message says.
+/// An administrator edits a description: before the tag, after it, or replacing it; then restores it as the error message says.
 #[tokio::test(start_paused = true)]
 async fn a_mark_that_a_person_has_edited_is_written_back_as_the_message_says() -> Result<()> {
     let cluster = Edited::start()?;
@@ -122,7 +122,7 @@ async fn flushes_count_where_the_nas_can() -> Result<()> {
         (flushes(&uuid(&on)).await?, flushes(&uuid(&off)).await?),
         (2, 0)
     );
-    // An older release, or a type that does not have them.
+    // An older DSM release, or a LUN type that does not support them.
     let refuse = json!({"api": LUN, "method": "create", "nth": 1, "times": 1, "fault": {"kind": "refuse", "code": 18_990_622}});
     let fault = async || {
         cluster

@@ -1,4 +1,5 @@
-//! Publishing and unpublishing with one driver: design.md#node-id, #one-target-per-publication, #dsm-reuses-target-numbers and #portals.
+//! Publish and unpublish with one driver: design.md#node-id, #one-target-per-publication, #dsm-reuses-target-numbers and
+//! #portals.
 
 use std::collections::HashSet;
 
@@ -12,8 +13,8 @@ use serde_json::json;
 use tonic::Code;
 
 use super::common::{
-    Csi, LUN, NODE_A, NODE_B, TARGET, administrator, calls, exports, iqn, lose, now, publication,
-    publications, refuse, refused, shorts, uuid,
+    Csi, LUN, NODE_A, NODE_B, TARGET, admin_call, call_names, calls, exports, iqn, journal_end,
+    lose_reply, publication, publications, refuse, refused, uuid,
 };
 
 /// design.md#node-id
@@ -93,7 +94,7 @@ async fn a_publication_is_one_target_and_unpublishing_is_its_end() -> Result<()>
         target["mapped_luns"][0]["mapping_index"].to_string(),
         first["lun"]
     );
-    // The same call again has the same answer and changes nothing.
+    // The same call again returns the same context and changes nothing.
     let before = cluster.nas.state().await?;
     assert_eq!(csi.publish(&id, NODE_A).await?, first);
     assert_eq!(cluster.nas.state().await?, before);
@@ -104,10 +105,10 @@ async fn a_publication_is_one_target_and_unpublishing_is_its_end() -> Result<()>
     assert_eq!(publications(&cluster.nas).await?, Vec::<String>::new());
     assert_eq!(csi.get(&id).await?.1, Vec::<String>::new());
 
-    // What a node still holds of it finds no target, now and later.
-    let again = csi.publish(&id, NODE_A).await?;
+    // A node that still has the old context finds no target, now and later.
+    let republished = csi.publish(&id, NODE_A).await?;
     for key in ["iqn", "chap_username", "chap_password", "chap_password_in"] {
-        assert_ne!(again[key], first[key], "{key}");
+        assert_ne!(republished[key], first[key], "{key}");
     }
     Ok(())
 }
@@ -141,7 +142,7 @@ async fn a_second_node_is_refused_and_its_target_taken_back() -> Result<()> {
         }
     }
     assert_eq!(cluster.nas.state().await?, before);
-    // Never broken automatically: only unpublishing lets the other node in.
+    // A publication is never broken automatically: only unpublish lets the other node in.
     csi.unpublish(&id, NODE_A).await?;
     csi.publish(&id, NODE_B).await?;
     assert_eq!(
@@ -157,7 +158,7 @@ async fn a_target_of_somebody_else_counts_too() -> Result<()> {
     let cluster = Plan::controller().start().await?;
     let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
-    administrator(
+    admin_call(
         &cluster,
         &[
             ("api", TARGET),
@@ -169,7 +170,7 @@ async fn a_target_of_somebody_else_counts_too() -> Result<()> {
     )
     .await?;
     let lun = format!("\"{}\"", uuid(&id));
-    administrator(
+    admin_call(
         &cluster,
         &[
             ("api", LUN),
@@ -286,7 +287,7 @@ async fn a_model_with_two_targets_holds_four_volumes() -> Result<()> {
     Ok(())
 }
 
-/// Codes with which DSM denies a target, rightly or not.
+/// Error codes with which DSM reports a target as missing, whether or not it is.
 const DENIALS: [u32; 3] = [18_990_710, 18_990_722, 18_990_724];
 
 /// design.md#dsm-reuses-target-numbers
@@ -298,7 +299,7 @@ async fn a_denied_target_is_looked_for_in_the_full_list() -> Result<()> {
     for code in DENIALS {
         csi.publish(&id, NODE_A).await?;
         cluster.nas.fault(TARGET, "get", 1, 1, refuse(code)).await?;
-        // The list is refused as well: nothing is proven, so nothing is claimed.
+        // The list is refused as well: absence is not confirmed, so it is not reported.
         cluster.nas.fault(TARGET, "list", 2, 1, refuse(117)).await?;
         refused(
             csi.unpublish(&id, NODE_A).await,
@@ -311,7 +312,7 @@ async fn a_denied_target_is_looked_for_in_the_full_list() -> Result<()> {
         );
         cluster.nas.no_faults().await?;
         cluster.nas.fault(TARGET, "get", 1, 1, refuse(code)).await?;
-        let start = now(&cluster.nas).await?;
+        let start = journal_end(&cluster.nas).await?;
         csi.unpublish(&id, NODE_A).await?;
         assert_eq!(
             publications(&cluster.nas).await?,
@@ -319,7 +320,7 @@ async fn a_denied_target_is_looked_for_in_the_full_list() -> Result<()> {
             "{code}"
         );
         let calls = calls(&cluster.nas, start).await?;
-        let wanted = [
+        let expected = [
             "Target.list",
             "Target.get",
             "Target.list",
@@ -328,7 +329,7 @@ async fn a_denied_target_is_looked_for_in_the_full_list() -> Result<()> {
             "Target.delete",
             "Target.list",
         ];
-        assert_eq!(shorts(&calls), wanted);
+        assert_eq!(call_names(&calls), expected);
         assert_eq!(
             calls[5].params["target_id"], "\"1\"",
             "by number, and as a JSON string"
@@ -337,7 +338,7 @@ async fn a_denied_target_is_looked_for_in_the_full_list() -> Result<()> {
     Ok(())
 }
 
-/// That `get` takes names, and that a compound stops at the first error, was only ever seen by others.
+/// That `get` takes names, and that a compound stops at the first error, was only ever observed by others.
 /// design.md#dsm-reuses-target-numbers
 #[tokio::test]
 async fn whatever_a_nas_makes_of_guards_a_publication_lives() -> Result<()> {
@@ -394,16 +395,19 @@ async fn a_denied_deletion_is_no_deletion() -> Result<()> {
     Ok(())
 }
 
-/// While the answer was lost, another controller may have found the target and answered for it: it stays, and the repeated
-/// call finds it.
+/// While the reply was lost, another controller may have found the target and returned it: the target stays, and the retry
+/// finds it.
 /// design.md#one-operation-per-volume
 #[tokio::test]
 async fn a_mapping_whose_answer_is_lost_is_not_taken_back() -> Result<()> {
     let cluster = Plan::controller().start().await?;
     let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
-    let start = now(&cluster.nas).await?;
-    cluster.nas.fault(LUN, "map_target", 1, 1, lose()).await?;
+    let start = journal_end(&cluster.nas).await?;
+    cluster
+        .nas
+        .fault(LUN, "map_target", 1, 1, lose_reply())
+        .await?;
     refused(
         csi.publish(&id, NODE_A).await,
         Code::Unavailable,
@@ -414,7 +418,7 @@ async fn a_mapping_whose_answer_is_lost_is_not_taken_back() -> Result<()> {
         [publication(&id, NODE_A)]
     );
     csi.publish(&id, NODE_A).await?;
-    let calls = shorts(&calls(&cluster.nas, start).await?);
+    let calls = call_names(&calls(&cluster.nas, start).await?);
     let count = |name: &str| calls.iter().filter(|call| *call == name).count();
     assert_eq!(
         (count("Target.create"), count("Target.delete")),
@@ -433,7 +437,7 @@ async fn portals_come_from_the_configuration() -> Result<()> {
     let id = Csi::of(&cluster.plugin).create("pvc-1", GIB).await?;
     let old = Csi::of(&cluster.plugin).publish(&id, NODE_A).await?;
     assert_eq!(old["portals"], "127.0.0.1:3260");
-    for (name, portals, wanted) in [
+    for (name, portals, expected) in [
         (
             "several",
             "portals: ['10.0.0.5', '[fd00::5]', '[fd00::6]:3261']",
@@ -452,7 +456,7 @@ async fn portals_come_from_the_configuration() -> Result<()> {
         assert_eq!(
             new.insert("portals".to_owned(), old["portals"].clone())
                 .as_deref(),
-            Some(wanted)
+            Some(expected)
         );
         assert_eq!(new, old, "nothing else depends on them");
     }

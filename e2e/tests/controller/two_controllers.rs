@@ -1,4 +1,5 @@
-//! Two controllers at once, for sidecars elect their leaders one by one: design.md#one-target-per-publication and #one-operation-per-volume.
+//! Two controllers at once, because sidecars elect their leaders independently: design.md#one-target-per-publication and
+//! #one-operation-per-volume.
 
 use anyhow::Result;
 use e2e::GIB;
@@ -9,11 +10,11 @@ use serde_json::json;
 use tonic::Code;
 
 use super::common::{
-    Csi, LUN, NODE_A, NODE_B, TARGET, administrator, exports, hang, iqn, lose, not_final, now,
-    old_iqn, publication, publications, refused, until_called, uuid,
+    Csi, LUN, NODE_A, NODE_B, TARGET, admin_call, exports, hang, iqn, journal_end, lose_reply,
+    not_final, old_iqn, publication, publications, refused, until_called, uuid,
 };
 
-async fn rival(cluster: &TestCluster) -> Result<Plugin> {
+async fn second_controller(cluster: &TestCluster) -> Result<Plugin> {
     cluster.another_driver("rival", |_| {}).await
 }
 
@@ -21,11 +22,11 @@ async fn rival(cluster: &TestCluster) -> Result<Plugin> {
 #[tokio::test]
 async fn two_controllers_never_publish_to_two_nodes() -> Result<()> {
     let cluster = Plan::controller().start().await?;
-    let plugin = rival(&cluster).await?;
+    let plugin = second_controller(&cluster).await?;
     let (one, two) = (Csi::of(&cluster.plugin), Csi::of(&plugin));
     let id = one.create("pvc-1", GIB).await?;
     let delay = |ms: u64| json!({"kind": "delay", "ms": ms});
-    // Whichever call is slow for whichever of the two, their calls fall between each other's in another order.
+    // Slowing down each call on each of the two interleaves their calls in different orders.
     let slow = [
         (LUN, "get"),
         (TARGET, "create"),
@@ -66,10 +67,10 @@ async fn two_controllers_never_publish_to_two_nodes() -> Result<()> {
 #[tokio::test]
 async fn two_that_meet_do_not_both_have_it() -> Result<()> {
     let cluster = Plan::controller().start().await?;
-    let plugin = rival(&cluster).await?;
+    let plugin = second_controller(&cluster).await?;
     let (one, two) = (Csi::of(&cluster.plugin), Csi::of(&plugin));
     let id = one.create("pvc-1", GIB).await?;
-    // Both have looked before either maps; they map and look again in one request each.
+    // Both have read before either maps; each maps and reads again in one request.
     for (api, method) in [(TARGET, "create"), (LUN, "map_target"), (TARGET, "get")] {
         cluster
             .nas
@@ -102,12 +103,12 @@ async fn two_that_meet_do_not_both_have_it() -> Result<()> {
 #[tokio::test]
 async fn a_publication_in_use_survives_a_rival_that_is_in_the_act() -> Result<()> {
     let cluster = Plan::controller().start().await?;
-    let plugin = rival(&cluster).await?;
+    let plugin = second_controller(&cluster).await?;
     let (one, two) = (Csi::of(&cluster.plugin), Csi::of(&plugin));
     let id = one.create("pvc-1", GIB).await?;
     let context = one.publish(&id, NODE_A).await?;
-    // What a controller leaves that is killed after the map: the target of another node, and nobody who was told of it.
-    administrator(
+    // What a controller leaves that is killed after the map: another node's target, which was never returned to a caller.
+    admin_call(
         &cluster,
         &[
             ("api", TARGET),
@@ -119,7 +120,7 @@ async fn a_publication_in_use_survives_a_rival_that_is_in_the_act() -> Result<()
     )
     .await?;
     let lun = format!("\"{}\"", uuid(&id));
-    administrator(
+    admin_call(
         &cluster,
         &[
             ("api", LUN),
@@ -132,7 +133,7 @@ async fn a_publication_in_use_survives_a_rival_that_is_in_the_act() -> Result<()
     .await?;
     let before = cluster.nas.state().await?;
     for (csi, node, other) in [(&one, NODE_A, NODE_B), (&two, NODE_B, NODE_A)] {
-        // A target that was mapped before the call may be in use: it stays, and so the answer is not final.
+        // A target that was mapped before the call may be in use: it stays, so the error is not final.
         let status = csi.publish(&id, node).await.expect_err("two nodes");
         not_final(node, &status);
         let iqn = iqn(&cluster.nas, &id, other).await?;
@@ -164,7 +165,7 @@ async fn a_second_node_leaves_nothing_behind_whatever_reply_is_lost() -> Result<
         (TARGET, "list"),
         (TARGET, "delete"),
     ] {
-        cluster.nas.fault(api, method, 1, 1, lose()).await?;
+        cluster.nas.fault(api, method, 1, 1, lose_reply()).await?;
         let status = csi.publish(&id, NODE_B).await.expect_err("A has it");
         if status.code() == Code::FailedPrecondition {
             assert_eq!(
@@ -190,11 +191,11 @@ async fn a_second_node_leaves_nothing_behind_whatever_reply_is_lost() -> Result<
 #[tokio::test]
 async fn two_controllers_grow_and_delete_the_same_volume() -> Result<()> {
     let cluster = Plan::controller().start().await?;
-    let plugin = rival(&cluster).await?;
+    let plugin = second_controller(&cluster).await?;
     let (one, two) = (Csi::of(&cluster.plugin), Csi::of(&plugin));
     let id = one.create("pvc-1", GIB).await?;
-    let start = now(&cluster.nas).await?;
-    // One has read 1 GiB and is about to ask for 2 when the other makes it 3: nothing may shrink.
+    let start = journal_end(&cluster.nas).await?;
+    // One has read 1 GiB and is about to set 2 when the other sets 3: the LUN must not shrink.
     cluster.nas.fault(LUN, "set", 1, 1, hang()).await?;
     let slow = tokio::spawn({
         let (one, id) = (one.clone(), id.clone());
@@ -222,7 +223,7 @@ async fn two_controllers_grow_and_delete_the_same_volume() -> Result<()> {
 #[tokio::test]
 async fn two_controllers_make_one_volume_of_one_name() -> Result<()> {
     let cluster = Plan::controller().start().await?;
-    let plugin = rival(&cluster).await?;
+    let plugin = second_controller(&cluster).await?;
     let (one, two) = (Csi::of(&cluster.plugin), Csi::of(&plugin));
     for name in ["a", "b", "c", "d"] {
         let (a, b) = join(one.create(name, GIB), two.create(name, GIB)).await;
@@ -236,23 +237,23 @@ async fn two_controllers_make_one_volume_of_one_name() -> Result<()> {
 #[tokio::test]
 async fn two_controllers_publish_and_unpublish_the_same_publication() -> Result<()> {
     let cluster = Plan::controller().start().await?;
-    let plugin = rival(&cluster).await?;
+    let plugin = second_controller(&cluster).await?;
     let (one, two) = (Csi::of(&cluster.plugin), Csi::of(&plugin));
     let id = one.create("pvc-1", GIB).await?;
     for _ in 0..4 {
         let (a, b) = join(one.publish(&id, NODE_A), two.publish(&id, NODE_A)).await;
-        let mut told = Vec::new();
+        let mut contexts = Vec::new();
         for (who, answer) in [(&one, a), (&two, b)] {
-            told.push(match answer {
+            contexts.push(match answer {
                 Ok(context) => context,
                 Err(status) => {
-                    // The other has taken its target over; whoever asks again is told of it.
+                    // The other controller has reused its target; a retry returns it.
                     not_final("publish", &status);
                     who.publish(&id, NODE_A).await?
                 }
             });
         }
-        assert_eq!(told[0], told[1]);
+        assert_eq!(contexts[0], contexts[1]);
         assert_eq!(
             publications(&cluster.nas).await?,
             [publication(&id, NODE_A)]

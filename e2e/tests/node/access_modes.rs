@@ -28,7 +28,7 @@ fn must_be_readonly(point: &Path) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_reads_and_does_not_grow() {
     for fs in ["ext4", "xfs", "btrfs"] {
-        let test = "modes::a_reader_reads_and_does_not_grow";
+        let test = "access_modes::a_reader_reads_and_does_not_grow";
         let Some(mut story) = Story::begin(test, GIB, Content::Fs(fs)).await else {
             return;
         };
@@ -62,7 +62,7 @@ async fn a_reader_reads_and_does_not_grow() {
 /// A raw device for readers: its own write protection stops even root.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_of_a_raw_device_cannot_write() {
-    let test = "modes::a_reader_of_a_raw_device_cannot_write";
+    let test = "access_modes::a_reader_of_a_raw_device_cannot_write";
     let Some(mut story) = Story::begin(test, GIB, Content::Block).await else {
         return;
     };
@@ -86,7 +86,7 @@ async fn a_reader_of_a_raw_device_cannot_write() {
 /// `readonly` is about one pod. Through its path nothing is written, and growth takes the staging path.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_readonly_pod_of_a_writable_volume() {
-    let test = "modes::a_readonly_pod_of_a_writable_volume";
+    let test = "access_modes::a_readonly_pod_of_a_writable_volume";
     let Some(mut story) = Story::begin(test, GIB, XFS).await else {
         return;
     };
@@ -119,7 +119,7 @@ async fn a_readonly_pod_of_a_writable_volume() {
 async fn mount_flags_are_kept() {
     for fs in ["ext4", "xfs", "btrfs"] {
         let Some(mut story) =
-            Story::begin("modes::mount_flags_are_kept", GIB, Content::Fs(fs)).await
+            Story::begin("access_modes::mount_flags_are_kept", GIB, Content::Fs(fs)).await
         else {
             return;
         };
@@ -147,7 +147,7 @@ async fn mount_flags_are_kept() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_mount_flag_leaves_nothing() {
     for fs in ["ext4", "xfs", "btrfs"] {
-        let test = "modes::an_unknown_mount_flag_leaves_nothing";
+        let test = "access_modes::an_unknown_mount_flag_leaves_nothing";
         let Some(mut story) = Story::begin(test, GIB, Content::Fs(fs)).await else {
             return;
         };
@@ -183,7 +183,7 @@ fn another_pod(volume: &TestVolume) -> TestVolume {
 async fn a_single_writer_has_one_pod() {
     for content in [XFS, Content::Block] {
         let Some(mut story) =
-            Story::begin("modes::a_single_writer_has_one_pod", GIB, content).await
+            Story::begin("access_modes::a_single_writer_has_one_pod", GIB, content).await
         else {
             return;
         };
@@ -216,7 +216,7 @@ async fn a_single_writer_has_one_pod() {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_pods_share_a_volume() {
     for content in [XFS, Content::Block] {
-        let Some(mut story) = Story::begin("modes::two_pods_share_a_volume", GIB, content).await
+        let Some(mut story) = Story::begin("access_modes::two_pods_share_a_volume", GIB, content).await
         else {
             return;
         };

@@ -17,7 +17,7 @@ const AT_A_TIME: usize = 5;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn twenty_volumes_come_and_go() {
-    if needs_root("crowd::twenty_volumes_come_and_go") {
+    if needs_root("concurrency::twenty_volumes_come_and_go") {
         return;
     }
     let cluster = Plan::whole().start().await.unwrap();

@@ -41,7 +41,7 @@ impl Story {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_file_system_is_mounted_anew_for_the_next_pod() {
     for content in [EXT4, XFS] {
-        let test = "dead::a_dead_file_system_is_mounted_anew_for_the_next_pod";
+        let test = "dead_fs::a_dead_file_system_is_mounted_anew_for_the_next_pod";
         let Some(mut story) = Story::begin(test, GIB, content).await else {
             return;
         };
@@ -83,7 +83,7 @@ async fn a_dead_file_system_is_mounted_anew_for_the_next_pod() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_file_system_can_be_let_go() {
     for content in [EXT4, XFS] {
-        let test = "dead::a_dead_file_system_can_be_let_go";
+        let test = "dead_fs::a_dead_file_system_can_be_let_go";
         let Some(mut story) = Story::begin(test, GIB, content).await else {
             return;
         };
@@ -97,7 +97,7 @@ async fn a_dead_file_system_can_be_let_go() {
 /// told.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_ext4_is_repaired_or_refused() {
-    let test = "dead::a_damaged_ext4_is_repaired_or_refused";
+    let test = "dead_fs::a_damaged_ext4_is_repaired_or_refused";
     let Some(mut story) = Story::begin(test, GIB, EXT4).await else {
         return;
     };
@@ -150,7 +150,7 @@ async fn a_damaged_ext4_is_repaired_or_refused() {
 /// mount(8) says the same of everything that it cannot mount; the kernel knows better.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mount_that_fails_says_what_the_kernel_said() {
-    let test = "dead::a_mount_that_fails_says_what_the_kernel_said";
+    let test = "dead_fs::a_mount_that_fails_says_what_the_kernel_said";
     let Some(mut story) = Story::begin(test, GIB, EXT4).await else {
         return;
     };
@@ -183,7 +183,7 @@ async fn a_mount_that_fails_says_what_the_kernel_said() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tenants_file_system_has_no_devices_and_gives_no_rights() {
     for fs in ["ext4", "xfs", "btrfs"] {
-        let test = "dead::a_tenants_file_system_has_no_devices_and_gives_no_rights";
+        let test = "dead_fs::a_tenants_file_system_has_no_devices_and_gives_no_rights";
         let Some(mut story) = Story::begin(test, GIB, Content::Fs(fs)).await else {
             return;
         };

@@ -15,22 +15,22 @@ const BTRFS: Content = Content::Fs("btrfs");
 
 #[tokio::test(flavor = "multi_thread")]
 async fn xfs_grows_while_mounted() {
-    grows_while_in_use("growth::xfs_grows_while_mounted", XFS).await;
+    grows_while_in_use("expand::xfs_grows_while_mounted", XFS).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn btrfs_grows_while_mounted() {
-    grows_while_in_use("growth::btrfs_grows_while_mounted", BTRFS).await;
+    grows_while_in_use("expand::btrfs_grows_while_mounted", BTRFS).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_raw_device_grows_while_in_use() {
-    grows_while_in_use("growth::a_raw_device_grows_while_in_use", Content::Block).await;
+    grows_while_in_use("expand::a_raw_device_grows_while_in_use", Content::Block).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ext4_grows_while_mounted() {
-    const TEST: &str = "growth::ext4_grows_while_mounted";
+    const TEST: &str = "expand::ext4_grows_while_mounted";
     if can_grow_mounted_ext4() {
         grows_while_in_use(TEST, EXT4).await;
     } else {
@@ -65,7 +65,7 @@ async fn a_mounted_ext4_that_may_not_grow_says_why() {
     if can_grow_mounted_ext4() {
         return;
     }
-    let test = "growth::a_mounted_ext4_that_may_not_grow_says_why";
+    let test = "expand::a_mounted_ext4_that_may_not_grow_says_why";
     let Some(mut story) = Story::begin(test, GIB, EXT4).await else {
         return;
     };
@@ -97,22 +97,22 @@ async fn a_mounted_ext4_that_may_not_grow_says_why() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ext4_grows_while_detached() {
-    grows_while_detached("growth::ext4_grows_while_detached", EXT4).await;
+    grows_while_detached("expand::ext4_grows_while_detached", EXT4).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn xfs_grows_while_detached() {
-    grows_while_detached("growth::xfs_grows_while_detached", XFS).await;
+    grows_while_detached("expand::xfs_grows_while_detached", XFS).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn btrfs_grows_while_detached() {
-    grows_while_detached("growth::btrfs_grows_while_detached", BTRFS).await;
+    grows_while_detached("expand::btrfs_grows_while_detached", BTRFS).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_raw_device_grows_while_detached() {
-    grows_while_detached("growth::a_raw_device_grows_while_detached", Content::Block).await;
+    grows_while_detached("expand::a_raw_device_grows_while_detached", Content::Block).await;
 }
 
 /// Kubernetes grows the LUN of a volume that no pod uses, and the node half hears of it when the volume is staged, once
@@ -158,22 +158,22 @@ const LADDER: [i64; 8] = [
 
 #[tokio::test(flavor = "multi_thread")]
 async fn xfs_grows_again_and_again() {
-    grows_again_and_again("growth::xfs_grows_again_and_again", XFS).await;
+    grows_again_and_again("expand::xfs_grows_again_and_again", XFS).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn btrfs_grows_again_and_again() {
-    grows_again_and_again("growth::btrfs_grows_again_and_again", BTRFS).await;
+    grows_again_and_again("expand::btrfs_grows_again_and_again", BTRFS).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ext4_grows_again_and_again() {
-    grows_again_and_again("growth::ext4_grows_again_and_again", EXT4).await;
+    grows_again_and_again("expand::ext4_grows_again_and_again", EXT4).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_raw_device_grows_again_and_again() {
-    grows_again_and_again("growth::a_raw_device_grows_again_and_again", Content::Block).await;
+    grows_again_and_again("expand::a_raw_device_grows_again_and_again", Content::Block).await;
 }
 
 async fn grows_again_and_again(test: &str, content: Content) {
@@ -201,7 +201,7 @@ async fn grows_again_and_again(test: &str, content: Content) {
 /// design.md#sizes
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_carry_the_real_size() {
-    let Some(mut story) = Story::begin("growth::answers_carry_the_real_size", GIB, XFS).await
+    let Some(mut story) = Story::begin("expand::answers_carry_the_real_size", GIB, XFS).await
     else {
         return;
     };
@@ -224,7 +224,7 @@ async fn answers_carry_the_real_size() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_there_already_is_no_error() {
     for content in [XFS, Content::Block] {
-        let test = "growth::what_is_there_already_is_no_error";
+        let test = "expand::what_is_there_already_is_no_error";
         let Some(mut story) = Story::begin(test, 2 * GIB, content).await else {
             return;
         };
@@ -265,7 +265,7 @@ async fn what_is_there_already_is_no_error() {
 /// design.md#large-enough-already
 #[tokio::test(flavor = "multi_thread")]
 async fn a_growth_that_the_nas_refused_is_retried_smaller() {
-    let test = "growth::a_growth_that_the_nas_refused_is_retried_smaller";
+    let test = "expand::a_growth_that_the_nas_refused_is_retried_smaller";
     let Some(mut story) = Story::begin(test, GIB, BTRFS).await else {
         return;
     };
@@ -298,7 +298,7 @@ async fn a_growth_that_the_nas_refused_is_retried_smaller() {
 /// design.md#expansion-is-read-back
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_does_not_claim_growth_that_never_was() {
-    let test = "growth::a_node_does_not_claim_growth_that_never_was";
+    let test = "expand::a_node_does_not_claim_growth_that_never_was";
     let Some(mut story) = Story::begin(test, GIB, XFS).await else {
         return;
     };
@@ -315,7 +315,7 @@ async fn a_node_does_not_claim_growth_that_never_was() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_volume_grows_through_its_staging_path() {
     for content in [XFS, Content::Block] {
-        let test = "growth::a_volume_grows_through_its_staging_path";
+        let test = "expand::a_volume_grows_through_its_staging_path";
         let Some(mut story) = Story::begin(test, GIB, content).await else {
             return;
         };

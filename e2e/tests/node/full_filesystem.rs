@@ -18,13 +18,13 @@ const BRIM: i64 = 24 << 20;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_xfs_grows_under_a_writer() {
-    grows_under_a_writer("full::a_full_xfs_grows_under_a_writer", Content::Fs("xfs")).await;
+    grows_under_a_writer("full_filesystem::a_full_xfs_grows_under_a_writer", Content::Fs("xfs")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_btrfs_grows_under_a_writer() {
     grows_under_a_writer(
-        "full::a_full_btrfs_grows_under_a_writer",
+        "full_filesystem::a_full_btrfs_grows_under_a_writer",
         Content::Fs("btrfs"),
     )
     .await;
@@ -32,7 +32,7 @@ async fn a_full_btrfs_grows_under_a_writer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_ext4_grows_under_a_writer() {
-    const TEST: &str = "full::a_full_ext4_grows_under_a_writer";
+    const TEST: &str = "full_filesystem::a_full_ext4_grows_under_a_writer";
     if can_grow_mounted_ext4() {
         grows_under_a_writer(TEST, Content::Fs("ext4")).await;
     } else {
@@ -70,7 +70,7 @@ async fn grows_under_a_writer(test: &str, content: Content) {
 /// Where no mounted ext4 can be grown the writer has to pause; all else is the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_ext4_grows_between_two_pods() {
-    let test = "full::a_full_ext4_grows_between_two_pods";
+    let test = "full_filesystem::a_full_ext4_grows_between_two_pods";
     let Some(mut story) = Story::begin(test, GIB, Content::Fs("ext4")).await else {
         return;
     };

@@ -11,7 +11,7 @@ use e2e::harness::inspect;
 #[tokio::test(flavor = "multi_thread")]
 async fn each_node_call_twice() {
     for content in Content::ALL {
-        let Some(mut story) = Story::begin("again::each_node_call_twice", GIB, content).await
+        let Some(mut story) = Story::begin("idempotency::each_node_call_twice", GIB, content).await
         else {
             return;
         };
@@ -67,7 +67,7 @@ fn mounts(story: &Story) -> Vec<std::path::PathBuf> {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_pod_uses_is_not_unstaged() {
     for content in [Content::Fs("xfs"), Content::Block] {
-        let test = "again::what_a_pod_uses_is_not_unstaged";
+        let test = "idempotency::what_a_pod_uses_is_not_unstaged";
         let Some(mut story) = Story::begin(test, GIB, content).await else {
             return;
         };
@@ -87,7 +87,7 @@ async fn what_a_pod_uses_is_not_unstaged() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_volume_is_let_go_after_its_target() {
     for content in Content::ALL {
-        let test = "again::a_volume_is_let_go_after_its_target";
+        let test = "idempotency::a_volume_is_let_go_after_its_target";
         let Some(mut story) = Story::begin(test, GIB, content).await else {
             return;
         };
@@ -105,7 +105,7 @@ async fn a_volume_is_let_go_after_its_target() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stage_removes_a_session_that_lost_its_target() {
     for content in Content::ALL {
-        let test = "again::a_stage_removes_a_session_that_lost_its_target";
+        let test = "idempotency::a_stage_removes_a_session_that_lost_its_target";
         let Some(mut story) = Story::begin(test, GIB, content).await else {
             return;
         };
@@ -124,7 +124,7 @@ async fn a_stage_removes_a_session_that_lost_its_target() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_reboots() {
     for content in Content::ALL {
-        let Some(mut story) = Story::begin("again::a_node_reboots", GIB, content).await else {
+        let Some(mut story) = Story::begin("idempotency::a_node_reboots", GIB, content).await else {
             return;
         };
         story.attach().await;
@@ -154,7 +154,7 @@ async fn a_node_reboots() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stage_removes_a_mount_over_nothing() {
     for content in Content::ALL {
-        let test = "again::a_stage_removes_a_mount_over_nothing";
+        let test = "idempotency::a_stage_removes_a_mount_over_nothing";
         let Some(mut story) = Story::begin(test, GIB, content).await else {
             return;
         };
@@ -174,7 +174,7 @@ async fn a_stage_removes_a_mount_over_nothing() {
 /// design.md#unstage-needs-no-nas
 #[tokio::test(flavor = "multi_thread")]
 async fn the_sweep_leaves_what_is_in_use() {
-    let test = "again::the_sweep_leaves_what_is_in_use";
+    let test = "idempotency::the_sweep_leaves_what_is_in_use";
     let Some(mut story) = Story::begin(test, GIB, Content::Fs("xfs")).await else {
         return;
     };

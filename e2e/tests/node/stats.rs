@@ -14,7 +14,7 @@ use e2e::harness::inspect::df;
 #[tokio::test(flavor = "multi_thread")]
 async fn statistics_are_those_of_df() {
     for fs in ["ext4", "xfs", "btrfs"] {
-        let test = "views::statistics_are_those_of_df";
+        let test = "stats::statistics_are_those_of_df";
         let Some(mut story) = Story::begin(test, GIB, Content::Fs(fs)).await else {
             return;
         };
@@ -58,7 +58,7 @@ async fn statistics_are_those_of_df() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn statistics_of_a_raw_device_are_its_size() {
-    let test = "views::statistics_of_a_raw_device_are_its_size";
+    let test = "stats::statistics_of_a_raw_device_are_its_size";
     let Some(mut story) = Story::begin(test, GIB, Content::Block).await else {
         return;
     };
@@ -77,7 +77,7 @@ async fn statistics_of_a_raw_device_are_its_size() {
 /// There are none of a volume that is not there.
 #[tokio::test(flavor = "multi_thread")]
 async fn statistics_of_what_is_not_there_are_refused() {
-    let test = "views::statistics_of_what_is_not_there_are_refused";
+    let test = "stats::statistics_of_what_is_not_there_are_refused";
     let Some(mut story) = Story::begin(test, GIB, Content::Fs("ext4")).await else {
         return;
     };

@@ -26,10 +26,10 @@ const PATIENCE: Duration = Duration::from_secs(1200);
 /// The stories of loop devices that are told here unless others are asked for: many a kernel refuses what they need. `cargo ci
 /// node` tells all of them; some take minutes, and tell nothing else here.
 const REFUSED_ELSEWHERE: [&str; 4] = [
-    "growth::ext4",
-    "growth::a_mounted_ext4_that_may_not_grow",
-    "growth::a_volume_grows_through_its_staging_path",
-    "full::a_full_ext4_grows_under",
+    "expand::ext4",
+    "expand::a_mounted_ext4_that_may_not_grow",
+    "expand::a_volume_grows_through_its_staging_path",
+    "full_filesystem::a_full_ext4_grows_under",
 ];
 /// Stories of loop devices at a time.
 const AT_A_TIME: usize = 3;
