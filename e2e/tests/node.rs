@@ -14,8 +14,8 @@
 //! | [`portals`] | several portals on a node whose multipathd makes no map |
 //! | [`crowd`] | twenty volumes at a time |
 //!
-//! In each, no call of the node service makes the NAS hear anything ([`story::Story::node`], design.md#the-node-never-calls-dsm), and at the end
-//! nothing is left anywhere ([`story::Story::end`]).
+//! In each, no call of the node service makes the NAS hear anything ([`story::Story::node`], design.md#the-node-never-calls-dsm),
+//! and at the end nothing is left anywhere ([`story::Story::end`]).
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 

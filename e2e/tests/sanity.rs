@@ -1,5 +1,6 @@
-//! csi-sanity, the conformance suite of the Kubernetes CSI project, against the shipped driver: with instant answers of the
-//! NAS, with those of a real one, and on a NAS that others use, too. The specs are selected by the driver's own capabilities; there is no skip list.
+//! csi-sanity, the conformance suite of the Kubernetes CSI project, against the shipped driver: with a NAS that responds
+//! instantly, with realistic response times, and with a NAS that others use, too. The driver's capabilities select the specs;
+//! there is no skip list.
 
 use std::path::PathBuf;
 
@@ -8,11 +9,11 @@ use e2e::harness::process;
 use e2e::harness::skip::{needs_root, skip};
 use e2e::harness::test_cluster::{Plan, TestCluster};
 
-/// Specs that ask for capabilities which design.md#capabilities does not advertise: snapshots, group snapshots, clones, volume
-/// modification, snapshot metadata. A change of this number is a change of what is tested.
+/// Specs that need capabilities which design.md#capabilities does not advertise: snapshots, group snapshots, clones, volume
+/// modification, snapshot metadata. If this number changes, different specs are tested.
 const SKIPPED: usize = 38;
 
-/// What the suite's last line says.
+/// The summary line of the suite.
 #[derive(Debug, PartialEq)]
 struct Summary {
     passed: usize,
@@ -77,7 +78,8 @@ async fn conforms_with_the_answers_of_a_real_nas() -> Result<()> {
     .await
 }
 
-/// A volume that wants attention, one that has crashed, rows of others that fit no client's types, a snapshot that somebody has locked.
+/// A volume that wants attention, one that has crashed, rows of others that fit no client's types, a snapshot that somebody has
+/// locked.
 #[tokio::test(flavor = "multi_thread")]
 async fn conforms_with_others_on_the_nas() -> Result<()> {
     conforms("conforms_with_others_on_the_nas", Plan::whole().shared()).await

@@ -1,4 +1,4 @@
-//! Many volumes at a time, in memory: nobody waits for another's, nobody who goes away leaves a lock behind.
+//! Many concurrent volumes, in memory: no volume blocks another, and a caller that goes away leaves no lock behind.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
@@ -18,7 +18,7 @@ const LUN: &str = "SYNO.Core.ISCSI.LUN";
 const SEEDS: [(&str, u64); 2] = [("at once", 2), ("as a NAS", 3)];
 
 /// A CO asks again while a NAS that makes one LUN at a time is busy.
-async fn patient<T>(mut call: impl AsyncFnMut() -> Result<T, Status>) -> Result<T, Status> {
+async fn with_retries<T>(mut call: impl AsyncFnMut() -> Result<T, Status>) -> Result<T, Status> {
     loop {
         match call().await {
             Err(status) if matches!(status.code(), Code::Aborted | Code::Unavailable) => {
@@ -30,13 +30,13 @@ async fn patient<T>(mut call: impl AsyncFnMut() -> Result<T, Status>) -> Result<
     }
 }
 
-/// From nothing to nothing, with three expansions on the way: mounted, unmounted, and staged again.
-async fn live(clients: &CsiClients, number: usize) -> Result<(), Status> {
+/// A volume's life cycle with three expansions: mounted, unmounted, and staged again.
+async fn life_cycle(clients: &CsiClients, number: usize) -> Result<(), Status> {
     let content = Content::ALL[number % 4];
     let size = GIB + i64::try_from(number).unwrap() * MIB;
     let name = format!("pvc-{number}");
     let mut volume =
-        patient(async || TestVolume::create(clients, &name, size, content).await).await?;
+        with_retries(async || TestVolume::create(clients, &name, size, content).await).await?;
     volume.attach(clients).await?;
     assert_eq!(volume.expand_lun(clients, 2 * size).await?, 2 * size);
     assert_eq!(volume.expand_on_node(clients, 2 * size).await?, 2 * size);
@@ -49,7 +49,7 @@ async fn live(clients: &CsiClients, number: usize) -> Result<(), Status> {
 }
 
 /// Nothing of ours is left anywhere.
-async fn must_be_empty(bed: &Memory) {
+async fn must_leave_nothing(bed: &Memory) {
     let seen = bed.observe().await.unwrap();
     assert!(seen.luns.is_empty(), "{:?}", seen.luns);
     assert!(seen.targets.is_empty(), "{:?}", seen.targets);
@@ -77,14 +77,14 @@ async fn sixty_four_lives_at_once() {
         let clients: Vec<CsiClients> = (0..VOLUMES)
             .map(|number| bed.clients(number % 2, number / 2 % 2))
             .collect();
-        let lives = clients
+        let life_cycles = clients
             .iter()
             .enumerate()
-            .map(|(number, clients)| live(clients, number));
-        for (number, lived) in join_all(lives).await.into_iter().enumerate() {
-            lived.unwrap_or_else(|status| panic!("{speed}, volume {number}: {status:?}"));
+            .map(|(number, clients)| life_cycle(clients, number));
+        for (number, result) in join_all(life_cycles).await.into_iter().enumerate() {
+            result.unwrap_or_else(|status| panic!("{speed}, volume {number}: {status:?}"));
         }
-        must_be_empty(&bed).await;
+        must_leave_nothing(&bed).await;
     }
 }
 
@@ -117,9 +117,9 @@ async fn nobody_waits_for_another_volume() {
             let (clients, stuck) = (clients.clone(), stuck.clone());
             async move { while stuck.stage(&clients).await.is_err() {} }
         });
-        let others = (2..VOLUMES).map(|number| live(&clients, number));
-        for lived in join_all(others).await {
-            lived.unwrap();
+        let others = (2..VOLUMES).map(|number| life_cycle(&clients, number));
+        for result in join_all(others).await {
+            result.unwrap();
         }
         assert!(!growing.is_finished() && !staging.is_finished());
         bed.clear_faults().await.unwrap();
@@ -128,7 +128,7 @@ async fn nobody_waits_for_another_volume() {
         stuck.detach(&clients).await.unwrap();
         stuck.delete(&clients).await.unwrap();
         slow.delete(&clients).await.unwrap();
-        must_be_empty(&bed).await;
+        must_leave_nothing(&bed).await;
     }
 }
 
@@ -165,5 +165,5 @@ async fn a_caller_that_goes_away_leaves_no_lock_behind() {
     assert_eq!(sets.count(), 1, "nobody did it a second time");
     volume.detach(&clients).await.unwrap();
     volume.delete(&clients).await.unwrap();
-    must_be_empty(&bed).await;
+    must_leave_nothing(&bed).await;
 }

@@ -1,7 +1,10 @@
-//! `cargo demo`: one volume's whole life, told in under 30 lines. Every figure is measured; the exit status is 0 only when
-//! all of them were right.
+//! `cargo demo`: one volume's life cycle, printed in under 30 lines. Every figure is measured; the exit status is 0 only if
+//! all checks succeeded.
 
-#![expect(clippy::print_stdout, reason = "telling the story is what it is for")]
+#![expect(
+    clippy::print_stdout,
+    reason = "the output is the purpose of this program"
+)]
 
 use std::io::IsTerminal as _;
 use std::path::Path;
@@ -23,10 +26,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 #[derive(Parser)]
 #[command(name = "demo", bin_name = "cargo demo")]
 struct Args {
-    /// What the volume holds; default: ext4 where a mounted ext4 can be grown, else xfs
+    /// File system of the volume; default: ext4 if a mounted ext4 can grow on this machine, else xfs
     #[arg(long, value_enum)]
     fs: Option<Fs>,
-    /// Leave everything up at the end, to look around
+    /// Leave everything running at the end, for inspection
     #[arg(long)]
     keep: bool,
 }
@@ -93,8 +96,8 @@ async fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn choose(asked: Option<Fs>) -> Result<Content> {
-    match asked {
+fn choose(requested: Option<Fs>) -> Result<Content> {
+    match requested {
         Some(Fs::Ext4) if !can_grow_mounted_ext4() => {
             anyhow::bail!("{NO_EXT4}; type: cargo demo --fs xfs")
         }
@@ -160,14 +163,14 @@ async fn story(
         "{} has {size} bytes",
         device.display()
     );
-    let made = match content {
+    let staged = match content {
         Content::Fs(name) => format!("mkfs.{name}, mounted"),
         Content::Block => "left raw".to_owned(),
     };
     reporter.say(
         "stage",
         &format!(
-            "login, {} appears ({}), {made}",
+            "login, {} appears ({}), {staged}",
             device.display(),
             gib(size.cast_signed())
         ),
@@ -206,7 +209,7 @@ async fn grow(
     reporter: &mut Reporter,
 ) -> Result<()> {
     let holds = visible_bytes(volume, device)?;
-    let answered = reporter
+    let returned = reporter
         .call(
             cluster,
             "ControllerExpandVolume",
@@ -214,15 +217,15 @@ async fn grow(
         )
         .await?;
     ensure!(
-        answered == AFTER,
-        "ControllerExpandVolume answered {answered}"
+        returned == AFTER,
+        "ControllerExpandVolume answered {returned}"
     );
     reporter.say(
         "expand",
         &format!(
             "on the NAS the LUN grew from {} to {}",
             gib(BEFORE),
-            gib(answered)
+            gib(returned)
         ),
     );
     let stale = device_bytes(device)?;
@@ -240,7 +243,7 @@ async fn grow(
         ),
     );
 
-    let answered = reporter
+    let returned = reporter
         .call(
             cluster,
             "NodeExpandVolume",
@@ -264,7 +267,7 @@ async fn grow(
             "after the rescan {} has {}, and NodeExpandVolume answers {}",
             device.display(),
             gib(fresh.cast_signed()),
-            gib(answered)
+            gib(returned)
         ),
     );
     if let Content::Fs(name) = volume.content {
@@ -305,8 +308,12 @@ async fn remove(
     reporter
         .call(cluster, "DeleteVolume", volume.delete(cluster))
         .await?;
-    let left = cluster.leftovers().await?;
-    ensure!(left.is_empty(), "left behind: {}", left.join(", "));
+    let leftovers = cluster.leftovers().await?;
+    ensure!(
+        leftovers.is_empty(),
+        "left behind: {}",
+        leftovers.join(", ")
+    );
     reporter.say(
         "remove",
         "unmounted, logged out, target and LUN deleted: nothing left on NAS or node",
@@ -314,7 +321,7 @@ async fn remove(
     Ok(())
 }
 
-/// What a user of the volume sees: the file system's size, or the device's.
+/// What a user of the volume sees: the file system's size, or the size of the raw device.
 fn visible_bytes(volume: &TestVolume, device: &Path) -> Result<u64> {
     match volume.content {
         Content::Fs(_) => fs_bytes(&volume.path()),
@@ -322,7 +329,7 @@ fn visible_bytes(volume: &TestVolume, device: &Path) -> Result<u64> {
     }
 }
 
-/// In GiB, with two decimals where it is no whole number.
+/// In GiB, with two decimals unless it is a whole number.
 fn gib(bytes: i64) -> String {
     if bytes % GIB == 0 {
         return format!("{} GiB", bytes / GIB);
@@ -360,7 +367,7 @@ fn look_around(cluster: &TestCluster, volume: &TestVolume) -> Result<()> {
     Ok(())
 }
 
-/// Tells the story line by line, with a spinner on a terminal while a step lasts.
+/// Prints the story line by line, with a spinner on a terminal while a step runs.
 struct Reporter {
     call_costs: CallCosts,
     spinner: ProgressBar,

@@ -1,5 +1,5 @@
-//! A volume that is taken from its node by force, used on the other one and given back (design.md, "Fencing: one publication,
-//! one name"). Each is a step of the model, which looks at everything afterwards.
+//! A volume that is forcibly detached from its node, used on another one and given back (design.md, "Fencing: one publication,
+//! one name"). Each is a step of the model, which checks the invariants afterwards.
 
 use anyhow::Context as _;
 use e2e::harness::skip::needs_root;
@@ -14,9 +14,9 @@ fn what_was_written_elsewhere_is_there() {
     }
     let pool = DevicePool::default();
     for kind in Kind::ALL {
-        // Whether the kubelet stages it again, or takes it for staged; and whether the driver has been started anew.
+        // Whether the kubelet stages the volume again or believes it is staged, and whether the driver was restarted.
         for (stage, restart) in [(true, false), (false, true)] {
-            let steps = volume(
+            let steps = steps_for(
                 kind,
                 Absence {
                     stage,
@@ -40,8 +40,8 @@ fn what_was_written_elsewhere_is_there() {
     }
 }
 
-/// It is lost twice: the node that has lost it is the other's other.
-fn volume(kind: Kind, how: Absence) -> Vec<Step> {
+/// The volume is forcibly detached twice, so that each node is once the one that lost it.
+fn steps_for(kind: Kind, how: Absence) -> Vec<Step> {
     let call = |act| Step::Call {
         volume: 0,
         call: act,

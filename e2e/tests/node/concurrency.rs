@@ -1,4 +1,4 @@
-//! Twenty volumes at a time.
+//! Twenty volumes, five at a time, on one node.
 
 use std::collections::BTreeMap;
 
@@ -23,26 +23,26 @@ async fn twenty_volumes_come_and_go() {
     let cluster = Plan::whole().start().await.unwrap();
     let one = {
         let from = journal_end(&cluster).await;
-        live(&cluster, 0).await.unwrap();
+        life_cycle(&cluster, 0).await.unwrap();
         calls_since(&cluster, from).await
     };
     let from = journal_end(&cluster).await;
-    let lives = stream::iter(1..=VOLUMES).map(|number| {
+    let life_cycles = stream::iter(1..=VOLUMES).map(|number| {
         let cluster = &cluster;
         async move {
-            live(cluster, number)
+            life_cycle(cluster, number)
                 .await
                 .with_context(|| format!("volume {number}"))
         }
     });
-    lives
+    life_cycles
         .buffer_unordered(AT_A_TIME)
         .try_collect::<()>()
         .await
         .unwrap();
 
     assert_eq!(cluster.leftovers().await.unwrap(), Vec::<String>::new());
-    // Each cost what one alone costs, so no node call of any of them made the NAS hear a thing (design.md#the-node-never-calls-dsm).
+    // Each cost what a single one costs, so no node call of any volume made a NAS call (design.md#the-node-never-calls-dsm).
     let expected: BTreeMap<String, usize> = one
         .into_iter()
         .map(|(call, times)| (call, times * VOLUMES))
@@ -50,8 +50,8 @@ async fn twenty_volumes_come_and_go() {
     assert_eq!(calls_since(&cluster, from).await, expected);
 }
 
-/// Attaches a volume as a kubelet does: what is unavailable is asked again. The loop devices of all worlds of this machine
-/// share their numbers, and one was once found busy with what another world had just given back.
+/// Attaches a volume as a kubelet does, retrying on Unavailable. All test clusters on this machine share the loop device
+/// numbers, and a device was once found busy that another cluster had just released.
 async fn attach(cluster: &TestCluster, volume: &mut TestVolume) -> Result<()> {
     volume.publish(cluster).await?;
     let stage = async || match volume.stage(cluster).await {
@@ -63,8 +63,8 @@ async fn attach(cluster: &TestCluster, volume: &mut TestVolume) -> Result<()> {
     Ok(volume.node_publish(cluster).await?)
 }
 
-/// From nothing to nothing.
-async fn live(cluster: &TestCluster, number: usize) -> Result<()> {
+/// The life cycle of one volume.
+async fn life_cycle(cluster: &TestCluster, number: usize) -> Result<()> {
     let content = Content::ALL[number % Content::ALL.len()];
     let mut volume = TestVolume::create(cluster, &format!("pvc-{number}"), GIB, content).await?;
     attach(cluster, &mut volume).await?;
@@ -72,7 +72,7 @@ async fn live(cluster: &TestCluster, number: usize) -> Result<()> {
     let file = volume.file("data");
     let written = fill(&file, 1 << 20, number as u64)?;
     volume.expand_lun(cluster, 2 * GIB).await?;
-    // A mounted ext4 may not grow everywhere; `growth` tells those stories.
+    // A mounted ext4 cannot grow on every machine; `expand` tests that.
     if content != Content::Fs("ext4") {
         let grown = volume.expand_on_node(cluster, 2 * GIB).await?;
         ensure!(grown == 2 * GIB, "grown to {grown}");

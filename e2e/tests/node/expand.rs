@@ -1,4 +1,5 @@
-//! Volumes that grow (design.md#expansion-is-read-back, #large-enough-already and #node-expansion-is-always-required): the LUN first, then the device once it is rescanned, then what is on it.
+//! Expansion (design.md#expansion-is-read-back, #large-enough-already and #node-expansion-is-always-required): first the LUN,
+//! then the device after a rescan, then the file system.
 
 use e2e::harness::skip::{can_grow_mounted_ext4, skip};
 use e2e::harness::test_volume::Content;
@@ -58,7 +59,7 @@ async fn grows_while_in_use(test: &str, content: Content) {
     story.end().await;
 }
 
-/// Where the capability is missing the error says so, nothing is lost, and the way out that it names works.
+/// Without the capability the error says so, nothing is lost, and the remedy that it names works.
 /// design.md#node-expansion-is-always-required
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mounted_ext4_that_may_not_grow_says_why() {
@@ -115,8 +116,8 @@ async fn a_raw_device_grows_while_detached() {
     grows_while_detached("expand::a_raw_device_grows_while_detached", Content::Block).await;
 }
 
-/// Kubernetes grows the LUN of a volume that no pod uses, and the node half hears of it when the volume is staged, once
-/// before the pod sees it and once more by `NodeExpandVolume`.
+/// Kubernetes expands the LUN of a volume that no pod uses. The node grows it when the volume is staged,
+/// and `NodeExpandVolume` is called once more after that.
 async fn grows_while_detached(test: &str, content: Content) {
     let Some(mut story) = Story::begin(test, GIB, content).await else {
         return;
@@ -144,7 +145,7 @@ async fn grows_while_detached(test: &str, content: Content) {
     story.end().await;
 }
 
-/// From GiB to GiB, and by sizes that a file system can hardly use.
+/// Whole GiB steps, and sizes that a file system can hardly use.
 const LADDER: [i64; 8] = [
     2 * GIB,
     3 * GIB,
@@ -197,7 +198,7 @@ async fn grows_again_and_again(test: &str, content: Content) {
     story.end().await;
 }
 
-/// A size that is no whole number of MiB is rounded up, and the answers carry what is really there.
+/// A size that is not a whole number of MiB is rounded up, and the responses have the actual size.
 /// design.md#sizes
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_carry_the_real_size() {
@@ -206,16 +207,16 @@ async fn answers_carry_the_real_size() {
         return;
     };
     story.attach().await;
-    let asked = 2 * GIB + 1;
+    let requested = 2 * GIB + 1;
     assert_eq!(
         story
             .volume
-            .expand_lun(&story.cluster, asked)
+            .expand_lun(&story.cluster, requested)
             .await
             .unwrap(),
         2 * GIB + MIB
     );
-    assert_eq!(story.grow_node(asked).await.unwrap(), 2 * GIB + MIB);
+    assert_eq!(story.grow_node(requested).await.unwrap(), 2 * GIB + MIB);
     story.must_have(2 * GIB + MIB);
     story.end().await;
 }
@@ -229,19 +230,23 @@ async fn what_is_there_already_is_no_error() {
             return;
         };
         story.attach().await;
-        for asked in [1, GIB, 2 * GIB - 1, 2 * GIB] {
+        for requested in [1, GIB, 2 * GIB - 1, 2 * GIB] {
             assert_eq!(
                 story
                     .volume
-                    .expand_lun(&story.cluster, asked)
+                    .expand_lun(&story.cluster, requested)
                     .await
                     .unwrap(),
                 2 * GIB,
-                "{asked}"
+                "{requested}"
             );
-            assert_eq!(story.grow_node(asked).await.unwrap(), 2 * GIB, "{asked}");
+            assert_eq!(
+                story.grow_node(requested).await.unwrap(),
+                2 * GIB,
+                "{requested}"
+            );
         }
-        // The kubelet may also leave it open.
+        // The kubelet may also omit the size.
         assert_eq!(story.grow_node(0).await.unwrap(), 2 * GIB);
         let above = csi::NodeExpandVolumeRequest {
             capacity_range: Some(csi::CapacityRange {
@@ -261,7 +266,7 @@ async fn what_is_there_already_is_no_error() {
     }
 }
 
-/// The NAS has no room for 100 TiB. The device stays as it was, and a smaller wish is granted.
+/// The NAS has no space for 100 TiB. The device keeps its size, and a smaller request succeeds.
 /// design.md#large-enough-already
 #[tokio::test(flavor = "multi_thread")]
 async fn a_growth_that_the_nas_refused_is_retried_smaller() {
@@ -294,7 +299,7 @@ async fn a_growth_that_the_nas_refused_is_retried_smaller() {
     story.end().await;
 }
 
-/// The LUN was not grown: then neither is anything on the node, and the answer does not pretend it was.
+/// The LUN was not expanded: then nothing grows on the node, and the response does not claim that it did.
 /// design.md#expansion-is-read-back
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_does_not_claim_growth_that_never_was() {
@@ -310,7 +315,7 @@ async fn a_node_does_not_claim_growth_that_never_was() {
     story.end().await;
 }
 
-/// The staging path will do, and nothing else need be said.
+/// The staging path suffices, and all optional fields can be omitted.
 /// design.md#node-expansion-is-always-required
 #[tokio::test(flavor = "multi_thread")]
 async fn a_volume_grows_through_its_staging_path() {
@@ -324,7 +329,7 @@ async fn a_volume_grows_through_its_staging_path() {
         story.grow_lun(2 * GIB).await;
         let mut bare = story.bare_expand(&story.volume.staging);
         if content == Content::Block {
-            // A staged raw device leaves no trace at its staging path, so the call has to say that this is one.
+            // A staged raw device has no mount at its staging path, so the call must set volume_path to it.
             bare.staging_target_path.clone_from(&bare.volume_path);
         }
         let grown = story

@@ -1,4 +1,4 @@
-//! Calls that come twice, in an odd order, or after the node forgot everything (design.md#unstage-needs-no-nas).
+//! Repeated node calls, in an odd order, or after the node lost its state (design.md#unstage-needs-no-nas).
 
 use e2e::GIB;
 use e2e::harness::process::run;
@@ -25,11 +25,11 @@ async fn each_node_call_twice() {
         for _ in 0..2 {
             story.node_publish().await.unwrap();
         }
-        assert_eq!(mounts(&story).len(), shown(content));
+        assert_eq!(mounts(&story).len(), expected_mounts(content));
         let data = story.write("before");
-        // Also the first call again, when the second has been made.
+        // The first call again, after the second was made.
         story.stage().await.unwrap();
-        assert_eq!(mounts(&story).len(), shown(content));
+        assert_eq!(mounts(&story).len(), expected_mounts(content));
         for _ in 0..2 {
             story.grow_node(GIB).await.unwrap();
             story
@@ -47,15 +47,15 @@ async fn each_node_call_twice() {
         for _ in 0..2 {
             story.volume.unpublish(&story.cluster).await.unwrap();
         }
-        // On a node that never saw it, or no longer does.
+        // On a node that never had the volume, or no longer has it.
         story.node_unpublish().await.unwrap();
         story.unstage().await.unwrap();
         story.end().await;
     }
 }
 
-/// The mounts of a volume: a raw device has nothing at its staging path.
-fn shown(content: Content) -> usize {
+/// The number of mounts of a volume: a raw device has none at its staging path.
+fn expected_mounts(content: Content) -> usize {
     if content == Content::Block { 1 } else { 2 }
 }
 
@@ -63,7 +63,7 @@ fn mounts(story: &Story) -> Vec<std::path::PathBuf> {
     e2e::harness::janitor::mounts_below(story.cluster.folder()).unwrap()
 }
 
-/// A volume that a pod still uses is not taken from it.
+/// A volume that a pod still uses is not unstaged.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_pod_uses_is_not_unstaged() {
     for content in [Content::Fs("xfs"), Content::Block] {
@@ -82,7 +82,7 @@ async fn what_a_pod_uses_is_not_unstaged() {
     }
 }
 
-/// The attacher was faster than the kubelet: the target is gone while the volume is still mounted.
+/// The external-attacher was faster than the kubelet: the target is gone while the volume is still mounted.
 /// design.md#unstage-needs-no-nas
 #[tokio::test(flavor = "multi_thread")]
 async fn a_volume_is_let_go_after_its_target() {
@@ -99,8 +99,8 @@ async fn a_volume_is_let_go_after_its_target() {
     }
 }
 
-/// The same, and then the pod comes back before anybody has cleaned up: the mount that has lost its target goes, and the
-/// volume is mounted anew with what was written to it.
+/// The same, and then the pod comes back before the cleanup: the mount without a target is removed, and the
+/// volume is mounted again with its data.
 /// design.md#unstage-needs-no-nas
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stage_removes_a_session_that_lost_its_target() {
@@ -119,12 +119,14 @@ async fn a_stage_removes_a_session_that_lost_its_target() {
     }
 }
 
-/// Power off, power on: no mount, no session, no driver; records, the NAS and the kubelet's wish are still there.
+/// After a power cycle there are no mounts, no sessions and no driver; node records, the NAS and the kubelet's desired state
+/// persist.
 /// design.md#unstage-needs-no-nas
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_reboots() {
     for content in Content::ALL {
-        let Some(mut story) = Story::begin("idempotency::a_node_reboots", GIB, content).await else {
+        let Some(mut story) = Story::begin("idempotency::a_node_reboots", GIB, content).await
+        else {
             return;
         };
         story.attach().await;
@@ -137,7 +139,7 @@ async fn a_node_reboots() {
         initiator.cleanup().unwrap();
         assert_eq!(initiator.count("etc/iscsi/nodes").unwrap(), 1);
         story.cluster.restart_driver().await.unwrap();
-        // The sweep at start took the record, which nobody uses.
+        // The startup sweep removed the unused record.
         let initiator = story.cluster.initiator().unwrap();
         assert_eq!(initiator.count("etc/iscsi/nodes").unwrap(), 0);
 
@@ -149,7 +151,7 @@ async fn a_node_reboots() {
     }
 }
 
-/// Sessions and devices are gone, and the mounts are still there, over nothing. A session that lives, and its record, stay.
+/// Sessions and devices are gone, and the mounts remain without a device. A live session and its record are kept.
 /// design.md#unstage-needs-no-nas
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stage_removes_a_mount_over_nothing() {
@@ -170,7 +172,7 @@ async fn a_stage_removes_a_mount_over_nothing() {
     }
 }
 
-/// The driver starts while volumes are in use: its sweep touches none of them.
+/// The driver starts while volumes are in use: its startup sweep does not touch them.
 /// design.md#unstage-needs-no-nas
 #[tokio::test(flavor = "multi_thread")]
 async fn the_sweep_leaves_what_is_in_use() {

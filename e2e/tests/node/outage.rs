@@ -1,4 +1,5 @@
-//! A NAS that is down. The node half never speaks to it (design.md#the-node-never-calls-dsm and #unstage-needs-no-nas), so what it can do alone it does.
+//! A NAS that is down. The node half never calls it (design.md#the-node-never-calls-dsm and #unstage-needs-no-nas), so node calls
+//! that need no NAS still succeed.
 
 use e2e::GIB;
 use e2e::harness::test_volume::Content;
@@ -17,7 +18,7 @@ async fn a_volume_is_let_go_while_the_nas_is_down() {
         story.attach().await;
         let data = story.write("before");
         story.cluster.nas.kill();
-        // The NAS's journal is gone with it, so these calls are made without asking it what it heard.
+        // The NAS's journal is down with it, so these calls do not check that the NAS received nothing.
         story.volume.node_unpublish(&story.cluster).await.unwrap();
         story.volume.unstage(&story.cluster).await.unwrap();
         story.volume.unstage(&story.cluster).await.unwrap();
@@ -30,7 +31,7 @@ async fn a_volume_is_let_go_while_the_nas_is_down() {
     }
 }
 
-/// The driver starts, stages and answers for its volumes without a NAS to talk to.
+/// The driver starts, stages and responds about its volumes without a reachable Web API.
 /// design.md#the-node-never-calls-dsm
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_works_while_the_web_api_is_down() {
@@ -51,7 +52,7 @@ async fn a_node_works_while_the_web_api_is_down() {
     story.end().await;
 }
 
-/// A power cut at the NAS while a pod writes: the writing goes on, and so does growing when the NAS is back.
+/// A power cut of the NAS while a pod writes: writing continues afterwards, and expansion works once the NAS is back.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_outlives_a_restart_of_the_nas() {
     for content in [Content::Fs("xfs"), Content::Fs("btrfs"), Content::Block] {

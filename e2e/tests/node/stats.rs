@@ -1,4 +1,4 @@
-//! NodeGetVolumeStats, compared with what `df` and `blockdev` say.
+//! NodeGetVolumeStats, compared with the output of `df` and `blockdev`.
 
 use e2e::GIB;
 use e2e::harness::process::run;
@@ -22,7 +22,7 @@ async fn statistics_are_those_of_df() {
         let empty = story.usage(Unit::Bytes).await.unwrap();
         let data = story.write("before");
         let pod = &story.volume.target;
-        // btrfs counts what is used when it commits.
+        // btrfs updates its usage on commit.
         run("sync", ["--file-system".as_ref(), pod.as_os_str()]).unwrap();
         let bytes = story.usage(Unit::Bytes).await.unwrap();
         assert_eq!(bytes.total, df("size", pod).unwrap(), "{fs}");
@@ -74,7 +74,7 @@ async fn statistics_of_a_raw_device_are_its_size() {
     story.end().await;
 }
 
-/// There are none of a volume that is not there.
+/// A volume that is not there has no statistics.
 #[tokio::test(flavor = "multi_thread")]
 async fn statistics_of_what_is_not_there_are_refused() {
     let test = "stats::statistics_of_what_is_not_there_are_refused";
@@ -95,7 +95,7 @@ async fn statistics_of_what_is_not_there_are_refused() {
 impl Story {
     async fn usage(&self, unit: Unit) -> Option<VolumeUsage> {
         let answer = self.node(self.volume.stats(&self.cluster)).await.unwrap();
-        let wanted = |usage: &VolumeUsage| usage.unit == i32::from(unit);
-        answer.usage.into_iter().find(wanted)
+        let matches_unit = |usage: &VolumeUsage| usage.unit == i32::from(unit);
+        answer.usage.into_iter().find(matches_unit)
     }
 }

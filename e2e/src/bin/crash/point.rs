@@ -1,4 +1,4 @@
-//! One life with its deaths: what is played, and what must come of it.
+//! One volume life cycle with its crashes: the calls to make, and what must hold afterwards.
 
 use std::fmt;
 use std::time::Duration;
@@ -11,42 +11,41 @@ use e2e::testbed::{CrashTiming, TestBed};
 
 use crate::scenario::{Move, Scenario};
 
-/// How much of a journal is told of a failure.
+/// How many lines of the journal are printed for a failure.
 const TAIL: usize = 40;
 
-/// Where a process dies in a call.
+/// Where a process crashes in a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Crash {
-    /// At this effect; the first is 1.
+    /// The number of the effect; the first is 1.
     pub(crate) nth: usize,
-    /// When.
+    /// Before, during or after the effect.
     pub(crate) when: CrashTiming,
 }
 
-/// What the CO does after the last death.
+/// What the CO does after the last crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Then {
-    /// The call again, and on to a pod that writes; then all the way back.
+    /// Retries the call and continues until a pod writes, then tears everything down.
     Retries,
-    /// Something else, or all the way back at once.
+    /// Makes other calls, or tears everything down at once.
     GivesUp,
 }
 
-/// What was found in a life.
+/// The result of a life cycle.
 #[derive(Debug)]
-pub(crate) struct Played {
-    /// The effects that the process died at, one for each death that was met.
+pub(crate) struct CrashResult {
+    /// The effects at which the process crashed, one for each crash that happened.
     pub(crate) met: Vec<String>,
-    /// What does not hold.
     pub(crate) wrong: Option<Wrong>,
 }
 
-/// A property that does not hold.
+/// A violated property.
 #[derive(Clone, Debug)]
 pub(crate) struct Wrong {
-    /// Which, and why.
+    /// Which property, and why.
     pub(crate) reason: String,
-    /// The end of what the NAS and the nodes were asked.
+    /// The end of the journal: what was called on the NAS and the nodes.
     pub(crate) journal: Vec<String>,
 }
 
@@ -61,25 +60,25 @@ impl fmt::Display for Crash {
     }
 }
 
-/// Plays a life in a fresh world.
+/// Runs a life cycle in a fresh test bed.
 ///
 /// # Errors
-/// There is no world.
-pub(crate) fn play(
+/// No test bed could be created.
+pub(crate) fn run(
     pool: &impl TestBedPool,
-    scene: &Scenario,
-    deaths: &[Crash],
+    scenario: &Scenario,
+    crashes: &[Crash],
     then: Then,
-) -> Result<Played> {
+) -> Result<CrashResult> {
     pool.run(async |bed| {
         let mut met = Vec::new();
         let life = VolumeLife {
-            scene,
-            deaths,
+            scenario,
+            crashes,
             then,
             respite: pool.backoff(),
         };
-        let result = life.live(bed, &mut met).await;
+        let result = life.run_in(bed, &mut met).await;
         let wrong = match result {
             Ok(()) => None,
             Err(error) => {
@@ -89,34 +88,34 @@ pub(crate) fn play(
                 Some(Wrong { reason, journal })
             }
         };
-        Ok(Played { met, wrong })
+        Ok(CrashResult { met, wrong })
     })
 }
 
-/// A life that is to be played.
+/// A life cycle to run.
 struct VolumeLife<'a> {
-    scene: &'a Scenario,
-    deaths: &'a [Crash],
+    scenario: &'a Scenario,
+    crashes: &'a [Crash],
     then: Then,
     respite: Duration,
 }
 
 impl VolumeLife<'_> {
-    async fn live<P: TestBed>(&self, bed: &mut P, met: &mut Vec<String>) -> Result<()> {
-        let scene = self.scene;
+    async fn run_in<P: TestBed>(&self, bed: &mut P, met: &mut Vec<String>) -> Result<()> {
+        let scenario = self.scenario;
         let mut executor = Executor::start(bed).await?;
-        for step in &scene.before {
-            go(&mut executor, scene, *step)
+        for step in &scenario.before {
+            run_move(&mut executor, scenario, *step)
                 .await
                 .context("before the call")?;
         }
-        if self.die(&mut executor, met).await? {
+        if self.crash_in_call(&mut executor, met).await? {
             match self.then {
                 Then::Retries => executor
-                    .call_and_repeat(scene.volume, scene.act)
+                    .call_and_repeat(scenario.volume, scenario.act)
                     .await
                     .context("the call again")?,
-                Then::GivesUp => turn_round(&mut executor, scene).await?,
+                Then::GivesUp => give_up(&mut executor, scenario).await?,
             }
         }
         if self.then == Then::Retries {
@@ -124,8 +123,8 @@ impl VolumeLife<'_> {
                 .check_invariants()
                 .await
                 .context("after the call")?;
-            while let Some(step) = scene.onwards(executor.model()) {
-                go(&mut executor, scene, step)
+            while let Some(step) = scenario.next_move(executor.model()) {
+                run_move(&mut executor, scenario, step)
                     .await
                     .context("after the call")?;
             }
@@ -142,31 +141,31 @@ impl VolumeLife<'_> {
         Ok(())
     }
 
-    /// Makes the call, and makes it again after each death; whether all deaths were met. Where one is not, the call was
-    /// ended.
-    async fn die<P: TestBed>(
+    /// Makes the call, and repeats it after each crash. Returns whether all crashes happened; if one did not, the call ended
+    /// before it.
+    async fn crash_in_call<P: TestBed>(
         &self,
         executor: &mut Executor<'_, P>,
         met: &mut Vec<String>,
     ) -> Result<bool> {
-        let scene = self.scene;
-        let process = scene.process();
-        for death in self.deaths {
+        let scenario = self.scenario;
+        let process = scenario.process();
+        for crash in self.crashes {
             executor
                 .bed()
-                .crash_at(process, death.nth, death.when)
+                .crash_at(process, crash.nth, crash.when)
                 .await?;
             let answer = executor
-                .call_once(scene.volume, scene.act)
+                .call_once(scenario.volume, scenario.act)
                 .await
-                .with_context(|| format!("a call in which the process dies {death}"))?;
+                .with_context(|| format!("a call in which the process dies {crash}"))?;
             let Some(effect) = executor.bed().crashed_at(process).await? else {
                 let call = if met.is_empty() {
                     "the call"
                 } else {
                     "the call again"
                 };
-                answer.with_context(|| format!("{call}, in which nobody died"))?;
+                answer.with_context(|| format!("{call}, in which no process crashed"))?;
                 return Ok(false);
             };
             met.push(effect);
@@ -177,33 +176,33 @@ impl VolumeLife<'_> {
     }
 }
 
-async fn turn_round<P: TestBed>(executor: &mut Executor<'_, P>, scene: &Scenario) -> Result<()> {
-    for act in &scene.instead {
+async fn give_up<P: TestBed>(executor: &mut Executor<'_, P>, scenario: &Scenario) -> Result<()> {
+    for act in &scenario.instead {
         executor
-            .call_and_repeat(scene.volume, *act)
+            .call_and_repeat(scenario.volume, *act)
             .await
             .context("instead of the call")?;
     }
-    if !scene.instead.is_empty() {
+    if !scenario.instead.is_empty() {
         return executor
             .check_invariants()
             .await
             .context("instead of the call");
     }
     executor
-        .tear_down(scene.volume)
+        .tear_down(scenario.volume)
         .await
         .context("instead of the call, back")
 }
 
-async fn go<P: TestBed>(
+async fn run_move<P: TestBed>(
     executor: &mut Executor<'_, P>,
-    scene: &Scenario,
+    scenario: &Scenario,
     step: Move,
 ) -> Result<()> {
-    let volume = scene.volume;
+    let volume = scenario.volume;
     match step {
-        // Where it cannot be grown in use, something else is done instead.
+        // Where the file system cannot grow while mounted, the executor makes other calls instead.
         Move::Call(act @ CsiCall::NodeExpand) => executor.call_and_repeat(volume, act).await,
         Move::Call(act) => executor
             .call_once(volume, act)

@@ -1,5 +1,5 @@
-//! Node calls on a node with more and more volumes. Each round takes a fresh volume through them; those that are staged already
-//! only stand around.
+//! Node calls on a node with increasing numbers of volumes. Each round takes a new volume through them; the volumes that are
+//! already staged stay idle.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -18,13 +18,13 @@ use tonic::Status;
 use super::meter::{Meter, Used, Watch};
 use super::{mib, progress, ratio, table};
 
-/// `NodeGetVolumeStats` is so short that a round makes it many times.
+/// `NodeGetVolumeStats` is so short that each round makes this many calls.
 const STATS: u32 = 10;
-/// Calls at once.
-const CROWD: usize = 20;
+/// Maximum number of concurrent calls.
+const CONCURRENCY: usize = 20;
 const CONTENT: Content = Content::Fs("xfs");
 
-/// What was found.
+/// The results.
 #[derive(Serialize)]
 pub(crate) struct Measured {
     tables: Vec<Table>,
@@ -32,23 +32,23 @@ pub(crate) struct Measured {
     at_once: Vec<AtOnce>,
 }
 
-/// One CSI call with so many volumes on the node, its own among them. Medians; what programs use is a mean.
+/// One CSI call with this many volumes on the node, including its own. Times are medians; child processes are a mean.
 #[derive(Serialize)]
 struct Call {
     rpc: &'static str,
     volumes: usize,
     wall_ms: f64,
-    /// Of the driver's own threads.
+    /// CPU of the driver's own threads.
     driver_cpu_ms: f64,
-    /// Of the programs that it has started: mount, mkfs and iscsiadm, which read what grows themselves.
+    /// CPU of the child processes: mount, mkfs and iscsiadm, which read the growing tables themselves.
     programs_cpu_ms: f64,
-    /// Reads and writes (system calls) of the driver's own threads: the floor below its CPU.
+    /// Read and write system calls of the driver's own threads: a lower bound of its CPU.
     reads_and_writes: f64,
     bytes_read: f64,
     programs: f64,
 }
 
-/// The kernel's table of mounts, which grows with every volume: what it costs whoever reads it, and does nothing else.
+/// The kernel's mount table, which grows with every volume: the cost of just reading it.
 #[derive(Serialize)]
 struct Table {
     volumes: usize,
@@ -56,7 +56,7 @@ struct Table {
     cpu_ms: f64,
 }
 
-/// Twenty calls at once, or as many as there are volumes.
+/// Twenty concurrent calls, or as many as there are volumes.
 #[derive(Serialize)]
 struct AtOnce {
     rpc: &'static str,
@@ -66,11 +66,11 @@ struct AtOnce {
     driver_cpu_ms: f64,
     most_threads: usize,
     most_descriptors: usize,
-    /// Afterwards.
+    /// After the calls.
     resident_kib: u64,
 }
 
-/// A driver that is measured.
+/// The driver that is measured.
 struct Bench {
     cluster: TestCluster,
     meter: Meter,
@@ -79,26 +79,26 @@ struct Bench {
     samples: Vec<(&'static str, Used, f64)>,
 }
 
-/// Measures them.
+/// Measures all calls with each of these numbers of volumes.
 ///
 /// # Errors
-/// Something does not come up, or a call fails.
+/// Something does not start, or a call fails.
 pub(super) async fn measure(sizes: &[usize], rounds: usize) -> Result<Measured> {
     let mut bench = Bench::start().await?;
-    let mut crowd: Vec<TestVolume> = Vec::new();
+    let mut staged: Vec<TestVolume> = Vec::new();
     let mut found = Measured {
         tables: Vec::new(),
         calls: Vec::new(),
         at_once: Vec::new(),
     };
     for &volumes in sizes {
-        while crowd.len() + 1 < volumes {
-            let name = format!("crowd-{}", crowd.len());
+        while staged.len() + 1 < volumes {
+            let name = format!("crowd-{}", staged.len());
             let mut volume = TestVolume::create(&bench.cluster, &name, GIB, CONTENT).await?;
             volume.attach(&bench.cluster).await?;
-            crowd.push(volume);
-            if crowd.len().is_multiple_of(20) {
-                progress(&format!("calls: {} volumes are staged", crowd.len()));
+            staged.push(volume);
+            if staged.len().is_multiple_of(20) {
+                progress(&format!("calls: {} volumes are staged", staged.len()));
             }
         }
         for round in 0..rounds {
@@ -106,13 +106,13 @@ pub(super) async fn measure(sizes: &[usize], rounds: usize) -> Result<Measured> 
         }
         progress(&format!("calls: measured with {volumes} volumes"));
         found.tables.push(Table::read(volumes)?);
-        found.calls.extend(summed_up(&bench.samples, volumes));
+        found.calls.extend(summarize(&bench.samples, volumes));
         bench.samples.clear();
-        let together = &crowd[..crowd.len().min(CROWD)];
-        if !together.is_empty() {
+        let concurrently = &staged[..staged.len().min(CONCURRENCY)];
+        if !concurrently.is_empty() {
             found
                 .at_once
-                .extend(bench.at_once(together, volumes).await?);
+                .extend(bench.at_once(concurrently, volumes).await?);
         }
     }
     Ok(found)
@@ -120,7 +120,7 @@ pub(super) async fn measure(sizes: &[usize], rounds: usize) -> Result<Measured> 
 
 impl Bench {
     async fn start() -> Result<Self> {
-        // Free a moment ago; the driver says so if it is not any more.
+        // The port was free a moment ago; if it is taken again, the driver reports that.
         let metrics = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let mut plan = Plan::whole();
         "info".clone_into(&mut plan.log_level);
@@ -135,7 +135,7 @@ impl Bench {
         })
     }
 
-    /// A volume's way onto the node and back, each call measured.
+    /// Attaches a volume and detaches it, measuring each call.
     async fn round(&mut self, name: &str) -> Result<()> {
         let mut volume = TestVolume::create(&self.cluster, name, GIB, CONTENT).await?;
         volume.publish(&self.cluster).await?;
@@ -161,7 +161,7 @@ impl Bench {
             .await?;
         let each = f64::from(STATS);
         self.samples
-            .push(("NodeGetVolumeStats", used.shared_by(each), programs / each));
+            .push(("NodeGetVolumeStats", used.divided_by(each), programs / each));
         self.one("NodeUnpublishVolume", async |cluster| {
             volume.node_unpublish(cluster).await
         })
@@ -184,7 +184,7 @@ impl Bench {
         Ok(())
     }
 
-    /// What the driver uses for it, and how many programs it starts.
+    /// The resources that the driver uses for a call, and how many child processes it starts.
     async fn used(
         &self,
         call: impl AsyncFnOnce(&TestCluster) -> Result<(), Status>,
@@ -196,7 +196,7 @@ impl Bench {
         Ok((used, self.programs().await? - programs))
     }
 
-    /// How many programs the driver has run, by its own metrics.
+    /// How many child processes the driver has run, from its metrics.
     async fn programs(&self) -> Result<f64> {
         let url = format!("http://{}/metrics", self.metrics);
         let answer = self.http.get(url).send().await?.error_for_status()?;
@@ -212,16 +212,16 @@ impl Bench {
         Ok(counts.filter_map(number).sum())
     }
 
-    /// Volumes off the node and onto it again, all at once.
-    async fn at_once(&self, lives: &[TestVolume], volumes: usize) -> Result<Vec<AtOnce>> {
+    /// Unstages and restages all volumes concurrently.
+    async fn at_once(&self, staged: &[TestVolume], volumes: usize) -> Result<Vec<AtOnce>> {
         let cluster = &self.cluster;
         let mut found = vec![
-            self.together("NodeGetVolumeStats", lives, volumes, async |volume| {
+            self.concurrently("NodeGetVolumeStats", staged, volumes, async |volume| {
                 volume.stats(cluster).await.map(drop)
             })
             .await?,
         ];
-        for volume in lives {
+        for volume in staged {
             volume.node_unpublish(cluster).await?;
         }
         let unstage = async |volume: &TestVolume| volume.unstage(cluster).await;
@@ -232,27 +232,27 @@ impl Bench {
             "NodeStageVolume (again)",
         ] {
             found.push(if rpc == "NodeUnstageVolume" {
-                self.together(rpc, lives, volumes, unstage).await?
+                self.concurrently(rpc, staged, volumes, unstage).await?
             } else {
-                self.together(rpc, lives, volumes, stage).await?
+                self.concurrently(rpc, staged, volumes, stage).await?
             });
         }
-        for volume in lives {
+        for volume in staged {
             volume.node_publish(cluster).await?;
         }
         Ok(found)
     }
 
-    async fn together(
+    async fn concurrently(
         &self,
         rpc: &'static str,
-        lives: &[TestVolume],
+        staged: &[TestVolume],
         volumes: usize,
         call: impl AsyncFn(&TestVolume) -> Result<(), Status>,
     ) -> Result<AtOnce> {
         let watch = Watch::begin(self.meter);
         let before = self.meter.read()?;
-        try_join_all(lives.iter().map(|volume| call(volume)))
+        try_join_all(staged.iter().map(|volume| call(volume)))
             .await
             .context(rpc)?;
         let used = before.until(&self.meter.read()?);
@@ -260,7 +260,7 @@ impl Bench {
         Ok(AtOnce {
             rpc,
             volumes,
-            calls: lives.len(),
+            calls: staged.len(),
             wall_ms: used.wall_ms,
             driver_cpu_ms: used.cpu_ms,
             most_threads,
@@ -300,8 +300,8 @@ impl Table {
 }
 
 impl Measured {
-    /// The part of a call's CPU that the kernel takes to write its tables.
-    fn of_the_tables(&self, call: &Call) -> f64 {
+    /// The part of a call's CPU time that the kernel spends on generating its tables.
+    fn table_cpu(&self, call: &Call) -> f64 {
         let table = self.tables.iter().find(|it| it.volumes == call.volumes);
         table.map_or(0.0, |table| {
             let bytes = f64::from(u32::try_from(table.bytes).unwrap_or(u32::MAX));
@@ -311,7 +311,7 @@ impl Measured {
 }
 
 impl Used {
-    fn shared_by(self, calls: f64) -> Self {
+    fn divided_by(self, calls: f64) -> Self {
         Self {
             wall_ms: self.wall_ms / calls,
             cpu_ms: self.cpu_ms / calls,
@@ -322,8 +322,8 @@ impl Used {
     }
 }
 
-/// A row for each call, in the order in which they were made.
-fn summed_up(samples: &[(&'static str, Used, f64)], volumes: usize) -> Vec<Call> {
+/// A row per call, in the order in which they were made.
+fn summarize(samples: &[(&'static str, Used, f64)], volumes: usize) -> Vec<Call> {
     let mut names: Vec<&'static str> = Vec::new();
     for (rpc, ..) in samples {
         if !names.contains(rpc) {
@@ -352,19 +352,19 @@ fn summed_up(samples: &[(&'static str, Used, f64)], volumes: usize) -> Vec<Call>
     names.into_iter().map(row).collect()
 }
 
-/// As a person reads it.
+/// Prints human-readable tables.
 pub(super) fn print(found: &Measured) {
     println!(
         "\nNode calls with more and more volumes on the node (ratios to the first row of each)"
     );
     let mut calls: Vec<&Call> = found.calls.iter().collect();
-    // The order of the calls stays.
-    let place = |call: &Call| found.calls.iter().position(|other| other.rpc == call.rpc);
-    calls.sort_by_key(|call| (place(call), call.volumes));
+    // Keeps the order of the calls.
+    let position = |call: &Call| found.calls.iter().position(|other| other.rpc == call.rpc);
+    calls.sort_by_key(|call| (position(call), call.volumes));
     let rows = calls.iter().map(|call| {
         let first = found.calls.iter().find(|other| other.rpc == call.rpc);
         let against = |of: &dyn Fn(&Call) -> f64| ratio(of(call), first.map_or(0.0, of));
-        let own = |call: &Call| call.driver_cpu_ms - found.of_the_tables(call);
+        let own = |call: &Call| call.driver_cpu_ms - found.table_cpu(call);
         [
             call.rpc.to_owned(),
             call.volumes.to_string(),

@@ -1,4 +1,4 @@
-//! `ListVolumes` in one call, and in pages.
+//! Cost of `ListVolumes` in one call, and in pages.
 
 use anyhow::{Result, ensure};
 use e2e::GIB;
@@ -15,30 +15,30 @@ use super::{progress, ratio, table};
 const PAGE: i32 = 100;
 const MAKERS: usize = 8;
 
-/// A list of so many volumes.
+/// The results with this many volumes.
 #[derive(Serialize)]
 pub(crate) struct Listed {
     volumes: usize,
-    /// In one call, and in pages.
+    /// In one call.
     whole: Cost,
     pages: Cost,
 }
 
-/// What all calls of a list cost.
+/// The total cost of listing all volumes.
 #[derive(Serialize)]
 struct Cost {
     calls: usize,
     wall_ms: f64,
     driver_cpu_ms: f64,
-    /// Requests to the NAS, and bytes of its answers.
+    /// Requests to the NAS, and bytes of its replies.
     requests: u64,
     bytes: u64,
 }
 
-/// Measures it with so many volumes.
+/// Measures it with each of these numbers of volumes.
 ///
 /// # Errors
-/// Something does not come up, or a call fails.
+/// Something does not start, or a call fails.
 pub(super) async fn measure(sizes: &[usize]) -> Result<Vec<Listed>> {
     let mut plan = Plan::controller();
     plan.nas.more = vec!["--model", "unlimited"];
@@ -52,7 +52,7 @@ pub(super) async fn measure(sizes: &[usize]) -> Result<Vec<Listed>> {
         try_join_all(makers).await?;
         made = volumes;
         progress(&format!("list: {volumes} volumes"));
-        // The first list warms up.
+        // The first list is a warm-up.
         list(&cluster, volumes, 0).await?;
         found.push(Listed {
             volumes,
@@ -70,7 +70,7 @@ async fn make(cluster: &TestCluster, numbers: impl Iterator<Item = usize>) -> Re
     Ok(())
 }
 
-/// Lists them all, so many at a time; 0: all in one call.
+/// Lists all volumes in pages of this size; 0: in one call.
 async fn list(cluster: &TestCluster, volumes: usize, page: i32) -> Result<Cost> {
     let meter = Meter::of(cluster.plugin.process.id())?;
     let carried = cluster.nas.counters().await?;
@@ -98,7 +98,7 @@ async fn list(cluster: &TestCluster, volumes: usize, page: i32) -> Result<Cost> 
     let now = cluster.nas.counters().await?;
     ensure!(
         found == volumes,
-        "{found} volumes are listed, not {volumes}"
+        "{found} volumes are listed, expected {volumes}"
     );
     Ok(Cost {
         calls,
@@ -109,7 +109,7 @@ async fn list(cluster: &TestCluster, volumes: usize, page: i32) -> Result<Cost> 
     })
 }
 
-/// As a person reads it.
+/// Prints a human-readable table.
 pub(super) fn print(found: &[Listed]) {
     println!("\nListVolumes in one call and in pages of {PAGE} (ratios to one call)");
     let rows = found

@@ -1,4 +1,4 @@
-//! Lives of volumes for a while: memory at the beginning, in the middle and at the end, errors, and what is left.
+//! Repeated volume life cycles: memory at the beginning, in the middle and at the end, errors, and leftovers.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -17,10 +17,10 @@ use tonic::Status;
 use super::meter::Meter;
 use super::{mib, progress, table};
 
-/// Lives at a time on the controller alone.
-const TOGETHER: u64 = 8;
+/// Concurrent life cycles on the controller alone.
+const CONCURRENCY: u64 = 8;
 
-/// What was found.
+/// The results.
 #[derive(Serialize)]
 pub(crate) struct Soak {
     seconds: f64,
@@ -31,16 +31,16 @@ pub(crate) struct Soak {
     end_kib: u64,
     threads: usize,
     descriptors: usize,
-    /// Calls that failed, none of which should, by what was said.
+    /// Failed calls (none is expected), by error message.
     errors: BTreeMap<String, u64>,
-    /// What no volume explains, when all lives have ended.
+    /// Objects that belong to no volume, after all life cycles have ended.
     leftovers: Vec<String>,
 }
 
-/// Lives one after the other, on a node if there is one.
+/// Life cycles one after the other for this many seconds, on a node if there is one.
 ///
 /// # Errors
-/// Something does not come up.
+/// Something does not start.
 pub(super) async fn seconds(node: bool, seconds: u64) -> Result<Soak> {
     let run = Run::begin(node).await?;
     let all = Duration::from_secs(seconds);
@@ -53,10 +53,10 @@ pub(super) async fn seconds(node: bool, seconds: u64) -> Result<Soak> {
     run.end().await
 }
 
-/// So many lives, eight at a time, on the controller alone.
+/// This many life cycles, eight at a time, on the controller alone.
 ///
 /// # Errors
-/// Something does not come up.
+/// Something does not start.
 pub(super) async fn lives(lives: u64) -> Result<Soak> {
     let run = Run::begin(false).await?;
     for (half, end) in [lives / 2, lives].into_iter().enumerate() {
@@ -65,7 +65,7 @@ pub(super) async fn lives(lives: u64) -> Result<Soak> {
                 run.one().await;
             }
         };
-        join_all((0..TOGETHER).map(|_| caller())).await;
+        join_all((0..CONCURRENCY).map(|_| caller())).await;
         run.note(half)?;
     }
     run.end().await
@@ -103,37 +103,37 @@ impl Run {
 
     async fn one(&self) {
         let number = self.begun.fetch_add(1, Ordering::Relaxed);
-        if let Err(status) = self.life(&format!("soak-{number}")).await {
-            let said = format!("{:?}: {}", status.code(), status.message());
+        if let Err(status) = self.volume(&format!("soak-{number}")).await {
+            let error = format!("{:?}: {}", status.code(), status.message());
             let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
-            *errors.entry(said).or_default() += 1;
+            *errors.entry(error).or_default() += 1;
         }
         if (number + 1).is_multiple_of(5_000) {
             progress(&format!("soak: {} lives", number + 1));
         }
     }
 
-    async fn life(&self, name: &str) -> Result<(), Status> {
+    async fn volume(&self, name: &str) -> Result<(), Status> {
         let cluster = &self.cluster;
         let content = if self.node {
             Content::Fs("xfs")
         } else {
             Content::Block
         };
-        let mut life = TestVolume::create(cluster, name, GIB, content).await?;
+        let mut volume = TestVolume::create(cluster, name, GIB, content).await?;
         if self.node {
-            life.attach(cluster).await?;
-            life.stats(cluster).await?;
-            life.expand_lun(cluster, 2 * GIB).await?;
-            life.expand_on_node(cluster, 2 * GIB).await?;
-            life.detach(cluster).await?;
+            volume.attach(cluster).await?;
+            volume.stats(cluster).await?;
+            volume.expand_lun(cluster, 2 * GIB).await?;
+            volume.expand_on_node(cluster, 2 * GIB).await?;
+            volume.detach(cluster).await?;
         } else {
-            "worker-1:01234567".clone_into(&mut life.node_id);
-            life.publish_context = life.publish_to(cluster, &life.node_id).await?;
-            life.expand_lun(cluster, 2 * GIB).await?;
-            life.unpublish(cluster).await?;
+            "worker-1:01234567".clone_into(&mut volume.node_id);
+            volume.publish_context = volume.publish_to(cluster, &volume.node_id).await?;
+            volume.expand_lun(cluster, 2 * GIB).await?;
+            volume.unpublish(cluster).await?;
         }
-        life.delete(cluster).await
+        volume.delete(cluster).await
     }
 
     fn note(&self, half: usize) -> Result<()> {
@@ -163,7 +163,7 @@ impl Run {
     }
 }
 
-/// As a person reads it.
+/// Prints a human-readable table.
 pub(super) fn print(soak: &Soak) {
     println!("\nLives for a while");
     let row = [
@@ -189,8 +189,8 @@ pub(super) fn print(soak: &Soak) {
         "kinds of leftovers",
     ];
     println!("{}", table(header, [row]));
-    for (said, count) in &soak.errors {
-        println!("{count} times: {said}");
+    for (error, count) in &soak.errors {
+        println!("{count} times: {error}");
     }
     for left in &soak.leftovers {
         println!("left: {left}");

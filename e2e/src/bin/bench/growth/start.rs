@@ -1,4 +1,4 @@
-//! The node's start on a host with more and more node records.
+//! The node's startup on a host with increasing numbers of node records.
 
 use std::time::{Duration, Instant};
 
@@ -13,31 +13,31 @@ use serde::Serialize;
 use super::meter::Meter;
 use super::{progress, ratio, table};
 
-/// Starts of which the middle one counts.
+/// Number of starts, of which the median is reported.
 const STARTS: usize = 3;
 
-/// A start.
+/// One start.
 #[derive(Serialize)]
 pub(crate) struct Start {
     records: usize,
     sessions: usize,
-    /// Until `Probe` and `NodeGetInfo` were answered, milliseconds; looked at every 20 ms.
+    /// Milliseconds until `Probe` and `NodeGetInfo` respond, polled every 20 ms.
     first_answer_ms: f64,
-    /// The driver's CPU until then, and that of programs that it has waited for.
+    /// CPU of the driver until then, and of child processes that it has waited for.
     cpu_then_ms: f64,
     programs_then_ms: f64,
-    /// Until it has come to rest, the sweep with it.
+    /// Milliseconds until it is idle, which includes the startup sweep.
     quiet_ms: f64,
     cpu_ms: f64,
     programs_ms: f64,
-    /// Records that are left then: the sweep removes those without a session.
+    /// Records left at that time: the sweep removes those without a session.
     records_left: usize,
 }
 
-/// Measures it with so many records, and with the last number once more when every other session is gone.
+/// Measures it with each of these numbers of records, and with the last one again after every other session is gone.
 ///
 /// # Errors
-/// Something does not come up, or a call fails.
+/// Something does not start, or a call fails.
 pub(super) async fn measure(sizes: &[usize]) -> Result<Vec<Start>> {
     let mut plan = Plan::whole();
     "info".clone_into(&mut plan.log_level);
@@ -48,7 +48,7 @@ pub(super) async fn measure(sizes: &[usize]) -> Result<Vec<Start>> {
     for &records in sizes {
         while staged < records {
             let name = format!("start-{staged}");
-            // Without a file system: only records and sessions matter here.
+            // Raw block, because only records and sessions matter here.
             let mut volume = TestVolume::create(&cluster, &name, GIB, Content::Block).await?;
             volume.publish(&cluster).await?;
             volume.stage(&cluster).await?;
@@ -65,7 +65,7 @@ pub(super) async fn measure(sizes: &[usize]) -> Result<Vec<Start>> {
         found.push(starts.swap_remove(STARTS / 2));
     }
     cluster.plugin.process.kill();
-    log_half_out(&cluster)?;
+    log_out_half(&cluster)?;
     found.push(start(&mut cluster).await?);
     progress("start: measured");
     Ok(found)
@@ -107,8 +107,8 @@ fn millis(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
-/// Every other session ends, its record stays.
-fn log_half_out(cluster: &TestCluster) -> Result<()> {
+/// Logs out every other session, leaving its record.
+fn log_out_half(cluster: &TestCluster) -> Result<()> {
     let initiator = cluster.initiator()?;
     let iscsiadm = initiator.bin().join("iscsiadm");
     let status = initiator.status()?;
@@ -123,7 +123,7 @@ fn log_half_out(cluster: &TestCluster) -> Result<()> {
     Ok(())
 }
 
-/// As a person reads it.
+/// Prints a human-readable table.
 pub(super) fn print(found: &[Start]) {
     println!("\nThe node's start (ratios to the first row)");
     let rows = found.iter().map(|row| {
