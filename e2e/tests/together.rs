@@ -14,10 +14,10 @@ use tonic::{Code, Status};
 
 const VOLUMES: usize = 64;
 const LUN: &str = "SYNO.Core.ISCSI.LUN";
-/// Worlds with an odd seed have the reply times of a NAS.
+/// Test beds with an odd seed have the response times of a real NAS.
 const SEEDS: [(&str, u64); 2] = [("at once", 2), ("as a NAS", 3)];
 
-/// A CO asks again while a NAS that makes one LUN at a time is busy.
+/// Retries like a CO while a NAS that creates one LUN at a time is busy.
 async fn with_retries<T>(mut call: impl AsyncFnMut() -> Result<T, Status>) -> Result<T, Status> {
     loop {
         match call().await {
@@ -48,7 +48,7 @@ async fn life_cycle(clients: &CsiClients, number: usize) -> Result<(), Status> {
     volume.delete(clients).await
 }
 
-/// Nothing of ours is left anywhere.
+/// Checks that no object of ours is left anywhere.
 async fn must_leave_nothing(bed: &Memory) {
     let seen = bed.observe().await.unwrap();
     assert!(seen.luns.is_empty(), "{:?}", seen.luns);
@@ -88,7 +88,7 @@ async fn sixty_four_lives_at_once() {
     }
 }
 
-/// Two volumes are stuck for ever, one on the NAS and one on its node; sixty-two others live and die beside them.
+/// Two volumes hang, one on the NAS and one on its node; sixty-two others complete their life cycles meanwhile.
 #[tokio::test(start_paused = true)]
 async fn nobody_waits_for_another_volume() {
     for (_, seed) in SEEDS {
@@ -108,7 +108,7 @@ async fn nobody_waits_for_another_volume() {
             times: 0,
         };
         bed.inject_fault(0, hangs).unwrap();
-        // Each of them gives up after a while, and is asked again.
+        // Each call times out, and is retried.
         let growing = tokio::spawn({
             let (clients, slow) = (clients.clone(), slow.clone());
             async move { while slow.expand_lun(&clients, 2 * GIB).await.is_err() {} }
@@ -132,7 +132,7 @@ async fn nobody_waits_for_another_volume() {
     }
 }
 
-/// What it has begun runs to its end; until then the volume is busy, and from then on it is not.
+/// An operation that has started completes without its caller; until then the volume is busy, and after that it is not.
 #[tokio::test(start_paused = true)]
 async fn a_caller_that_goes_away_leaves_no_lock_behind() {
     let bed = Memory::start(2).await.unwrap();
@@ -153,16 +153,16 @@ async fn a_caller_that_goes_away_leaves_no_lock_behind() {
     assert!(gone.is_err(), "{gone:?}");
     let busy = volume.expand_lun(&clients, 2 * GIB).await.unwrap_err();
     assert_eq!(busy.code(), Code::Aborted, "{busy:?}");
-    // The node's half has a process and a lock of its own.
+    // The node half has its own process and its own lock.
     assert_eq!(volume.expand_on_node(&clients, GIB).await.unwrap(), 2 * GIB);
-    // sleep: past the delay that was asked for; time is simulated.
+    // sleep: longer than the injected delay; time is simulated.
     tokio::time::sleep(Duration::from_secs(6)).await;
     let seen = bed.observe().await.unwrap();
     assert_eq!(seen.luns[volume.uuid()].size, 2 * GIB.unsigned_abs());
     assert_eq!(volume.expand_lun(&clients, 2 * GIB).await.unwrap(), 2 * GIB);
     let journal = bed.journal().await.unwrap();
     let sets = journal.iter().filter(|line| line.contains("LUN.set"));
-    assert_eq!(sets.count(), 1, "nobody did it a second time");
+    assert_eq!(sets.count(), 1, "the LUN was set only once");
     volume.detach(&clients).await.unwrap();
     volume.delete(&clients).await.unwrap();
     must_leave_nothing(&bed).await;

@@ -1,4 +1,4 @@
-//! A pod's fsync reaches the NAS where its LUN honours flushes (`enableFuaSyncCache`), and nobody flushes where it does not.
+//! A pod's fsync reaches the NAS if its LUN honors flushes (`enableFuaSyncCache`); otherwise no flush is sent.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -10,12 +10,12 @@ use e2e::harness::test_volume::{Content, TestVolume, create_request};
 
 use crate::scene::Scene;
 
-/// What the kernel knows of the cache of a disk.
+/// The kernel's view of a disk's cache.
 #[derive(Debug)]
 struct Cache {
     /// `write back` or `write through`.
     mode: String,
-    /// Flushes that the disk has answered (Documentation/block/stat.rst, field 16).
+    /// Completed flush requests (Documentation/block/stat.rst, field 16).
     flushes: u64,
 }
 
@@ -25,7 +25,7 @@ pub(crate) async fn honoured_or_not(scene: &mut Scene) -> Result<String> {
         on.mode == "write back",
         "{on:?}: no write cache is announced"
     );
-    ensure!(flushed > 0, "an fsync has made no flush: {on:?}");
+    ensure!(flushed > 0, "fsync sent no flush: {on:?}");
     let (off, not) = written(scene, "pvc-not-flushed", "false").await?;
     ensure!(
         off.mode == "write through" && not == 0,
@@ -37,7 +37,7 @@ pub(crate) async fn honoured_or_not(scene: &mut Scene) -> Result<String> {
     ))
 }
 
-/// A pod writes and syncs four times on a volume of such a class: the disk's cache, and the flushes that came of it.
+/// A pod writes and syncs four times on a volume with this setting; returns the disk's cache and the number of flushes.
 async fn written(scene: &Scene, name: &str, honoured: &str) -> Result<(Cache, u64)> {
     let cluster = &scene.cluster;
     let mut request = create_request(name, GIB, Content::Fs("ext4"));

@@ -1,4 +1,4 @@
-//! Expansion under load: five times in a row, while a pod writes and verifies what it reads.
+//! Expansion under load: five times in a row, while a pod writes and verifies what it reads back.
 
 use anyhow::{Result, ensure};
 use e2e::GIB;
@@ -16,7 +16,7 @@ pub(crate) async fn five_times(scene: &mut Scene) -> Result<String> {
         let volume = scene
             .volume(&format!("pvc-{}", content.name()), content)
             .await?;
-        // On a raw device the old data lie beyond what the writer uses.
+        // On a raw device the old data are beyond what the writer uses.
         let (log, old) = match content {
             Content::Fs(_) => (volume.path().join("log"), Some(Scene::write(&volume, 7)?)),
             Content::Block => (volume.path(), None),

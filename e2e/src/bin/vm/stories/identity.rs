@@ -1,4 +1,5 @@
-//! Wrong disk never: whatever stands where the volume's disk should be, it is used only if its serial is the volume's.
+//! Never the wrong disk: whatever the NAS exports in place of the volume's LUN, a disk is used only if its serial is the
+//! volume's.
 
 use std::fs::File;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
@@ -14,10 +15,10 @@ use tonic::{Code, Status};
 
 use crate::scene::{Scene, disks};
 
-/// Each volume says whose it is, at a place that no file system's head occupies.
+/// Offset of each volume's uuid, which no file system's superblock occupies.
 const MARK: u64 = 512 << 20;
 
-/// A volume whose LUN bears its mark, and what the LUN shows.
+/// A volume whose LUN contains its uuid as a mark, with a snapshot of the LUN.
 pub(super) struct Marked {
     pub(super) volume: TestVolume,
     pub(super) snapshot: ImageSnapshot,
@@ -34,7 +35,7 @@ impl Scene {
         Ok(Marked { volume, snapshot })
     }
 
-    /// `LUN.map_target` or `unmap_target`, as an administrator does it behind everybody's back.
+    /// `LUN.map_target` or `unmap_target` by an administrator, without the driver's knowledge.
     async fn mapping(&self, method: &str, lun: &TestVolume, target_of: &TestVolume) -> Result<()> {
         let iqn = target_of
             .publish_context
@@ -61,7 +62,7 @@ impl Scene {
         Ok(())
     }
 
-    /// The impostor's LUN takes the place of the volume's.
+    /// Maps the other LUN in place of the volume's.
     pub(super) async fn swap(&self, volume: &TestVolume, impostor: &TestVolume) -> Result<()> {
         self.mapping("unmap_target", volume, volume).await?;
         self.mapping("map_target", impostor, volume).await
@@ -72,7 +73,7 @@ impl Scene {
         self.mapping("map_target", volume, volume).await
     }
 
-    /// The device that the driver has given out shows the volume's own mark, asked of the disk and not of a cache.
+    /// Checks that the device that the driver returned has the volume's own mark, read from the disk and not from a cache.
     pub(super) fn must_show(&self, volume: &TestVolume) -> Result<()> {
         let device = File::options()
             .read(true)
@@ -84,20 +85,20 @@ impl Scene {
         let shows = String::from_utf8_lossy(&room[start..start + volume.uuid().len()]).into_owned();
         ensure!(
             shows == volume.uuid(),
-            "wrong disk: it bears the mark {shows:?}, the volume is {}",
+            "wrong disk: it has the mark {shows:?}, the volume is {}",
             volume.uuid()
         );
         Ok(())
     }
 
-    pub(super) async fn strike_marked(&self, marked: Marked) -> Result<()> {
+    pub(super) async fn remove_marked(&self, marked: Marked) -> Result<()> {
         marked.snapshot.ensure_unchanged()?;
         marked.volume.unpublish(&self.cluster).await?;
         Ok(marked.volume.delete(&self.cluster).await?)
     }
 }
 
-/// Refused for good, with both serials.
+/// Checks that the error is final and contains both serials.
 fn names_both<T: std::fmt::Debug>(
     answer: Result<T, Status>,
     volume: &TestVolume,
@@ -116,7 +117,7 @@ fn names_both<T: std::fmt::Debug>(
     Ok(())
 }
 
-/// The NAS gives the mapping index to another LUN while the session lives.
+/// The NAS assigns the mapping index to another LUN while the session is live.
 pub(crate) async fn index_reused(scene: &mut Scene) -> Result<String> {
     let (volume, impostor) = (scene.marked("pvc-1").await?, scene.marked("pvc-2").await?);
     let cluster = &scene.cluster;
@@ -146,7 +147,7 @@ pub(crate) async fn index_reused(scene: &mut Scene) -> Result<String> {
     test_volume.node_unpublish(cluster).await?;
     test_volume.unstage(cluster).await?;
 
-    // Without a session: the first look already finds the other LUN.
+    // Without a session: the first read already finds the other LUN.
     scene.swap(test_volume, &impostor.volume).await?;
     names_both(
         test_volume.stage(cluster).await,
@@ -159,18 +160,18 @@ pub(crate) async fn index_reused(scene: &mut Scene) -> Result<String> {
             .initiator()?
             .count("sys/class/iscsi_session")?
             == 0,
-        "the refused stage has left its session"
+        "the refused stage has left its session behind"
     );
     scene.swap_back(test_volume, &impostor.volume).await?;
     test_volume.stage(cluster).await?;
     scene.must_show(test_volume)?;
     test_volume.unstage(cluster).await?;
-    scene.strike_marked(volume).await?;
-    scene.strike_marked(impostor).await?;
+    scene.remove_marked(volume).await?;
+    scene.remove_marked(impostor).await?;
     Ok("with and without a live session: expand, stage and publish refused with both serials; both LUNs untouched".to_owned())
 }
 
-/// A LUN without anything on it stands in the place of a volume with data: mkfs would be the end of them.
+/// A blank LUN in place of a volume with data: mkfs would destroy them.
 pub(crate) async fn blank_disk(scene: &mut Scene) -> Result<String> {
     for fs in ["ext4", "xfs", "btrfs"] {
         let test_volume = scene.volume(&format!("pvc-{fs}"), Content::Fs(fs)).await?;
@@ -197,13 +198,13 @@ pub(crate) async fn blank_disk(scene: &mut Scene) -> Result<String> {
     Ok("ext4, xfs, btrfs: a blank LUN is refused with both serials and stays blank; the data are there afterwards".to_owned())
 }
 
-/// Disks that the kernel still shows and the NAS no longer has.
+/// Disks that the kernel still has but the NAS no longer exports.
 pub(crate) async fn stale_disk(scene: &mut Scene) -> Result<String> {
     let (volume, other) = (scene.marked("pvc-1").await?, scene.marked("pvc-2").await?);
     let cluster = &scene.cluster;
     let mut test_volume = volume.volume.clone();
 
-    // Another LUN came first: ours has the second index, and the old disk of the first index is still there.
+    // Another LUN came first: ours has the second index, and the old disk of the first index still exists.
     test_volume.stage(cluster).await?;
     scene.swap(&test_volume, &other.volume).await?;
     scene
@@ -217,13 +218,13 @@ pub(crate) async fn stale_disk(scene: &mut Scene) -> Result<String> {
     );
     test_volume.stage(cluster).await?;
     let serials = async || run("lsblk", ["-n", "-d", "-o", "NAME,SERIAL"]);
-    // lsblk knows serials from udev, which looks at a new disk in its own time.
+    // lsblk gets serials from udev, which probes a new disk asynchronously.
     until("both disks are there", serials, |serials| {
         serials.contains(test_volume.uuid())
     })
     .await?;
     test_volume.unstage(cluster).await?;
-    // A new session attaches the volume's unit and not the other one.
+    // A new session attaches the volume's LUN and not the other one.
     test_volume.stage(cluster).await?;
     let disks = disks()?;
     ensure!(disks.len() == 1, "attached: {disks:?}");
@@ -239,7 +240,7 @@ pub(crate) async fn stale_disk(scene: &mut Scene) -> Result<String> {
         .await?;
     test_volume.publish(cluster).await?;
 
-    // The target went and came back under a live session: the disk of the old one is dead.
+    // The target was deleted and created again under a live session: the old session's disk is dead.
     test_volume.stage(cluster).await?;
     test_volume.unpublish(cluster).await?;
     test_volume.publish(cluster).await?;
@@ -248,7 +249,7 @@ pub(crate) async fn stale_disk(scene: &mut Scene) -> Result<String> {
     scene.must_show(&test_volume)?;
     test_volume.node_unpublish(cluster).await?;
     test_volume.unstage(cluster).await?;
-    scene.strike_marked(volume).await?;
-    scene.strike_marked(other).await?;
+    scene.remove_marked(volume).await?;
+    scene.remove_marked(other).await?;
     Ok("a stale disk at another index, and a dead one of a target that came back: the volume's own disk is used".to_owned())
 }

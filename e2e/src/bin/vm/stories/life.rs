@@ -1,4 +1,4 @@
-//! A volume's whole life over iSCSI, with expansion while it is in use and while it is not.
+//! A volume's whole life cycle over iSCSI, with expansion while it is in use and while it is not.
 
 use anyhow::{Result, ensure};
 use e2e::GIB;
@@ -29,7 +29,7 @@ async fn whole(scene: &mut Scene, content: Content) -> Result<String> {
     volume.must_have(cluster, GIB)?;
     let before = Scene::write(&volume, 1)?;
 
-    // Online. The rescan is necessary: the LUN has grown, the NAS says so, and the device has not.
+    // Online. The rescan is necessary: the LUN has grown on the NAS, but the device has not.
     ensure!(volume.expand_lun(cluster, 2 * GIB).await? == 2 * GIB);
     let device = scene.device(&volume)?;
     let stale = device_bytes(&device)?;
@@ -37,7 +37,7 @@ async fn whole(scene: &mut Scene, content: Content) -> Result<String> {
         stale == GIB.unsigned_abs(),
         "the device grew without a rescan: {stale}"
     );
-    // And sufficient: nobody has logged in again.
+    // And sufficient: there was no new login.
     ensure!(volume.expand_on_node(cluster, 2 * GIB).await? == 2 * GIB);
     ensure!(
         scene.device(&volume)? == device,
