@@ -1,6 +1,6 @@
-//! Bad input gets a clear error and changes nothing: a table over all RPCs. Each row is a call, the gRPC code of its answer
-//! and what the message must say (the field, its value, and what to do); NAS and node must be as they were before.
-//! Beside it the oddities that are legal and must work.
+//! Bad input gets a clear error and changes nothing: a table over all RPCs. Each row is a call, the expected gRPC code,
+//! and what the message must contain (the field, its value, and the remedy); the state of NAS and node must not change.
+//! In addition, unusual but legal input that must work.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
@@ -29,22 +29,22 @@ use serde_json::json;
 
 use fixture::Scene;
 use node::Node;
-use staged::AtWork;
+use staged::NodeInUse;
 use table::Tally;
 
 #[tokio::test]
 async fn the_controller_refuses_bad_input() {
     let cluster = Plan::controller().start().await.unwrap();
-    let scene = Scene::set(&cluster).await.unwrap();
+    let fixture = Scene::create(&cluster).await.unwrap();
     let mut tally = Tally::default();
     for rows in [
         controller::create_messages(),
         controller::create_state(),
-        controller::delete_rows(&scene),
-        controller::publish_rows(&scene),
-        controller::expand_rows(&scene),
-        controller::questions(&scene),
-        controller::not_offered(),
+        controller::delete_rows(&fixture),
+        controller::publish_rows(&fixture),
+        controller::expand_rows(&fixture),
+        controller::query_rows(&fixture),
+        controller::unsupported_rows(),
     ] {
         tally.refused(&cluster, rows).await;
     }
@@ -76,7 +76,7 @@ async fn the_controller_refuses_what_a_small_or_broken_nas_cannot_do() {
 async fn the_controller_takes_legal_oddities() {
     let cluster = Plan::controller().start().await.unwrap();
     let mut tally = Tally::default();
-    legal::lives(&cluster, &mut tally).await;
+    legal::life_cycles(&cluster, &mut tally).await;
     legal::calls(&cluster, &mut tally).await;
     legal::smaller_retry(&cluster, &mut tally).await;
     legal::many_nodes(&cluster, &mut tally).await;
@@ -96,13 +96,13 @@ async fn the_node_refuses_bad_input() {
         .await
         .unwrap();
     let node = Node::at(cluster.folder(), info.into_inner().node_id);
-    // Without any target the portal would not even answer.
-    Scene::set(&cluster).await.unwrap();
+    // Without any target the portal would not respond at all.
+    Scene::create(&cluster).await.unwrap();
     for rows in [
         node::stage_rows(&node),
         node::publish_rows(&node),
-        node::undo_rows(&node),
-        node::measure_rows(&node),
+        node::unpublish_rows(&node),
+        node::stats_and_expand_rows(&node),
     ] {
         tally.refused(&cluster, rows).await;
     }
@@ -123,7 +123,7 @@ async fn the_node_touches_no_disk_that_is_not_the_volumes() {
     }
     let cluster = Plan::whole().start().await.unwrap();
     let mut tally = Tally::default();
-    disk::spoiled(&cluster, &mut tally).await;
+    disk::corrupted(&cluster, &mut tally).await;
     disk::unreadable(&cluster, &mut tally).await;
     tally.finish("bad input, disks", 19);
     assert_eq!(cluster.leftovers().await.unwrap(), Vec::<String>::new());
@@ -136,9 +136,9 @@ async fn a_node_at_work_refuses_bad_input() {
     }
     let cluster = Plan::whole().start().await.unwrap();
     let mut tally = Tally::default();
-    let at_work = AtWork::set(&cluster).await.unwrap();
-    tally.refused(&cluster, at_work.rows()).await;
-    at_work.end(&cluster).await.unwrap();
+    let node_in_use = NodeInUse::create(&cluster).await.unwrap();
+    tally.refused(&cluster, node_in_use.rows()).await;
+    node_in_use.tear_down(&cluster).await.unwrap();
     tally.finish("bad input, a node at work", 37);
     assert_eq!(cluster.leftovers().await.unwrap(), Vec::<String>::new());
 }

@@ -78,8 +78,7 @@ async fn conforms_with_the_answers_of_a_real_nas() -> Result<()> {
     .await
 }
 
-/// A volume that wants attention, one that has crashed, rows of others that fit no client's types, a snapshot that somebody has
-/// locked.
+/// The NAS has a degraded volume, a crashed one, foreign rows that fit no client's types, and a locked snapshot.
 #[tokio::test(flavor = "multi_thread")]
 async fn conforms_with_others_on_the_nas() -> Result<()> {
     conforms("conforms_with_others_on_the_nas", Plan::whole().shared()).await
@@ -131,7 +130,7 @@ fn arguments(cluster: &TestCluster) -> Result<Vec<String>> {
         format!("--csi.stagingdir={}", path("sanity-staging")),
         format!("--csi.mountdir={}", path("sanity-mount")),
         format!("--csi.testvolumeparameters={}", path("parameters.yaml")),
-        // The defaults, which the names of the specs promise: 10 GiB, grown to 20 GiB.
+        // The defaults, which the spec names mention: 10 GiB, expanded to 20 GiB.
         "--ginkgo.no-color".to_owned(),
         "--ginkgo.seed=1".to_owned(),
     ])

@@ -1,4 +1,4 @@
-//! A NAS in use: volumes of ours in every state, and things of other people's.
+//! A NAS in use: volumes of ours in every state, and foreign objects.
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::GIB;
@@ -8,35 +8,35 @@ use serde_json::json;
 
 use crate::request::{NODE, create, create_with, publish};
 
-/// Handles of what is on the NAS.
+/// Ids of the volumes on the NAS.
 pub(crate) struct Scene {
-    /// 1 GiB on `/volume1`, used by nobody.
+    /// 1 GiB on `/volume1`, not published.
     pub(crate) idle: String,
     /// Published to [`NODE`].
     pub(crate) published: String,
-    /// A LUN of somebody else's.
+    /// A foreign LUN.
     pub(crate) unmarked: String,
-    /// One of ours that DSM is still at work on.
+    /// One of ours that is locked by a running DSM operation.
     pub(crate) locked: String,
-    /// One of ours that DSM calls crashed.
+    /// One of ours with status crashed.
     pub(crate) crashed: String,
-    /// One of ours that somebody has mapped to a target of their own.
+    /// One of ours that an administrator has mapped to a foreign target.
     pub(crate) exported: String,
-    /// One of ours that takes its space at once.
+    /// One of ours that is thick.
     pub(crate) thick: String,
 }
 
 impl Scene {
-    /// Sets it up.
-    pub(crate) async fn set(cluster: &TestCluster) -> Result<Self> {
-        let scene = Self {
-            idle: made(cluster, create("idle")).await?,
-            published: made(cluster, create("published")).await?,
+    /// Creates the volumes and objects.
+    pub(crate) async fn create(cluster: &TestCluster) -> Result<Self> {
+        let fixture = Self {
+            idle: created(cluster, create("idle")).await?,
+            published: created(cluster, create("published")).await?,
             unmarked: format!("nas1/{}", cluster.nas.foreign_lun("somebodys", GIB).await?),
-            locked: made(cluster, create("locked")).await?,
-            crashed: made(cluster, create("crashed")).await?,
-            exported: made(cluster, create("exported")).await?,
-            thick: made(
+            locked: created(cluster, create("locked")).await?,
+            crashed: created(cluster, create("crashed")).await?,
+            exported: created(cluster, create("exported")).await?,
+            thick: created(
                 cluster,
                 create_with("thick", [("location", "/volume1"), ("type", "BLUN_THICK")]),
             )
@@ -45,20 +45,20 @@ impl Scene {
         cluster
             .plugin
             .controller()
-            .controller_publish_volume(publish(&scene.published, NODE))
+            .controller_publish_volume(publish(&fixture.published, NODE))
             .await?;
         cluster
             .nas
-            .patch_lun(uuid(&scene.locked), &json!({"is_action_locked": true}))
+            .patch_lun(uuid(&fixture.locked), &json!({"is_action_locked": true}))
             .await?;
         cluster
             .nas
-            .patch_lun(uuid(&scene.crashed), &json!({"status": "crashed"}))
+            .patch_lun(uuid(&fixture.crashed), &json!({"status": "crashed"}))
             .await?;
-        map_to_own_target(cluster, uuid(&scene.exported)).await?;
-        // LUNs that bear the names of volumes of ours: one without our mark, one with that of another volume.
+        map_to_foreign_target(cluster, uuid(&fixture.exported)).await?;
+        // LUNs with the names of our volumes: one without our mark, one with that of another volume.
         cluster.nas.foreign_lun("csi-taken", GIB).await?;
-        let misnamed = made(cluster, create("misnamed")).await?;
+        let misnamed = created(cluster, create("misnamed")).await?;
         cluster
             .nas
             .patch_lun(
@@ -66,17 +66,17 @@ impl Scene {
                 &json!({"description": "csi.synology.com parameters=0 name=another"}),
             )
             .await?;
-        Ok(scene)
+        Ok(fixture)
     }
 }
 
-/// The uuid in a handle.
+/// The uuid in a volume id.
 pub(crate) fn uuid(id: &str) -> &str {
     id.rsplit('/').next().unwrap_or_default()
 }
 
-/// Creates a volume and answers its handle.
-pub(crate) async fn made(
+/// Creates a volume and returns its id.
+pub(crate) async fn created(
     cluster: &TestCluster,
     request: csi::CreateVolumeRequest,
 ) -> Result<String> {
@@ -89,7 +89,7 @@ pub(crate) async fn made(
     Ok(answer.volume.context("no volume in the answer")?.volume_id)
 }
 
-async fn map_to_own_target(cluster: &TestCluster, uuid: &str) -> Result<()> {
+async fn map_to_foreign_target(cluster: &TestCluster, uuid: &str) -> Result<()> {
     let target = [
         ("api", "SYNO.Core.ISCSI.Target"),
         ("version", "1"),
