@@ -130,7 +130,7 @@ async fn the_node_touches_no_disk_that_is_not_the_volumes() {
 }
 
 #[tokio::test]
-async fn a_node_at_work_refuses_bad_input() {
+async fn a_node_in_use_refuses_bad_input() {
     if e2e::harness::skip::needs_root("bad input: a node at work") {
         return;
     }

@@ -71,7 +71,7 @@ async fn fault(bed: &Memory, method: &str, object: &str, fault: Value) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn sixty_four_lives_at_once() {
+async fn sixty_four_life_cycles_at_once() {
     for (speed, seed) in SEEDS {
         let bed = Memory::start(seed).await.unwrap();
         let clients: Vec<CsiClients> = (0..VOLUMES)
@@ -90,7 +90,7 @@ async fn sixty_four_lives_at_once() {
 
 /// Two volumes hang, one on the NAS and one on its node; sixty-two others complete their life cycles meanwhile.
 #[tokio::test(start_paused = true)]
-async fn nobody_waits_for_another_volume() {
+async fn no_volume_waits_for_another() {
     for (_, seed) in SEEDS {
         let mut bed = Memory::start(seed).await.unwrap();
         let clients = bed.clients(0, 0);

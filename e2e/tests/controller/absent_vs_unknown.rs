@@ -28,7 +28,7 @@ fn failures() -> [Value; 9] {
 
 /// design.md#unknown-is-not-absent
 #[tokio::test]
-async fn no_answer_is_ever_taken_for_absence() -> Result<()> {
+async fn no_failed_query_is_taken_for_absence() -> Result<()> {
     let cluster = Plan::controller().start().await?;
     let csi = Csi::of(&cluster.plugin);
     let [idle, used] = [
@@ -88,7 +88,7 @@ async fn no_answer_is_ever_taken_for_absence() -> Result<()> {
 
 /// design.md#unknown-is-not-absent
 #[tokio::test]
-async fn a_slow_answer_is_an_answer() -> Result<()> {
+async fn a_slow_reply_is_waited_for() -> Result<()> {
     let cluster = Plan::controller().start().await?;
     let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;

@@ -22,7 +22,7 @@ fn grows(call: &Entry) -> bool {
 }
 
 #[tokio::test]
-async fn every_call_keeps_to_its_budget() -> Result<()> {
+async fn every_call_stays_within_its_budget() -> Result<()> {
     let cluster = Plan::controller().start().await?;
     let csi = Csi::of(&cluster.plugin);
     cluster.nas.seed(100).await?;

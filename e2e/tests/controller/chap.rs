@@ -54,7 +54,7 @@ async fn auth_types(cluster: &TestCluster) -> Result<Vec<u64>> {
 }
 
 #[tokio::test]
-async fn a_repeated_publication_tells_the_target_again() -> Result<()> {
+async fn a_repeated_publish_sets_chap_again() -> Result<()> {
     let cluster = Plan::controller().start().await?;
     let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
@@ -115,7 +115,7 @@ async fn with(cluster: &TestCluster, name: &str, chap: &str) -> Result<Plugin> {
 }
 
 #[tokio::test]
-async fn a_publication_keeps_its_proofs_when_the_key_changes() -> Result<()> {
+async fn a_publication_keeps_its_chap_secrets_when_the_key_changes() -> Result<()> {
     let cluster = Plan::controller().start().await?;
     let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
@@ -172,7 +172,7 @@ async fn a_publication_keeps_its_proofs_when_the_key_changes() -> Result<()> {
 
 /// design.md#final-codes
 #[tokio::test]
-async fn bad_auth_data_is_final_only_when_nothing_was_made() -> Result<()> {
+async fn bad_auth_data_is_final_only_if_nothing_was_created() -> Result<()> {
     let cluster = Plan::controller().start().await?;
     let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
@@ -223,7 +223,7 @@ async fn bad_auth_data_is_final_only_when_nothing_was_made() -> Result<()> {
 /// Publishing again under a running pod does not change the CHAP settings that its session was authenticated with (F36): DSM does
 /// not return passwords, and the effect of setting one on a live session is unknown.
 #[tokio::test(start_paused = true)]
-async fn a_secret_is_not_set_anew_under_a_node_that_is_logged_in() -> Result<()> {
+async fn a_secret_is_not_changed_while_a_node_is_logged_in() -> Result<()> {
     let cluster = Edited::start()?;
     let id = cluster.create("pvc-1", &[]).await?;
     let sets = Arc::new(AtomicUsize::new(0));

@@ -57,7 +57,7 @@ async fn a_lost_create_is_found_by_its_name() -> Result<()> {
 
 /// design.md#create-first
 #[tokio::test]
-async fn a_refusal_of_a_lun_that_exists_hands_it_out() -> Result<()> {
+async fn a_refused_create_of_an_existing_lun_returns_it() -> Result<()> {
     let cluster = Plan::controller().start().await?;
     let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
@@ -71,7 +71,7 @@ async fn a_refusal_of_a_lun_that_exists_hands_it_out() -> Result<()> {
 
 /// design.md#final-codes
 #[tokio::test]
-async fn only_what_was_provably_not_made_is_final() -> Result<()> {
+async fn an_error_is_final_only_if_nothing_was_created() -> Result<()> {
     let nas = Settings {
         more: vec!["--model", "DS423"],
         ..Settings::default()

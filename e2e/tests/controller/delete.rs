@@ -41,7 +41,7 @@ async fn a_published_volume_is_not_deleted() -> Result<()> {
 
 /// design.md#deletevolume
 #[tokio::test]
-async fn a_volume_made_again_is_never_the_dying_one() -> Result<()> {
+async fn a_recreated_volume_is_never_the_one_being_deleted() -> Result<()> {
     let cluster = Plan::controller().slow().start().await?;
     let found = json!({"deleted_luns_stay_listed": true, "deleted_luns_answer_get": true});
     cluster.nas.patch_settings(&found).await?;
@@ -79,7 +79,7 @@ async fn a_volume_made_again_is_never_the_dying_one() -> Result<()> {
 /// taken.
 /// design.md#deletevolume
 #[tokio::test]
-async fn a_volume_made_again_waits_for_the_name_of_the_dying_one() -> Result<()> {
+async fn a_recreated_volume_waits_until_the_old_name_is_free() -> Result<()> {
     let cluster = Plan::controller().slow().start().await?;
     let listed = json!({"deleted_luns_stay_listed": true});
     cluster.nas.patch_settings(&listed).await?;
@@ -100,7 +100,7 @@ async fn a_volume_made_again_waits_for_the_name_of_the_dying_one() -> Result<()>
 
 /// design.md#unknown-is-not-absent
 #[tokio::test]
-async fn a_denied_lun_that_the_list_shows_is_not_gone() -> Result<()> {
+async fn a_lun_that_get_does_not_find_but_list_shows_is_not_gone() -> Result<()> {
     let cluster = Plan::controller().proving().start().await?;
     let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
@@ -122,7 +122,7 @@ async fn a_denied_lun_that_the_list_shows_is_not_gone() -> Result<()> {
 
 /// design.md#unknown-is-not-absent
 #[tokio::test]
-async fn a_deletion_that_was_not_done_is_not_proven_by_a_denial() -> Result<()> {
+async fn a_not_found_error_does_not_prove_a_refused_deletion() -> Result<()> {
     let cluster = Plan::controller().start().await?;
     let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
@@ -144,7 +144,7 @@ async fn a_deletion_that_was_not_done_is_not_proven_by_a_denial() -> Result<()> 
 
 /// design.md#unknown-is-not-absent
 #[tokio::test]
-async fn a_refused_deletion_is_told_at_once() -> Result<()> {
+async fn a_refused_deletion_is_reported_at_once() -> Result<()> {
     let cluster = Plan::controller().start().await?;
     let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
@@ -181,7 +181,7 @@ async fn gone_by_other_hands(cluster: &TestCluster, csi: &Csi) -> Result<String>
 
 /// design.md#unknown-is-not-absent
 #[tokio::test]
-async fn absence_needs_a_full_list_and_volumes_that_hide_nothing() -> Result<()> {
+async fn absence_needs_a_full_list_and_healthy_volumes() -> Result<()> {
     let cluster = Plan::controller().proving().start().await?;
     let csi = Csi::of(&cluster.plugin);
     let id = gone_by_other_hands(&cluster, &csi).await?;
@@ -262,7 +262,7 @@ async fn a_crashed_volume_hides_no_lun_that_was_seen_on_another() -> Result<()> 
 
 /// design.md#unknown-is-not-absent
 #[tokio::test]
-async fn the_volumes_are_looked_at_before_the_list_that_they_vouch_for() -> Result<()> {
+async fn the_volumes_are_read_before_the_lun_list() -> Result<()> {
     let cluster = Plan::controller().proving().start().await?;
     let csi = Csi::of(&cluster.plugin);
     let start = journal_end(&cluster.nas).await?;
@@ -283,7 +283,7 @@ async fn the_volumes_are_looked_at_before_the_list_that_they_vouch_for() -> Resu
 
 /// design.md#deletevolume
 #[tokio::test]
-async fn a_lost_reply_of_delete_is_made_good_by_proof() -> Result<()> {
+async fn a_lost_reply_of_delete_is_recovered_by_confirming_absence() -> Result<()> {
     let cluster = Plan::controller().start().await?;
     let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
@@ -295,7 +295,7 @@ async fn a_lost_reply_of_delete_is_made_good_by_proof() -> Result<()> {
 
 /// design.md#create-first
 #[tokio::test]
-async fn a_locked_lun_is_aborted_for_all_that_would_change_it() -> Result<()> {
+async fn every_change_of_a_locked_lun_is_aborted() -> Result<()> {
     let cluster = Plan::controller().start().await?;
     let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
@@ -318,7 +318,7 @@ async fn a_locked_lun_is_aborted_for_all_that_would_change_it() -> Result<()> {
 
 /// design.md#create-first
 #[tokio::test]
-async fn a_sick_lun_is_not_used_and_can_be_deleted() -> Result<()> {
+async fn a_crashed_lun_is_not_used_and_can_be_deleted() -> Result<()> {
     let cluster = Plan::controller().start().await?;
     let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
@@ -336,7 +336,7 @@ async fn a_sick_lun_is_not_used_and_can_be_deleted() -> Result<()> {
 
 /// design.md#deletevolume
 #[tokio::test]
-async fn a_deletion_is_not_believed_while_the_lun_is_seen() -> Result<()> {
+async fn a_deletion_is_not_final_while_the_lun_is_still_listed() -> Result<()> {
     let cluster = Plan::controller().start().await?;
     let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
@@ -368,7 +368,7 @@ fn spoil_filter(sent: &mut [u8]) {
 
 /// design.md#deletevolume
 #[tokio::test]
-async fn a_filter_that_shows_nobody_deletes_nothing() -> Result<()> {
+async fn a_filter_that_hides_the_mapping_deletes_nothing() -> Result<()> {
     let cluster = Plan::controller().start().await?;
     let (url, _) = wiretap(&cluster.nas.api, spoil_filter).await?;
     let spoilt = cluster

@@ -306,7 +306,7 @@ fn set_volume_status(word: &Value, method: &str, answer: &mut Value) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_word_that_nobody_knows_stops_nothing() -> Result<()> {
+async fn an_unknown_status_is_not_an_error() -> Result<()> {
     let cluster = Edited::start()?;
     let words = [
         "attention",
@@ -350,7 +350,7 @@ async fn a_word_that_nobody_knows_stops_nothing() -> Result<()> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_row_of_somebody_else_hides_nothing() -> Result<()> {
+async fn a_foreign_row_hides_nothing() -> Result<()> {
     let cluster = Edited::start()?;
     let luns = json!([
         {"uuid": "not one", "name": "vm", "size": "huge", "description": "a person's"},
@@ -384,7 +384,7 @@ async fn a_row_of_somebody_else_hides_nothing() -> Result<()> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_row_that_could_be_ours_is_a_doubt_about_that_volume_alone() -> Result<()> {
+async fn an_unreadable_row_affects_only_the_volume_it_could_be() -> Result<()> {
     let cluster = Edited::start()?;
     let (id, other) = (
         cluster.create("pvc-1", &[]).await?,
@@ -431,7 +431,7 @@ fn set_up_time(api: &str, method: &str, answer: &mut Value, text: &Value) {
 
 /// design.md#unknown-is-not-absent
 #[tokio::test(start_paused = true)]
-async fn a_nas_that_has_just_started_proves_no_absence() -> Result<()> {
+async fn a_nas_that_has_just_booted_cannot_confirm_absence() -> Result<()> {
     let cluster = Edited::start()?;
     let id = cluster.create("pvc-1", &[]).await?;
     let gone = cluster.create("pvc-2", &[]).await?;
@@ -457,7 +457,7 @@ async fn a_nas_that_has_just_started_proves_no_absence() -> Result<()> {
 
 /// design.md#unknown-is-not-absent
 #[tokio::test(start_paused = true)]
-async fn where_the_up_time_cannot_be_read_two_lists_are_compared() -> Result<()> {
+async fn without_an_uptime_two_lists_are_compared() -> Result<()> {
     let cases = [
         json!({"success": false, "error": {"code": 105}}),
         json!({"success": true, "data": {}}),
@@ -498,7 +498,7 @@ async fn where_the_up_time_cannot_be_read_two_lists_are_compared() -> Result<()>
 
 /// design.md#unknown-is-not-absent
 #[tokio::test(start_paused = true)]
-async fn a_volume_that_has_crashed_may_hold_what_is_missing() -> Result<()> {
+async fn a_missing_lun_may_be_on_a_crashed_volume() -> Result<()> {
     let cluster = Edited::start()?;
     let (id, gone) = (
         cluster.create("pvc-1", &[]).await?,

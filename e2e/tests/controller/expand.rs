@@ -36,7 +36,7 @@ async fn the_answer_is_the_measured_size() -> Result<()> {
 
 /// design.md#expansion-is-read-back
 #[tokio::test]
-async fn a_lost_reply_is_made_good_by_reading_back() -> Result<()> {
+async fn a_lost_reply_is_recovered_by_reading_back() -> Result<()> {
     let cluster = Plan::controller().start().await?;
     let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
@@ -66,7 +66,7 @@ async fn a_lost_reply_is_made_good_by_reading_back() -> Result<()> {
 
 /// design.md#expansion-is-read-back
 #[tokio::test]
-async fn a_success_that_did_nothing_is_no_success() -> Result<()> {
+async fn a_success_without_effect_is_an_error() -> Result<()> {
     let cluster = Plan::controller().start().await?;
     let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
@@ -109,7 +109,7 @@ async fn a_success_that_did_nothing_is_no_success() -> Result<()> {
 
 /// design.md#expansion-is-read-back
 #[tokio::test]
-async fn a_lun_still_at_work_is_waited_for() -> Result<()> {
+async fn a_locked_lun_is_waited_for_after_an_expansion() -> Result<()> {
     let cluster = Plan::controller().start().await?;
     let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
@@ -150,7 +150,7 @@ async fn a_lun_still_at_work_is_waited_for() -> Result<()> {
 
 /// design.md#expansion-is-read-back
 #[tokio::test]
-async fn a_full_nas_keeps_the_old_size_and_a_smaller_wish_succeeds() -> Result<()> {
+async fn a_full_nas_keeps_the_old_size_and_a_smaller_request_succeeds() -> Result<()> {
     let cluster = Plan::controller().start().await?;
     let csi = Csi::of(&cluster.plugin);
     // Thick LUNs allocate their space at once; /volume2 has 2 TiB.
@@ -184,7 +184,7 @@ async fn a_full_nas_keeps_the_old_size_and_a_smaller_wish_succeeds() -> Result<(
 
 /// design.md#large-enough-already
 #[tokio::test]
-async fn enough_is_enough_and_nothing_shrinks() -> Result<()> {
+async fn a_large_enough_volume_succeeds_and_never_shrinks() -> Result<()> {
     let cluster = Plan::controller().start().await?;
     let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", 10 * GIB).await?;

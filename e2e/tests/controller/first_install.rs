@@ -81,7 +81,7 @@ fn a_password_rotated_in_the_driver_before_the_nas_waits_for_it() -> Result<()> 
 
 /// Every caller that waits for a NAS that hangs gets the cause, before its sidecar's timeout.
 #[test]
-fn a_nas_that_hangs_at_the_login_keeps_nobody_for_long() -> Result<()> {
+fn a_nas_that_hangs_at_the_login_fails_every_call_soon() -> Result<()> {
     run(2, async |cluster| {
         cluster.post_control("/sessions/expire", json!({})).await?;
         let hang = json!({"api": AUTH, "method": "login", "times": 0, "fault": {"kind": "hang"}});
@@ -101,7 +101,7 @@ fn a_nas_that_hangs_at_the_login_keeps_nobody_for_long() -> Result<()> {
 
 /// After the account is fixed and the controller restarted, there is no wait.
 #[tokio::test]
-async fn an_account_put_right_is_tried_at_once_after_a_restart() -> Result<()> {
+async fn a_fixed_account_is_tried_at_once_after_a_restart() -> Result<()> {
     let mut cluster = Plan::controller().start().await?;
     for (mistake, code) in [
         (
@@ -243,7 +243,7 @@ async fn dsm_s_own_certificate_is_trusted_under_its_name_or_by_its_key() -> Resu
 }
 
 #[tokio::test]
-async fn a_self_signed_certificate_as_openssl_makes_it_is_given_as_it_is() -> Result<()> {
+async fn a_self_signed_certificate_of_openssl_works_as_ca_file() -> Result<()> {
     let files = tempfile::tempdir()?;
     let mut params = CertificateParams::new([])?;
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -339,7 +339,7 @@ async fn plain_http_that_is_sent_to_https_says_which_url_to_write() -> Result<()
 }
 
 #[tokio::test]
-async fn plain_http_over_a_network_takes_a_word() -> Result<()> {
+async fn plain_http_over_a_network_needs_an_option() -> Result<()> {
     let cluster = Plan::controller().start().await?;
     let refusal = configured(&cluster, "http://nas.example:5000", "").await;
     ensure!(refusal.is_err(), "the password would be sent in the clear");

@@ -52,7 +52,7 @@ fn sessions() -> Value {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_that_was_installed_anew_lets_its_volumes_go() -> Result<()> {
+async fn a_reinstalled_node_releases_its_volumes() -> Result<()> {
     let cluster = Edited::start()?;
     let id = cluster.create("pvc-1", &[]).await?;
     cluster.publish(&id, NODE_A).await?;
@@ -67,7 +67,7 @@ async fn a_node_that_was_installed_anew_lets_its_volumes_go() -> Result<()> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_former_target_is_replaced_once_nobody_has_used_it_for_a_minute() -> Result<()> {
+async fn a_former_target_is_replaced_after_a_minute_without_sessions() -> Result<()> {
     let cluster = Edited::start()?;
     let reported = reported(&cluster);
     let id = cluster.create("pvc-1", &[]).await?;

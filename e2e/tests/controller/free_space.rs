@@ -44,7 +44,7 @@ async fn created(csi: &Csi, request: csi::CreateVolumeRequest) -> Result<String,
 
 /// design.md#free-space
 #[tokio::test]
-async fn no_lun_is_made_where_too_little_is_free() -> Result<()> {
+async fn no_lun_is_created_below_the_free_space_floor() -> Result<()> {
     let cluster = Plan::controller().proving().start().await?;
     let csi = Csi::of(&cluster.plugin);
     for volume in ["volume1", "volume2"] {
@@ -90,7 +90,7 @@ async fn no_lun_is_made_where_too_little_is_free() -> Result<()> {
 
 /// design.md#free-space
 #[tokio::test]
-async fn a_volume_that_exists_is_handed_out_on_a_full_nas() -> Result<()> {
+async fn an_existing_volume_is_returned_on_a_full_nas() -> Result<()> {
     let cluster = Plan::controller().proving().start().await?;
     let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
@@ -126,7 +126,7 @@ async fn a_volume_that_exists_is_handed_out_on_a_full_nas() -> Result<()> {
 
 /// design.md#free-space
 #[tokio::test]
-async fn growth_stops_at_the_floor_and_a_smaller_wish_is_heard() -> Result<()> {
+async fn expansion_stops_at_the_floor_and_a_smaller_request_succeeds() -> Result<()> {
     let cluster = Plan::controller().proving().start().await?;
     let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", 10 * GIB).await?;
@@ -155,7 +155,7 @@ async fn growth_stops_at_the_floor_and_a_smaller_wish_is_heard() -> Result<()> {
 
 /// design.md#free-space
 #[tokio::test]
-async fn thick_luns_leave_the_floor() -> Result<()> {
+async fn thick_luns_stay_above_the_floor() -> Result<()> {
     let cluster = Plan::controller().proving().start().await?;
     let csi = Csi::of(&cluster.plugin);
     free(&cluster, "volume1", 11 * GIB).await?;
@@ -267,7 +267,7 @@ async fn the_configuration_sets_the_floor_of_a_nas() -> Result<()> {
 
 /// design.md#free-space
 #[tokio::test]
-async fn a_nas_that_does_not_tell_is_believed_to_have_room() -> Result<()> {
+async fn a_nas_that_reports_no_free_space_is_assumed_to_have_some() -> Result<()> {
     let cluster = Plan::controller().proving().start().await?;
     let csi = Csi::of(&cluster.plugin);
     free(&cluster, "volume1", 0).await?;
@@ -299,7 +299,7 @@ async fn a_nas_that_does_not_tell_is_believed_to_have_room() -> Result<()> {
 
 /// design.md#free-space
 #[tokio::test]
-async fn looking_costs_no_request() -> Result<()> {
+async fn checking_free_space_costs_no_request() -> Result<()> {
     let cluster = Plan::controller().proving().start().await?;
     let csi = Csi::of(&cluster.plugin);
     for (n, parameters) in [&NAMED[..], &[("location", "/volume1")], &[]]
@@ -323,7 +323,7 @@ async fn looking_costs_no_request() -> Result<()> {
 /// Calls in a compound request are repeated separately if the NAS has no compound requests, or loses the session in one.
 /// design.md#free-space
 #[tokio::test]
-async fn what_shares_a_request_can_do_without() -> Result<()> {
+async fn calls_work_without_compound_requests() -> Result<()> {
     let cluster = Plan::controller().proving().start().await?;
     let csi = Csi::of(&cluster.plugin);
     for (n, (api, method, code)) in [
@@ -361,7 +361,7 @@ async fn what_shares_a_request_can_do_without() -> Result<()> {
 /// An external (unpluggable) device is marked in either of two fields. No LUN is put on it unless the request names it.
 /// design.md#create-first
 #[tokio::test]
-async fn no_unit_beside_the_nas_is_chosen() -> Result<()> {
+async fn no_external_device_is_chosen() -> Result<()> {
     let cluster = Plan::controller().proving().start().await?;
     let csi = Csi::of(&cluster.plugin);
     for (n, (container, location, outside)) in [

@@ -57,7 +57,7 @@ async fn callers(csi: &Csi, id: &str) -> Result<()> {
 
 /// design.md#limits-per-nas
 #[tokio::test]
-async fn every_caller_of_a_nas_that_hangs_has_its_cause_and_all_goes_on_afterwards() -> Result<()> {
+async fn every_caller_of_a_hanging_nas_gets_the_cause_and_the_nas_recovers() -> Result<()> {
     let mut cluster = Plan::controller().start().await?;
     let id = Csi::of(&cluster.plugin).create("first", GIB).await?;
     // In the middle of a session, and before the login.
@@ -87,7 +87,7 @@ async fn every_caller_of_a_nas_that_hangs_has_its_cause_and_all_goes_on_afterwar
 
 /// design.md#limits-per-nas
 #[tokio::test]
-async fn a_nas_that_hangs_holds_up_no_other() -> Result<()> {
+async fn a_hanging_nas_does_not_block_another() -> Result<()> {
     let cluster = Plan::controller().start().await?;
     let (second, plugin) = two(&cluster).await?;
     let csi = Csi::of(&plugin);

@@ -109,7 +109,7 @@ async fn a_nas_answers_to_its_aliases() -> Result<()> {
 
 /// design.md#volume-handle
 #[tokio::test]
-async fn a_lun_that_is_merely_called_like_the_uuid_is_another_one() -> Result<()> {
+async fn a_lun_whose_name_is_the_uuid_is_another_one() -> Result<()> {
     let cluster = Plan::controller().proving().start().await?;
     let csi = Csi::of(&cluster.plugin);
     cluster.nas.foreign_lun(NO_UUID, GIB).await?;
@@ -166,7 +166,7 @@ async fn a_lun_without_our_mark_is_never_touched() -> Result<()> {
 
 /// design.md#the-owners-mark
 #[tokio::test]
-async fn a_lun_that_only_bears_the_name_is_not_handed_out() -> Result<()> {
+async fn a_lun_that_only_has_the_name_is_not_returned() -> Result<()> {
     let cluster = Plan::controller().start().await?;
     let csi = Csi::of(&cluster.plugin);
     cluster.nas.foreign_lun("csi-pvc-1", 5 * GIB).await?;
@@ -182,7 +182,7 @@ async fn a_lun_that_only_bears_the_name_is_not_handed_out() -> Result<()> {
 
 /// design.md#lun-names
 #[tokio::test]
-async fn any_legal_name_is_one_volume_of_its_own() -> Result<()> {
+async fn every_legal_name_is_a_volume_of_its_own() -> Result<()> {
     let cluster = Plan::controller().start().await?;
     let csi = Csi::of(&cluster.plugin);
     let long = "x".repeat(128);
@@ -463,7 +463,7 @@ async fn the_capabilities_are_exactly_these() -> Result<()> {
 
 /// design.md#node-expansion-is-always-required
 #[tokio::test]
-async fn the_node_is_always_asked_to_look_after_an_expansion() -> Result<()> {
+async fn node_expansion_is_always_required() -> Result<()> {
     let cluster = Plan::controller().start().await?;
     let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;

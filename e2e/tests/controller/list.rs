@@ -104,7 +104,7 @@ async fn next(csi: &Csi, size: i32, token: &str) -> Result<(Vec<String>, String)
 
 /// design.md#listvolumes
 #[tokio::test]
-async fn a_walk_asks_the_nas_once_and_goes_on_without_it() -> Result<()> {
+async fn paging_reads_the_nas_once_and_continues_without_it() -> Result<()> {
     let mut cluster = Plan::controller().start().await?;
     let csi = Csi::of(&cluster.plugin);
     let mut ids = Vec::new();
@@ -135,7 +135,7 @@ async fn a_walk_asks_the_nas_once_and_goes_on_without_it() -> Result<()> {
 
 /// design.md#listvolumes
 #[tokio::test]
-async fn two_who_list_while_volumes_come_and_go_miss_nothing_that_stays() -> Result<()> {
+async fn concurrent_paging_misses_no_volume_that_stays() -> Result<()> {
     let cluster = Plan::controller().start().await?;
     let csi = Csi::of(&cluster.plugin);
     let (mut stay, mut to_delete) = (Vec::new(), Vec::new());
@@ -173,7 +173,7 @@ async fn two_who_list_while_volumes_come_and_go_miss_nothing_that_stays() -> Res
 
 /// design.md#listvolumes
 #[tokio::test]
-async fn entries_tell_size_and_nodes() -> Result<()> {
+async fn entries_have_size_and_nodes() -> Result<()> {
     let cluster = Plan::controller().start().await?;
     let csi = Csi::of(&cluster.plugin);
     let [a, b] = [csi.create("a", GIB).await?, csi.create("b", 2 * GIB).await?];
@@ -241,7 +241,7 @@ async fn driver_with_both(cluster: &TestCluster, name: &str, nas: &Nas) -> Resul
 
 /// design.md#listvolumes
 #[tokio::test]
-async fn a_nas_that_fails_is_told_of_as_it_was_and_never_left_out() -> Result<()> {
+async fn a_failing_nas_is_listed_with_its_last_known_state() -> Result<()> {
     let cluster = Plan::controller().start().await?;
     let (second, plugin) = two(&cluster).await?;
     let csi = Csi::of(&plugin);
@@ -372,7 +372,7 @@ async fn capacity_is_what_new_luns_can_have() -> Result<()> {
 /// A booting NAS lists only a part of what it has, and only its uptime shows it.
 /// design.md#listvolumes
 #[tokio::test]
-async fn a_nas_that_is_coming_up_is_not_listed() -> Result<()> {
+async fn a_booting_nas_is_not_listed() -> Result<()> {
     let cluster = Plan::controller().start().await?;
     let csi = Csi::of(&cluster.plugin);
     csi.create("pvc-1", GIB).await?;

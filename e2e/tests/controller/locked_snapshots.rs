@@ -128,7 +128,7 @@ async fn many_locked_snapshots_are_counted() -> Result<()> {
 
 /// design.md#deletevolume
 #[tokio::test]
-async fn a_nas_without_snapshots_deletes_and_one_that_does_not_tell_does_not() -> Result<()> {
+async fn a_lun_is_deleted_only_if_its_snapshots_are_known() -> Result<()> {
     let cluster = Plan::controller().start().await?;
     let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;

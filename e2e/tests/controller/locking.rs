@@ -213,7 +213,7 @@ async fn logouts(nas: &Nas) -> Result<usize> {
 
 /// design.md#one-operation-per-volume
 #[tokio::test]
-async fn sigterm_lets_an_operation_end() -> Result<()> {
+async fn sigterm_waits_for_an_operation() -> Result<()> {
     let mut cluster = Plan::controller().start().await?;
     let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
@@ -261,7 +261,7 @@ async fn sigterm_does_not_wait_for_a_nas_that_hangs() -> Result<()> {
 
 /// The stopping process waits for its operations while the next one starts, and does not remove the new socket.
 #[tokio::test]
-async fn a_process_that_ends_leaves_its_successor_s_socket() -> Result<()> {
+async fn a_stopping_process_keeps_its_successor_s_socket() -> Result<()> {
     let mut cluster = Plan::controller().start().await?;
     let since = journal_end(&cluster.nas).await?;
     cluster.nas.fault(LUN, "create", 1, 1, hang()).await?;

@@ -24,7 +24,7 @@ async fn logins(nas: &Nas) -> Result<usize> {
 
 /// design.md#one-login
 #[tokio::test]
-async fn one_login_serves_all_who_wait() -> Result<()> {
+async fn one_login_serves_all_waiting_calls() -> Result<()> {
     let cluster = Plan::controller().start().await?;
     let csi = Csi::of(&cluster.plugin);
     let made = join_all((0..20).map(|n| csi.create_owned(format!("pvc-{n}"))))
@@ -63,7 +63,7 @@ async fn a_call_is_repeated_once_after_a_login_and_no_more() -> Result<()> {
 
 /// design.md#one-login
 #[tokio::test]
-async fn a_wrong_password_is_tried_once_in_each_life_and_not_in_a_third() -> Result<()> {
+async fn a_wrong_password_is_tried_once_per_process_and_twice_in_all() -> Result<()> {
     let mut cluster = Plan::controller().start().await?;
     std::fs::write(cluster.nas.password_file(), "wrong")?;
     for restarts in 0..4 {
@@ -197,7 +197,7 @@ fn quoted<'a>(text: &'a str, key: &str) -> Option<&'a str> {
 
 /// design.md#one-login
 #[tokio::test]
-async fn no_secret_is_logged_told_or_put_in_a_url() -> Result<()> {
+async fn no_secret_is_in_logs_errors_or_urls() -> Result<()> {
     let nas = Settings {
         more: vec!["--csrf"],
         ..Settings::default()

@@ -10,7 +10,7 @@ use super::edited_replies::{Edited, refused};
 
 /// DSM stores a truncated description.
 #[tokio::test(start_paused = true)]
-async fn what_a_create_has_made_otherwise_is_not_left_behind() -> Result<()> {
+async fn a_lun_with_a_truncated_tag_is_deleted_again() -> Result<()> {
     let cluster = Edited::start()?;
     for (length, made) in [(200, true), (64, true), (10, false), (0, false)] {
         cluster.edit(move |api, method, answer| {
@@ -44,7 +44,7 @@ async fn what_a_create_has_made_otherwise_is_not_left_behind() -> Result<()> {
 
 /// An administrator edits a description: before the tag, after it, or replacing it; then restores it as the error message says.
 #[tokio::test(start_paused = true)]
-async fn a_mark_that_a_person_has_edited_is_written_back_as_the_message_says() -> Result<()> {
+async fn an_edited_owner_tag_can_be_restored_as_the_error_message_says() -> Result<()> {
     let cluster = Edited::start()?;
     let id = cluster.create("pvc-1", &[]).await?;
     let path = format!("/luns/{}", id.rsplit('/').next().unwrap_or_default());

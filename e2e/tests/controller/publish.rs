@@ -19,7 +19,7 @@ use super::common::{
 
 /// design.md#node-id
 #[tokio::test]
-async fn publish_knows_only_node_ids_of_ours_and_unpublish_any() -> Result<()> {
+async fn publish_takes_only_valid_node_ids_and_unpublish_any() -> Result<()> {
     let cluster = Plan::controller().start().await?;
     let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
@@ -74,7 +74,7 @@ async fn an_empty_node_id_unpublishes_from_all_nodes() -> Result<()> {
 
 /// design.md#one-target-per-publication
 #[tokio::test]
-async fn a_publication_is_one_target_and_unpublishing_is_its_end() -> Result<()> {
+async fn a_publication_is_one_target_and_unpublish_deletes_it() -> Result<()> {
     let cluster = Plan::controller().start().await?;
     let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
@@ -115,7 +115,7 @@ async fn a_publication_is_one_target_and_unpublishing_is_its_end() -> Result<()>
 
 /// design.md#one-target-per-publication
 #[tokio::test]
-async fn a_second_node_is_refused_and_its_target_taken_back() -> Result<()> {
+async fn a_second_node_is_refused_and_its_target_rolled_back() -> Result<()> {
     let cluster = Plan::controller().start().await?;
     let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
@@ -154,7 +154,7 @@ async fn a_second_node_is_refused_and_its_target_taken_back() -> Result<()> {
 
 /// design.md#one-target-per-publication
 #[tokio::test]
-async fn a_target_of_somebody_else_counts_too() -> Result<()> {
+async fn a_foreign_target_counts_too() -> Result<()> {
     let cluster = Plan::controller().start().await?;
     let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
@@ -292,7 +292,7 @@ const DENIALS: [u32; 3] = [18_990_710, 18_990_722, 18_990_724];
 
 /// design.md#dsm-reuses-target-numbers
 #[tokio::test]
-async fn a_denied_target_is_looked_for_in_the_full_list() -> Result<()> {
+async fn a_target_that_get_does_not_find_is_looked_up_in_the_full_list() -> Result<()> {
     let cluster = Plan::controller().start().await?;
     let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
@@ -341,7 +341,7 @@ async fn a_denied_target_is_looked_for_in_the_full_list() -> Result<()> {
 /// That `get` takes names, and that a compound stops at the first error, was only ever observed by others.
 /// design.md#dsm-reuses-target-numbers
 #[tokio::test]
-async fn whatever_a_nas_makes_of_guards_a_publication_lives() -> Result<()> {
+async fn a_publication_works_whatever_the_nas_does_with_guard_calls() -> Result<()> {
     for switches in [
         json!({"target_get_takes_names": false}),
         json!({"compounds_go_on": true}),
@@ -371,7 +371,7 @@ async fn whatever_a_nas_makes_of_guards_a_publication_lives() -> Result<()> {
 
 /// design.md#dsm-reuses-target-numbers
 #[tokio::test]
-async fn a_denied_deletion_is_no_deletion() -> Result<()> {
+async fn a_not_found_error_of_a_deletion_does_not_prove_it() -> Result<()> {
     let cluster = Plan::controller().start().await?;
     let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
@@ -399,7 +399,7 @@ async fn a_denied_deletion_is_no_deletion() -> Result<()> {
 /// finds it.
 /// design.md#one-operation-per-volume
 #[tokio::test]
-async fn a_mapping_whose_answer_is_lost_is_not_taken_back() -> Result<()> {
+async fn a_mapping_whose_reply_is_lost_is_not_rolled_back() -> Result<()> {
     let cluster = Plan::controller().start().await?;
     let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;

@@ -16,7 +16,7 @@ const CONNECTIONS: usize = 30;
 
 /// design.md#limits-per-nas
 #[tokio::test]
-async fn a_crowd_waits_in_the_driver_and_holds_up_nobody() -> Result<()> {
+async fn many_creates_queue_in_the_driver_and_block_no_other_call() -> Result<()> {
     let cluster = Plan::controller().start().await?;
     let csi = Csi::of(&cluster.plugin);
     let id = csi.create("first", GIB).await?;

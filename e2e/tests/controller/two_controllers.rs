@@ -65,7 +65,7 @@ async fn two_controllers_never_publish_to_two_nodes() -> Result<()> {
 
 /// design.md#one-target-per-publication
 #[tokio::test]
-async fn two_that_meet_do_not_both_have_it() -> Result<()> {
+async fn two_concurrent_publishes_do_not_both_succeed() -> Result<()> {
     let cluster = Plan::controller().start().await?;
     let plugin = second_controller(&cluster).await?;
     let (one, two) = (Csi::of(&cluster.plugin), Csi::of(&plugin));
@@ -101,7 +101,7 @@ async fn two_that_meet_do_not_both_have_it() -> Result<()> {
 
 /// design.md#one-target-per-publication
 #[tokio::test]
-async fn a_publication_in_use_survives_a_rival_that_is_in_the_act() -> Result<()> {
+async fn a_publication_in_use_survives_a_concurrent_controller() -> Result<()> {
     let cluster = Plan::controller().start().await?;
     let plugin = second_controller(&cluster).await?;
     let (one, two) = (Csi::of(&cluster.plugin), Csi::of(&plugin));
@@ -221,7 +221,7 @@ async fn two_controllers_grow_and_delete_the_same_volume() -> Result<()> {
 
 /// design.md#create-first
 #[tokio::test]
-async fn two_controllers_make_one_volume_of_one_name() -> Result<()> {
+async fn two_controllers_create_one_volume_for_one_name() -> Result<()> {
     let cluster = Plan::controller().start().await?;
     let plugin = second_controller(&cluster).await?;
     let (one, two) = (Csi::of(&cluster.plugin), Csi::of(&plugin));

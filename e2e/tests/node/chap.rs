@@ -110,8 +110,8 @@ impl Watch {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_right_secret_opens_the_target_and_is_seen_nowhere() {
-    let test = "chap::the_right_secret_opens_the_target_and_is_seen_nowhere";
+async fn the_right_secret_logs_in_and_never_leaks() {
+    let test = "chap::the_right_secret_logs_in_and_never_leaks";
     for (secrets, auth, auth_type) in [(secret(RIGHT), "chap", 1), (mutual(RIGHT), "mutual", 2)] {
         let Some(mut story) = Story::begin_with(test, secrets).await else {
             return;

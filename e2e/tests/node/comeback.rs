@@ -8,8 +8,8 @@ use e2e::model::step::{Absence, CsiCall, Delivery, Kind, Step};
 use e2e::testbed::pool::{DevicePool, TestBedPool as _};
 
 #[test]
-fn what_was_written_elsewhere_is_there() {
-    if needs_root("comeback::what_was_written_elsewhere_is_there") {
+fn data_written_on_another_node_are_visible() {
+    if needs_root("comeback::data_written_on_another_node_are_visible") {
         return;
     }
     let pool = DevicePool::default();

@@ -75,9 +75,9 @@ impl Story {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_life_with_a_new_driver_before_each_step() {
+async fn a_life_cycle_with_a_new_driver_before_each_step() {
     for content in Content::ALL {
-        let test = "crash::a_life_with_a_new_driver_before_each_step";
+        let test = "crash::a_life_cycle_with_a_new_driver_before_each_step";
         let Some(mut story) = Story::begin(test, GIB, content).await else {
             return;
         };

@@ -39,9 +39,9 @@ impl Story {
 /// While the pod runs, no node call succeeds and no error is final. Once the pod has ended, the next pod finds all data that were
 /// written.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_file_system_is_mounted_anew_for_the_next_pod() {
+async fn a_dead_file_system_is_mounted_again_for_the_next_pod() {
     for content in [EXT4, XFS] {
-        let test = "dead_fs::a_dead_file_system_is_mounted_anew_for_the_next_pod";
+        let test = "dead_fs::a_dead_file_system_is_mounted_again_for_the_next_pod";
         let Some(mut story) = Story::begin(test, GIB, content).await else {
             return;
         };
@@ -81,9 +81,9 @@ async fn a_dead_file_system_is_mounted_anew_for_the_next_pod() {
 
 /// It can be unpublished and unstaged at any time.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_file_system_can_be_let_go() {
+async fn a_dead_file_system_can_be_unstaged() {
     for content in [EXT4, XFS] {
-        let test = "dead_fs::a_dead_file_system_can_be_let_go";
+        let test = "dead_fs::a_dead_file_system_can_be_unstaged";
         let Some(mut story) = Story::begin(test, GIB, content).await else {
             return;
         };
@@ -149,8 +149,8 @@ async fn a_damaged_ext4_is_repaired_or_refused() {
 
 /// mount(8) prints the same message for everything that it cannot mount; the kernel log has the cause.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_mount_that_fails_says_what_the_kernel_said() {
-    let test = "dead_fs::a_mount_that_fails_says_what_the_kernel_said";
+async fn a_failed_mount_reports_the_kernel_message() {
+    let test = "dead_fs::a_failed_mount_reports_the_kernel_message";
     let Some(mut story) = Story::begin(test, GIB, EXT4).await else {
         return;
     };

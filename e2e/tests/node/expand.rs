@@ -201,8 +201,8 @@ async fn grows_again_and_again(test: &str, content: Content) {
 /// A size that is not a whole number of MiB is rounded up, and the responses have the actual size.
 /// design.md#sizes
 #[tokio::test(flavor = "multi_thread")]
-async fn answers_carry_the_real_size() {
-    let Some(mut story) = Story::begin("expand::answers_carry_the_real_size", GIB, XFS).await
+async fn responses_have_the_actual_size() {
+    let Some(mut story) = Story::begin("expand::responses_have_the_actual_size", GIB, XFS).await
     else {
         return;
     };
@@ -223,9 +223,9 @@ async fn answers_carry_the_real_size() {
 
 /// design.md#large-enough-already
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_there_already_is_no_error() {
+async fn an_expansion_that_is_already_done_succeeds() {
     for content in [XFS, Content::Block] {
-        let test = "expand::what_is_there_already_is_no_error";
+        let test = "expand::an_expansion_that_is_already_done_succeeds";
         let Some(mut story) = Story::begin(test, 2 * GIB, content).await else {
             return;
         };

@@ -130,10 +130,10 @@ async fn killed_at_each_host_command(test: &str, content: Content) {
 
 /// design.md#identity-before-action
 #[tokio::test(flavor = "multi_thread")]
-async fn a_mkfs_that_was_killed_is_done_again() {
+async fn a_killed_mkfs_is_repeated() {
     // About as long as each takes on this machine; a kill after its end is a valid test, too.
     for (content, longest) in [(EXT4, 250_000), (XFS, 15_000), (BTRFS, 100_000)] {
-        let test = "format::a_mkfs_that_was_killed_is_done_again";
+        let test = "format::a_killed_mkfs_is_repeated";
         let Some(mut story) = Story::begin(test, LARGE, content).await else {
             return;
         };
@@ -159,9 +159,9 @@ async fn a_mkfs_that_was_killed_is_done_again() {
 /// The driver dies and leaves an orphaned `mkfs` that has not started yet. When it starts, the volume is already in use.
 /// design.md#identity-before-action
 #[tokio::test(flavor = "multi_thread")]
-async fn a_late_mkfs_of_a_dead_driver_harms_nobody() {
+async fn a_late_mkfs_of_a_dead_driver_does_no_harm() {
     for content in [EXT4, XFS, BTRFS] {
-        let test = "format::a_late_mkfs_of_a_dead_driver_harms_nobody";
+        let test = "format::a_late_mkfs_of_a_dead_driver_does_no_harm";
         let Some(mut story) = Story::begin(test, GIB, content).await else {
             return;
         };

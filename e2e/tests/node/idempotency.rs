@@ -65,9 +65,9 @@ fn mounts(story: &Story) -> Vec<std::path::PathBuf> {
 
 /// A volume that a pod still uses is not unstaged.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_pod_uses_is_not_unstaged() {
+async fn a_volume_in_use_is_not_unstaged() {
     for content in [Content::Fs("xfs"), Content::Block] {
-        let test = "idempotency::what_a_pod_uses_is_not_unstaged";
+        let test = "idempotency::a_volume_in_use_is_not_unstaged";
         let Some(mut story) = Story::begin(test, GIB, content).await else {
             return;
         };
@@ -85,9 +85,9 @@ async fn what_a_pod_uses_is_not_unstaged() {
 /// The external-attacher was faster than the kubelet: the target is gone while the volume is still mounted.
 /// design.md#unstage-needs-no-nas
 #[tokio::test(flavor = "multi_thread")]
-async fn a_volume_is_let_go_after_its_target() {
+async fn a_volume_is_unstaged_after_its_target_is_gone() {
     for content in Content::ALL {
-        let test = "idempotency::a_volume_is_let_go_after_its_target";
+        let test = "idempotency::a_volume_is_unstaged_after_its_target_is_gone";
         let Some(mut story) = Story::begin(test, GIB, content).await else {
             return;
         };
@@ -154,9 +154,9 @@ async fn a_node_reboots() {
 /// Sessions and devices are gone, and the mounts remain without a device. A live session and its record are kept.
 /// design.md#unstage-needs-no-nas
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stage_removes_a_mount_over_nothing() {
+async fn a_stage_removes_a_mount_without_a_device() {
     for content in Content::ALL {
-        let test = "idempotency::a_stage_removes_a_mount_over_nothing";
+        let test = "idempotency::a_stage_removes_a_mount_without_a_device";
         let Some(mut story) = Story::begin(test, GIB, content).await else {
             return;
         };

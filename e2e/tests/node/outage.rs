@@ -9,9 +9,9 @@ use e2e::harness::writer::Writer;
 
 /// design.md#unstage-needs-no-nas
 #[tokio::test(flavor = "multi_thread")]
-async fn a_volume_is_let_go_while_the_nas_is_down() {
+async fn a_volume_is_unstaged_while_the_nas_is_down() {
     for content in Content::ALL {
-        let test = "outage::a_volume_is_let_go_while_the_nas_is_down";
+        let test = "outage::a_volume_is_unstaged_while_the_nas_is_down";
         let Some(mut story) = Story::begin(test, GIB, content).await else {
             return;
         };

@@ -60,8 +60,8 @@ async fn without_a_multipathd_that_makes_maps_there_is_one_path() {
 
 /// A running multipathd that creates no map is waited for: a second path would be a second disk.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_multipathd_that_fails_is_an_error_until_it_is_mended() {
-    let test = "portals::a_multipathd_that_fails_is_an_error_until_it_is_mended";
+async fn a_multipathd_that_fails_is_an_error_until_it_is_fixed() {
+    let test = "portals::a_multipathd_that_fails_is_an_error_until_it_is_fixed";
     let Some(mut story) = begin(test, Content::Fs("xfs")).await else {
         return;
     };

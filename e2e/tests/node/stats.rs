@@ -76,8 +76,8 @@ async fn statistics_of_a_raw_device_are_its_size() {
 
 /// A volume that is not there has no statistics.
 #[tokio::test(flavor = "multi_thread")]
-async fn statistics_of_what_is_not_there_are_refused() {
-    let test = "stats::statistics_of_what_is_not_there_are_refused";
+async fn statistics_of_a_missing_volume_are_refused() {
+    let test = "stats::statistics_of_a_missing_volume_are_refused";
     let Some(mut story) = Story::begin(test, GIB, Content::Fs("ext4")).await else {
         return;
     };

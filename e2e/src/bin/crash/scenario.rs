@@ -316,7 +316,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_life_is_one_that_a_co_would_lead() {
+    fn every_life_cycle_is_a_valid_sequence_for_a_co() {
         let scenarios = all();
         assert!(scenarios.len() > 30, "{}", scenarios.len());
         for scenario in scenarios {

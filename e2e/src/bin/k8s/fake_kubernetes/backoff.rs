@@ -47,7 +47,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_hopeless_is_asked_seldom() {
+    fn an_infeasible_call_is_retried_rarely() {
         let now = Instant::now();
         assert_eq!(Backoff::after(None, true, now).at, now + LONGEST);
         assert_eq!(Backoff::after(None, false, now).at, now + FIRST);

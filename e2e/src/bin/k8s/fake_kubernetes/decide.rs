@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_is_attached_staged_published_in_this_order_and_back() {
+    fn a_pod_goes_through_attach_stage_publish_and_back() {
         let mut store = store();
         let (volume_, node) = on("a");
         assert_eq!(
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_grown_is_grown_on_the_node_once_it_is_published() {
+    fn an_expanded_volume_grows_on_the_node_after_publish() {
         let mut store = store();
         store.claims.get_mut("c").unwrap().requested = 2 * GIB;
         assert_eq!(next_actions(&store)[0], Action::Grow { claim: "c".into() });
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn a_creation_that_was_begun_is_ended_before_its_claim_goes() {
+    fn a_started_create_is_finished_before_its_claim_is_removed() {
         let mut store = store();
         store.pods.clear();
         store.volumes.clear();

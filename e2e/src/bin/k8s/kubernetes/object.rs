@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_tells_where_its_expansion_stands() {
+    fn a_claim_reports_the_state_of_its_expansion() {
         let claim: PersistentVolumeClaim = object(json!({
             "metadata": {"name": "a"},
             "spec": {"volumeName": "pvc-1", "resources": {"requests": {"storage": "2Gi"}}},
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_control_plane_is_closed() {
+    fn a_control_plane_takes_no_pods() {
         let node = |taints: Value| {
             object::<Node>(json!({"metadata": {"name": "n"}, "spec": {"taints": taints}})).unwrap()
         };

@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn there_are_as_many_edits_as_there_is_room_for() {
+    fn there_are_as_many_edits_as_fit_into_the_time() {
         assert_eq!(edits(2), (20, 38));
         assert_eq!(edits(19).0, 20);
         assert_eq!(edits(90), (5, 360));

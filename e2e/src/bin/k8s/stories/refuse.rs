@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_is_one_when_it_says_why() {
+    fn a_refusal_counts_once_it_has_a_message() {
         let seen = |conditions: &[(&str, &str)]| ClaimSeen {
             conditions: conditions
                 .iter()
