@@ -148,9 +148,9 @@ async fn a_caller_that_goes_away_leaves_no_lock_behind() {
         json!({"kind": "delay", "ms": 5000}),
     )
     .await;
-    let soon = Duration::from_millis(100);
-    let gone = tokio::time::timeout(soon, volume.expand_lun(&clients, 2 * GIB)).await;
-    assert!(gone.is_err(), "{gone:?}");
+    let short_timeout = Duration::from_millis(100);
+    let timed_out = tokio::time::timeout(short_timeout, volume.expand_lun(&clients, 2 * GIB)).await;
+    assert!(timed_out.is_err(), "{timed_out:?}");
     let busy = volume.expand_lun(&clients, 2 * GIB).await.unwrap_err();
     assert_eq!(busy.code(), Code::Aborted, "{busy:?}");
     // The node half has its own process and its own lock.

@@ -59,13 +59,13 @@ impl Queue {
 }
 
 #[derive(Debug)]
-struct Line {
+struct QueuedTransport {
     nas: Arc<Embedded>,
     queue: Arc<Queue>,
     who: usize,
 }
 
-impl Transport for Line {
+impl Transport for QueuedTransport {
     fn send(&self, request: Request<String>) -> BoxFuture<'_, Result<Response<Bytes>, Failure>> {
         Box::pin(async move {
             let (sender, turn) = oneshot::channel();
@@ -117,7 +117,7 @@ impl TestSetup {
                 username: "admin".to_owned(),
                 password: Password::Given(PASSWORD.to_owned().into()),
             };
-            let line = Line {
+            let line = QueuedTransport {
                 nas: nas.clone(),
                 queue: queue.clone(),
                 who,
@@ -220,14 +220,14 @@ impl TestSetup {
     }
 
     /// Releases requests one at a time in random order, until the calls have ended.
-    async fn play<T: Send + 'static>(
+    async fn run_calls<T: Send + 'static>(
         &mut self,
         calls: Vec<tokio::task::JoinHandle<T>>,
     ) -> Result<Vec<T>> {
         while !calls.iter().all(tokio::task::JoinHandle::is_finished) {
             let waiting = self.queue.lock().len();
             if waiting == 0 {
-                // sleep: in paused time this returns when no task can run, and then wakes whoever sleeps between two polls
+                // sleep: in paused time this returns when no task can run, and then wakes the task that sleeps between two polls
                 tokio::time::sleep(TICK).await;
                 continue;
             }
@@ -317,7 +317,7 @@ async fn schedule(seed: u64, settings: Settings) -> Result<()> {
     let controller = cluster.controllers[0].clone();
     let made =
         tokio::spawn(async move { controller.create_volume(tonic::Request::new(create)).await });
-    let made = cluster.play(vec![made]).await?.remove(0)?;
+    let made = cluster.run_calls(vec![made]).await?.remove(0)?;
     let id = made.into_inner().volume.unwrap_or_default().volume_id;
     let secrets = secrets(seed);
     let auth_type = if secrets.is_empty() { 2 } else { 1 };
@@ -334,7 +334,7 @@ async fn schedule(seed: u64, settings: Settings) -> Result<()> {
             let controller = cluster.controllers[who].clone();
             tokio::spawn(retry(controller, volume.clone(), node, publish))
         });
-        let answers = cluster.play(calls.into()).await?;
+        let answers = cluster.run_calls(calls.into()).await?;
         let rows = cluster.targets().await?;
         let exported: BTreeSet<String> = rows
             .iter()
@@ -372,7 +372,7 @@ async fn schedule(seed: u64, settings: Settings) -> Result<()> {
             let calls = controllers
                 .into_iter()
                 .map(|controller| tokio::spawn(retry(controller, volume.clone(), node, false)));
-            for answer in cluster.play(calls.collect()).await? {
+            for answer in cluster.run_calls(calls.collect()).await? {
                 answer?;
             }
         }
@@ -398,7 +398,7 @@ struct Cli {
     seed: u64,
 }
 
-fn play(seed: u64) -> Result<()> {
+fn run_calls(seed: u64) -> Result<()> {
     let settings = Settings {
         // On every other NAS, a stopped compound returns entries for the calls that it skipped.
         compound_fills_stopped: seed.is_multiple_of(2),
@@ -414,7 +414,7 @@ fn play(seed: u64) -> Result<()> {
 fn main() -> ExitCode {
     let Cli { cases, seed } = Cli::parse();
     for seed in seed..seed + cases {
-        if let Err(error) = play(seed) {
+        if let Err(error) = run_calls(seed) {
             eprintln!("interleaved --cases 1 --seed {seed}: {error:#}");
             return ExitCode::FAILURE;
         }

@@ -129,7 +129,7 @@ pub(crate) fn delete_rows(fixture: &Scene) -> Vec<Row> {
         row("a NAS that is not configured", delete(&other_nas()), FailedPrecondition, NO_SUCH_NAS),
         row("a LUN without our mark", delete(&fixture.unmarked), FailedPrecondition, NO_MARK),
         row("a published volume", delete(&fixture.published), FailedPrecondition, ["deletion of volume nas1/", NODE, "unpublish it there first"]),
-        row("a volume that somebody else exports", delete(&fixture.exported), FailedPrecondition, ["iqn.2025-01.org.example:theirs", "not this driver's"]),
+        row("a volume with a foreign mapping", delete(&fixture.exported), FailedPrecondition, ["iqn.2025-01.org.example:theirs", "not this driver's"]),
         row("a locked volume", delete(&fixture.locked), Aborted, [uuid(&fixture.locked), "is_action_locked true", "try again later"]),
         nothing_to_do("a volume that is gone", delete(&no_such_volume())),
     ];
@@ -164,7 +164,7 @@ pub(crate) fn publish_rows(fixture: &Scene) -> Vec<Row> {
             FailedPrecondition,
             ["it is published to node worker-7:0123abcd"],
         ),
-        row("a volume that somebody else exports", publish(&fixture.exported, NODE), FailedPrecondition, ["iqn.2025-01.org.example:theirs", "unmap it there in SAN Manager"]),
+        row("a volume with a foreign mapping", publish(&fixture.exported, NODE), FailedPrecondition, ["iqn.2025-01.org.example:theirs", "unmap it there in SAN Manager"]),
         row("unpublishing without id", unpublish("", NODE), InvalidArgument, ["volume_id is missing", "name the volume"]),
         row("unpublishing on a NAS that is not configured", unpublish(&other_nas(), NODE), FailedPrecondition, NO_SUCH_NAS),
         nothing_to_do("unpublishing from another node", unpublish(&fixture.published, OTHER_NODE)),
@@ -172,7 +172,7 @@ pub(crate) fn publish_rows(fixture: &Scene) -> Vec<Row> {
         nothing_to_do("unpublishing from a path", unpublish(&fixture.published, "../worker-7:0123abcd")),
         nothing_to_do("unpublishing a volume that is gone", unpublish(&no_such_volume(), NODE)),
         nothing_to_do("unpublishing a volume that is gone, from all nodes", unpublish(&no_such_volume(), "")),
-        nothing_to_do("unpublishing what somebody else exports", unpublish(&fixture.exported, "")),
+        nothing_to_do("unpublishing a volume with a foreign mapping", unpublish(&fixture.exported, "")),
     ];
     rows.extend(foreign_ids().into_iter().map(|(name, id)| row(name, publish(&id, NODE), NotFound, NO_SUCH_ID)));
     rows.extend(foreign_ids().into_iter().map(|(name, id)| nothing_to_do(name, unpublish(&id, NODE))));

@@ -46,14 +46,14 @@ fn volumes() -> Vec<(&'static str, csi::CreateVolumeRequest, i64)> {
         ("the official driver's words", create_with("official", [("dsm", "127.0.0.1"), ("type", "thin"), ("protocol", "iSCSI"), ("location", "/volume1")]), GIB),
         ("the NAS by its name", parameter("by-name", "nas", "nas1"), GIB),
         ("Kubernetes' own keys", parameter("k8s", "csi.storage.k8s.io/pvc/name", "claim"), GIB),
-        ("a key of Kubernetes that nobody knows yet", parameter("k8s-new", "csi.storage.k8s.io/anything/at/all", ""), GIB),
+        ("an unknown key of Kubernetes", parameter("k8s-new", "csi.storage.k8s.io/anything/at/all", ""), GIB),
         ("a file system in odd case", parameter("odd-case", "fsType", "eXt4"), GIB),
         ("an empty file system", parameter("empty-fs", "fsType", ""), GIB),
         ("options for mkfs", parameter("options", "formatOptions", "-i 8192 -m 1"), GIB),
         ("a mount flag", modified(create("flag"), |r| r.volume_capabilities = vec![flagged("noatime")]), GIB),
         ("several capabilities", modified(create("several"), |r| r.volume_capabilities = vec![of_type("ext4"), of_type(""), mounted(Mode::SingleNodeReaderOnly)]), GIB),
         ("a raw device for many", modified(create("raw"), |r| r.volume_capabilities = vec![device(Mode::MultiNodeMultiWriter)]), GIB),
-        ("secrets that nobody asked for", modified(create("secrets"), |r| r.secrets = map([("password", "x")])), GIB),
+        ("unneeded secrets", modified(create("secrets"), |r| r.secrets = map([("password", "x")])), GIB),
     ]
 }
 
@@ -135,7 +135,7 @@ pub(crate) async fn calls(cluster: &TestCluster, tally: &mut Tally) {
         .await;
     let rows = vec![
         nothing_to_do("a node that never had it", unpublish(&id, OTHER_NODE)),
-        nothing_to_do("no node, and nobody has it", unpublish(&id, "")),
+        nothing_to_do("no node, and not published", unpublish(&id, "")),
         nothing_to_do(
             "a page with a token of a volume that is gone",
             list(1, UUID),

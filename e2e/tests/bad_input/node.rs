@@ -126,7 +126,7 @@ pub(crate) fn stage_rows(node: &Node) -> Vec<Row> {
         context("an option as IQN", "iqn", "--logout", remedy),
         context("a path as IQN", "iqn", "iqn.2000-01.com.synology:../../etc", remedy),
         context("another node's publication", "iqn", &other_node, "what ControllerPublishVolume returned for it"),
-        context("somebody else's target", "iqn", "iqn.2025-01.org.example:theirs", "what ControllerPublishVolume returned for it"),
+        context("a foreign target", "iqn", "iqn.2025-01.org.example:theirs", "what ControllerPublishVolume returned for it"),
         context("a negative number", "lun", "-1", remedy),
         context("a number that SCSI has not", "lun", "70000", remedy),
         context("no number", "lun", "0x1", remedy),

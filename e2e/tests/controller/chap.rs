@@ -19,7 +19,7 @@ use tonic::{Code, Status};
 use super::common::{
     Csi, NODE_A, TARGET, call_names, calls, journal_end, lose_reply, refuse, refused,
 };
-use super::edited_replies::Edited;
+use super::edited_replies::EditedCluster;
 
 const BAD_AUTH_DATA: u32 = 18_990_708;
 
@@ -224,7 +224,7 @@ async fn bad_auth_data_is_final_only_if_nothing_was_created() -> Result<()> {
 /// not return passwords, and the effect of setting one on a live session is unknown.
 #[tokio::test(start_paused = true)]
 async fn a_secret_is_not_changed_while_a_node_is_logged_in() -> Result<()> {
-    let cluster = Edited::start()?;
+    let cluster = EditedCluster::start()?;
     let id = cluster.create("pvc-1", &[]).await?;
     let sets = Arc::new(AtomicUsize::new(0));
     let logged_in = Arc::new(AtomicBool::new(false));

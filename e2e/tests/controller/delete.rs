@@ -336,7 +336,7 @@ async fn a_crashed_lun_is_not_used_and_can_be_deleted() -> Result<()> {
 
 /// design.md#deletevolume
 #[tokio::test]
-async fn a_deletion_is_not_final_while_the_lun_is_still_listed() -> Result<()> {
+async fn a_deletion_returns_only_after_the_lun_is_gone() -> Result<()> {
     let cluster = Plan::controller().start().await?;
     let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;

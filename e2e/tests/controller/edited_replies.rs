@@ -40,7 +40,7 @@ pub(super) const SYSTEM: &str = "SYNO.Core.System";
 /// Edits the JSON reply, including its envelope, to a call of this API and method.
 type Edit = Box<dyn Fn(&str, &str, &mut Value) + Send>;
 
-pub(super) struct Line {
+pub(super) struct EditingTransport {
     pub(super) nas: Embedded,
     edit: Mutex<Edit>,
     /// How far the NAS's clock has been advanced to follow the runtime's.
@@ -48,7 +48,7 @@ pub(super) struct Line {
     started: Instant,
 }
 
-impl fmt::Debug for Line {
+impl fmt::Debug for EditingTransport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Line").finish_non_exhaustive()
     }
@@ -58,7 +58,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Line {
+impl EditingTransport {
     fn edited(&self, form: &str, body: &[u8]) -> Option<Vec<u8>> {
         let field = |name: &str| {
             url::form_urlencoded::parse(form.as_bytes())
@@ -80,7 +80,7 @@ impl Line {
     }
 }
 
-impl Transport for Line {
+impl Transport for EditingTransport {
     fn send(&self, request: Request<String>) -> BoxFuture<'_, Result<Response<Bytes>, Failure>> {
         Box::pin(async move {
             let elapsed = self.started.elapsed();
@@ -101,13 +101,13 @@ impl Transport for Line {
 }
 
 /// The controller, and the transport to its NAS.
-pub(super) struct Edited {
+pub(super) struct EditedCluster {
     controller: Controller,
-    pub(super) line: Arc<Line>,
+    pub(super) line: Arc<EditingTransport>,
     _folder: tempfile::TempDir,
 }
 
-impl Edited {
+impl EditedCluster {
     pub(super) fn start() -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let volumes: Result<Vec<_>, _> = ["/volume1=btrfs:2TiB", "/volume2=btrfs:1TiB"]
@@ -122,7 +122,7 @@ impl Edited {
             .volumes(volumes.map_err(anyhow::Error::msg)?)
             .embed()
             .map_err(anyhow::Error::msg)?;
-        let line = Arc::new(Line {
+        let line = Arc::new(EditingTransport {
             nas,
             edit: Mutex::new(Box::new(|_, _, _| {})),
             synced: Mutex::default(),
@@ -307,7 +307,7 @@ fn set_volume_status(word: &Value, method: &str, answer: &mut Value) {
 
 #[tokio::test(start_paused = true)]
 async fn an_unknown_status_is_not_an_error() -> Result<()> {
-    let cluster = Edited::start()?;
+    let cluster = EditedCluster::start()?;
     let words = [
         "attention",
         "has_unverified_disk",
@@ -351,7 +351,7 @@ async fn an_unknown_status_is_not_an_error() -> Result<()> {
 
 #[tokio::test(start_paused = true)]
 async fn a_foreign_row_hides_nothing() -> Result<()> {
-    let cluster = Edited::start()?;
+    let cluster = EditedCluster::start()?;
     let luns = json!([
         {"uuid": "not one", "name": "vm", "size": "huge", "description": "a person's"},
         {"uuid": 5, "name": "x", "location": null},
@@ -385,7 +385,7 @@ async fn a_foreign_row_hides_nothing() -> Result<()> {
 
 #[tokio::test(start_paused = true)]
 async fn an_unreadable_row_affects_only_the_volume_it_could_be() -> Result<()> {
-    let cluster = Edited::start()?;
+    let cluster = EditedCluster::start()?;
     let (id, other) = (
         cluster.create("pvc-1", &[]).await?,
         cluster.create("pvc-2", &[]).await?,
@@ -432,7 +432,7 @@ fn set_up_time(api: &str, method: &str, answer: &mut Value, text: &Value) {
 /// design.md#unknown-is-not-absent
 #[tokio::test(start_paused = true)]
 async fn a_nas_that_has_just_booted_cannot_confirm_absence() -> Result<()> {
-    let cluster = Edited::start()?;
+    let cluster = EditedCluster::start()?;
     let id = cluster.create("pvc-1", &[]).await?;
     let gone = cluster.create("pvc-2", &[]).await?;
     cluster.delete(&gone).await?;
@@ -464,7 +464,7 @@ async fn without_an_uptime_two_lists_are_compared() -> Result<()> {
         json!({"success": true, "data": {"up_time": "since Monday"}}),
     ];
     for way in cases {
-        let cluster = Edited::start()?;
+        let cluster = EditedCluster::start()?;
         let id = cluster.create("pvc-1", &[]).await?;
         let blind = way.clone();
         cluster.edit(move |api, _, answer| {
@@ -499,7 +499,7 @@ async fn without_an_uptime_two_lists_are_compared() -> Result<()> {
 /// design.md#unknown-is-not-absent
 #[tokio::test(start_paused = true)]
 async fn a_missing_lun_may_be_on_a_crashed_volume() -> Result<()> {
-    let cluster = Edited::start()?;
+    let cluster = EditedCluster::start()?;
     let (id, gone) = (
         cluster.create("pvc-1", &[]).await?,
         cluster.create("pvc-2", &[]).await?,

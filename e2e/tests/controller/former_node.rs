@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tonic::Code;
 
 use super::common::{NODE_A, NODE_B, TARGET};
-use super::edited_replies::{Edited, SYSTEM, refused, seconds};
+use super::edited_replies::{EditedCluster, SYSTEM, refused, seconds};
 
 /// The first node under its new initiator name.
 const NODE_A_RENAMED: &str = "worker-a:0000000c";
@@ -19,7 +19,7 @@ struct Setup {
     logged_in: Vec<String>,
 }
 
-fn reported(cluster: &Edited) -> Arc<Mutex<Setup>> {
+fn reported(cluster: &EditedCluster) -> Arc<Mutex<Setup>> {
     let reported = Arc::new(Mutex::new(Setup {
         up_time: "100:0:0".to_owned(),
         logged_in: Vec::new(),
@@ -53,7 +53,7 @@ fn sessions() -> Value {
 
 #[tokio::test(start_paused = true)]
 async fn a_reinstalled_node_releases_its_volumes() -> Result<()> {
-    let cluster = Edited::start()?;
+    let cluster = EditedCluster::start()?;
     let id = cluster.create("pvc-1", &[]).await?;
     cluster.publish(&id, NODE_A).await?;
     // The attacher knows the node by its new id only.
@@ -68,7 +68,7 @@ async fn a_reinstalled_node_releases_its_volumes() -> Result<()> {
 
 #[tokio::test(start_paused = true)]
 async fn a_former_target_is_replaced_after_a_minute_without_sessions() -> Result<()> {
-    let cluster = Edited::start()?;
+    let cluster = EditedCluster::start()?;
     let reported = reported(&cluster);
     let id = cluster.create("pvc-1", &[]).await?;
     let former = cluster.publish(&id, NODE_A).await?;
@@ -126,7 +126,7 @@ async fn a_former_target_is_replaced_after_a_minute_without_sessions() -> Result
 /// external-attacher keeps retrying ControllerPublishVolume.
 #[tokio::test(start_paused = true)]
 async fn a_pod_under_a_renamed_initiator_survives_a_restart_of_the_nas() -> Result<()> {
-    let cluster = Edited::start()?;
+    let cluster = EditedCluster::start()?;
     let reported = reported(&cluster);
     let id = cluster.create("pvc-1", &[]).await?;
     let former = cluster.publish(&id, NODE_A).await?;

@@ -6,12 +6,12 @@ use serde_json::json;
 use tonic::Code;
 
 use super::common::{LUN, NODE_A};
-use super::edited_replies::{Edited, refused};
+use super::edited_replies::{EditedCluster, refused};
 
 /// DSM stores a truncated description.
 #[tokio::test(start_paused = true)]
 async fn a_lun_with_a_truncated_tag_is_deleted_again() -> Result<()> {
-    let cluster = Edited::start()?;
+    let cluster = EditedCluster::start()?;
     for (length, made) in [(200, true), (64, true), (10, false), (0, false)] {
         cluster.edit(move |api, method, answer| {
             let lun = &mut answer["data"]["lun"];
@@ -45,7 +45,7 @@ async fn a_lun_with_a_truncated_tag_is_deleted_again() -> Result<()> {
 /// An administrator edits a description: before the tag, after it, or replacing it; then restores it as the error message says.
 #[tokio::test(start_paused = true)]
 async fn an_edited_owner_tag_can_be_restored_as_the_error_message_says() -> Result<()> {
-    let cluster = Edited::start()?;
+    let cluster = EditedCluster::start()?;
     let id = cluster.create("pvc-1", &[]).await?;
     let path = format!("/luns/{}", id.rsplit('/').next().unwrap_or_default());
     let describe = async |text: &str| {
@@ -95,7 +95,7 @@ async fn an_edited_owner_tag_can_be_restored_as_the_error_message_says() -> Resu
 
 #[tokio::test(start_paused = true)]
 async fn flushes_count_where_the_nas_can() -> Result<()> {
-    let cluster = Edited::start()?;
+    let cluster = EditedCluster::start()?;
     let flushes = async |uuid: &str| -> Result<u64> {
         let state = cluster
             .line

@@ -20,9 +20,9 @@ use comfy_table::{CellAlignment, Table, presets};
 use e2e::testbed::pool::{Backend, DevicePool, MemoryPool, TestBedPool, kinds_that_grow_online};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use point::Then;
+use point::CoReaction;
 use scenario::Scenario;
-use search::{Broken, Extent, Found};
+use search::{FailedRun, ScenarioResult, SearchLimits};
 
 /// How many failures are printed in full; the others are only counted.
 const MAX_PRINTED: usize = 3;
@@ -85,15 +85,15 @@ fn run(cli: &Cli, pool: &impl TestBedPool) -> Result<()> {
     let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template(
         "{pos}/{len} {prefix}, {elapsed} {bar:20} {wide_msg}",
     )?);
-    let extent = Extent {
+    let limits = SearchLimits {
         points: cli.sample,
         pairs: cli.pairs,
         seed: cli.seed,
     };
-    let found = search::all(pool, &scenarios, extent, &bar)?;
+    let found = search::all(pool, &scenarios, limits, &bar)?;
     bar.finish_and_clear();
     println!("{}", table(&scenarios, &found));
-    let sum = |figure: fn(&Found) -> usize| found.iter().map(figure).sum::<usize>();
+    let sum = |figure: fn(&ScenarioResult) -> usize| found.iter().map(figure).sum::<usize>();
     println!(
         "{} life cycles in {:.1} s, in {}",
         sum(|found| found.life_cycles),
@@ -101,7 +101,7 @@ fn run(cli: &Cli, pool: &impl TestBedPool) -> Result<()> {
         pool.name()
     );
     let all = scenarios.iter().zip(&found);
-    let broken: Vec<(&Scenario, &Broken)> = all
+    let broken: Vec<(&Scenario, &FailedRun)> = all
         .flat_map(|(scenario, found)| found.broken.iter().map(move |broken| (scenario, broken)))
         .collect();
     for (scenario, broken) in broken.iter().take(MAX_PRINTED) {
@@ -124,7 +124,7 @@ fn run(cli: &Cli, pool: &impl TestBedPool) -> Result<()> {
     Ok(())
 }
 
-fn table(scenarios: &[Scenario], found: &[Found]) -> Table {
+fn table(scenarios: &[Scenario], found: &[ScenarioResult]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::UTF8_HORIZONTAL_ONLY);
     table.set_header(["call", "kind", "effects", "points", "pairs", "wrong"]);
@@ -150,20 +150,20 @@ fn table(scenarios: &[Scenario], found: &[Found]) -> Table {
 }
 
 /// Human-readable description of where the processes crashed.
-fn crash_points(broken: &Broken) -> String {
+fn crash_points(broken: &FailedRun) -> String {
     let name = |at: usize| broken.met.get(at).map_or("not met", String::as_str);
     let crashes = broken.crashes.iter().enumerate();
     let crashes: Vec<String> = crashes
         .map(|(at, crash)| format!("{crash} ({})", name(at)))
         .collect();
     let then = match broken.then {
-        Then::Retries => "the CO tries again",
-        Then::GivesUp => "the CO gives up",
+        CoReaction::Retries => "the CO tries again",
+        CoReaction::GivesUp => "the CO gives up",
     };
     format!("died {}; {then}", crashes.join(", then "))
 }
 
-fn print_failure(scenario: &Scenario, broken: &Broken) {
+fn print_failure(scenario: &Scenario, broken: &FailedRun) {
     println!(
         "{} of {}: {}",
         scenario.call,

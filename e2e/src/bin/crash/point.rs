@@ -25,7 +25,7 @@ pub(crate) struct Crash {
 
 /// What the CO does after the last crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Then {
+pub(crate) enum CoReaction {
     /// Retries the call and continues until a pod writes, then tears everything down.
     Retries,
     /// Makes other calls, or tears everything down at once.
@@ -37,12 +37,12 @@ pub(crate) enum Then {
 pub(crate) struct CrashResult {
     /// The effects at which the process crashed, one for each crash that happened.
     pub(crate) met: Vec<String>,
-    pub(crate) wrong: Option<Wrong>,
+    pub(crate) wrong: Option<Violation>,
 }
 
 /// A violated property.
 #[derive(Clone, Debug)]
-pub(crate) struct Wrong {
+pub(crate) struct Violation {
     /// Which property, and why.
     pub(crate) reason: String,
     /// The end of the journal: what was called on the NAS and the nodes.
@@ -68,7 +68,7 @@ pub(crate) fn run(
     pool: &impl TestBedPool,
     scenario: &Scenario,
     crashes: &[Crash],
-    then: Then,
+    then: CoReaction,
 ) -> Result<CrashResult> {
     pool.run(async |bed| {
         let mut met = Vec::new();
@@ -85,7 +85,7 @@ pub(crate) fn run(
                 let mut journal = bed.journal().await.unwrap_or_default();
                 journal.drain(..journal.len().saturating_sub(TAIL));
                 let reason = format!("{error:#}");
-                Some(Wrong { reason, journal })
+                Some(Violation { reason, journal })
             }
         };
         Ok(CrashResult { met, wrong })
@@ -96,7 +96,7 @@ pub(crate) fn run(
 struct VolumeLife<'a> {
     scenario: &'a Scenario,
     crashes: &'a [Crash],
-    then: Then,
+    then: CoReaction,
     respite: Duration,
 }
 
@@ -111,14 +111,14 @@ impl VolumeLife<'_> {
         }
         if self.crash_in_call(&mut executor, met).await? {
             match self.then {
-                Then::Retries => executor
+                CoReaction::Retries => executor
                     .call_and_repeat(scenario.volume, scenario.act)
                     .await
                     .context("the call again")?,
-                Then::GivesUp => give_up(&mut executor, scenario).await?,
+                CoReaction::GivesUp => give_up(&mut executor, scenario).await?,
             }
         }
-        if self.then == Then::Retries {
+        if self.then == CoReaction::Retries {
             executor
                 .check_invariants()
                 .await

@@ -92,7 +92,7 @@ impl Scenario {
 
 /// How far a life cycle has progressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Stop {
+enum Progress {
     Nothing,
     Created,
     Published,
@@ -106,21 +106,30 @@ enum Stop {
 }
 
 /// The steps of a life cycle until there.
-fn life_cycle(kind: Kind, until: Stop) -> Vec<Move> {
+fn life_cycle(kind: Kind, until: Progress) -> Vec<Move> {
     let all = [
         (
-            Stop::Created,
+            Progress::Created,
             Move::Call(CsiCall::Create { mib: SMALL, kind }),
         ),
-        (Stop::Published, Move::Call(CsiCall::Publish { node: NODE })),
-        (Stop::Staged, Move::Call(CsiCall::Stage)),
-        (Stop::NodePublished, Move::Call(CsiCall::NodePublish)),
-        (Stop::Written, Move::Write),
-        (Stop::Expanded, Move::Call(CsiCall::Expand { mib: LARGE })),
-        (Stop::NodeUnpublished, Move::Call(CsiCall::NodeUnpublish)),
-        (Stop::Unstaged, Move::Call(CsiCall::Unstage)),
         (
-            Stop::Unpublished,
+            Progress::Published,
+            Move::Call(CsiCall::Publish { node: NODE }),
+        ),
+        (Progress::Staged, Move::Call(CsiCall::Stage)),
+        (Progress::NodePublished, Move::Call(CsiCall::NodePublish)),
+        (Progress::Written, Move::Write),
+        (
+            Progress::Expanded,
+            Move::Call(CsiCall::Expand { mib: LARGE }),
+        ),
+        (
+            Progress::NodeUnpublished,
+            Move::Call(CsiCall::NodeUnpublish),
+        ),
+        (Progress::Unstaged, Move::Call(CsiCall::Unstage)),
+        (
+            Progress::Unpublished,
             Move::Call(CsiCall::Unpublish { node: NODE }),
         ),
     ];
@@ -130,7 +139,7 @@ fn life_cycle(kind: Kind, until: Stop) -> Vec<Move> {
 
 /// A life cycle that was torn down before the expansion; the LUN was then expanded while detached.
 fn expanded_detached(kind: Kind) -> Vec<Move> {
-    let mut moves = life_cycle(kind, Stop::Unpublished);
+    let mut moves = life_cycle(kind, Progress::Unpublished);
     moves.retain(|step| !matches!(step, Move::Call(CsiCall::Expand { .. })));
     moves.extend([
         Move::Call(CsiCall::Expand { mib: LARGE }),
@@ -220,8 +229,8 @@ fn setup(kind: Kind) -> Vec<Scenario> {
     };
     let stage = |before| scenario("NodeStageVolume", kind, before, CsiCall::Stage);
     let (created, published) = (
-        life_cycle(kind, Stop::Created),
-        life_cycle(kind, Stop::Published),
+        life_cycle(kind, Progress::Created),
+        life_cycle(kind, Progress::Published),
     );
     if is_first(kind) {
         let create = CsiCall::Create { mib: SMALL, kind };
@@ -229,7 +238,7 @@ fn setup(kind: Kind) -> Vec<Scenario> {
         let create_anyway = scenario(
             "CreateVolume",
             kind,
-            life_cycle(kind, Stop::Nothing),
+            life_cycle(kind, Progress::Nothing),
             create,
         )
         .or(&[create]);
@@ -243,7 +252,7 @@ fn setup(kind: Kind) -> Vec<Scenario> {
     scenarios.push(scenario(
         "NodePublishVolume",
         kind,
-        life_cycle(kind, Stop::Staged),
+        life_cycle(kind, Progress::Staged),
         CsiCall::NodePublish,
     ));
     scenarios
@@ -261,12 +270,12 @@ fn expansion(kind: Kind) -> Vec<Scenario> {
     };
     if is_first(kind) {
         scenarios.push(
-            expand(life_cycle(kind, Stop::Written))
+            expand(life_cycle(kind, Progress::Written))
                 .variant("in use")
                 .in_pairs(),
         );
         scenarios.push(
-            expand(life_cycle(kind, Stop::Created))
+            expand(life_cycle(kind, Progress::Created))
                 .variant("not published")
                 .in_pairs(),
         );
@@ -274,7 +283,7 @@ fn expansion(kind: Kind) -> Vec<Scenario> {
     let on_node = scenario(
         "NodeExpandVolume",
         kind,
-        life_cycle(kind, Stop::Expanded),
+        life_cycle(kind, Progress::Expanded),
         CsiCall::NodeExpand,
     );
     scenarios.push(on_node.in_pairs());
@@ -291,21 +300,21 @@ fn teardown(kind: Kind) -> Vec<Scenario> {
     let node_unpublish = scenario(
         "NodeUnpublishVolume",
         kind,
-        life_cycle(kind, Stop::Expanded),
+        life_cycle(kind, Progress::Expanded),
         CsiCall::NodeUnpublish,
     );
     let unstage = scenario(
         "NodeUnstageVolume",
         kind,
-        life_cycle(kind, Stop::NodeUnpublished),
+        life_cycle(kind, Progress::NodeUnpublished),
         CsiCall::Unstage,
     );
     let mut scenarios = vec![node_unpublish.or(&again[2..]), unstage.or(&again[1..])];
     if is_first(kind) {
         let unpublish = CsiCall::Unpublish { node: NODE };
-        let before = life_cycle(kind, Stop::Unstaged);
+        let before = life_cycle(kind, Progress::Unstaged);
         scenarios.push(scenario("ControllerUnpublishVolume", kind, before, unpublish).or(&again));
-        let before = life_cycle(kind, Stop::Unpublished);
+        let before = life_cycle(kind, Progress::Unpublished);
         scenarios.push(scenario("DeleteVolume", kind, before, CsiCall::Delete));
     }
     scenarios

@@ -7,7 +7,7 @@ use indicatif::ProgressBar;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
-use crate::point::{Crash, CrashResult, Then, Wrong, run};
+use crate::point::{CoReaction, Crash, CrashResult, Violation, run};
 use crate::scenario::Scenario;
 
 /// No call has this many effects.
@@ -17,7 +17,7 @@ const EXTRA_EFFECTS: usize = 4;
 
 /// How much to test.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Extent {
+pub(crate) struct SearchLimits {
     /// Crash points of each call; `None`: all of them.
     pub(crate) points: Option<usize>,
     /// Pairs of each call; `None`: all of them.
@@ -28,30 +28,30 @@ pub(crate) struct Extent {
 
 /// What was tested of a call.
 #[derive(Debug, Default)]
-pub(crate) struct Found {
+pub(crate) struct ScenarioResult {
     pub(crate) effects: usize,
     pub(crate) points: usize,
     pub(crate) pairs: usize,
     pub(crate) life_cycles: usize,
-    pub(crate) broken: Vec<Broken>,
+    pub(crate) broken: Vec<FailedRun>,
 }
 
 /// A life cycle in which a property was violated.
 #[derive(Clone, Debug)]
-pub(crate) struct Broken {
+pub(crate) struct FailedRun {
     pub(crate) crashes: Vec<Crash>,
     pub(crate) met: Vec<String>,
-    pub(crate) then: Then,
-    pub(crate) wrong: Wrong,
+    pub(crate) then: CoReaction,
+    pub(crate) wrong: Violation,
 }
 
-impl Found {
+impl ScenarioResult {
     /// Records the result of a life cycle; returns whether all its crashes happened.
-    fn record(&mut self, crashes: &[Crash], then: Then, result: CrashResult) -> bool {
+    fn record(&mut self, crashes: &[Crash], then: CoReaction, result: CrashResult) -> bool {
         self.life_cycles += 1;
         let met = result.met.len() == crashes.len();
         if let Some(wrong) = result.wrong {
-            self.broken.push(Broken {
+            self.broken.push(FailedRun {
                 crashes: crashes.to_vec(),
                 met: result.met,
                 then,
@@ -69,10 +69,10 @@ impl Found {
 pub(crate) fn all(
     pool: &impl TestBedPool,
     scenarios: &[Scenario],
-    extent: Extent,
+    limits: SearchLimits,
     bar: &ProgressBar,
-) -> Result<Vec<Found>> {
-    let search = Search { pool, extent, bar };
+) -> Result<Vec<ScenarioResult>> {
+    let search = Search { pool, limits, bar };
     let numbered: Vec<(usize, &Scenario)> = scenarios.iter().enumerate().collect();
     bar.set_length(numbered.len() as u64);
     bar.set_prefix("calls");
@@ -104,12 +104,12 @@ type Pair = (Crash, Option<Crash>);
 
 struct Search<'a, G> {
     pool: &'a G,
-    extent: Extent,
+    limits: SearchLimits,
     bar: &'a ProgressBar,
 }
 
 impl<G: TestBedPool> Search<'_, G> {
-    fn run(&self, scenario: &Scenario, crashes: &[Crash], then: Then) -> Result<CrashResult> {
+    fn run(&self, scenario: &Scenario, crashes: &[Crash], then: CoReaction) -> Result<CrashResult> {
         let names: Vec<String> = crashes.iter().map(ToString::to_string).collect();
         self.bar.set_message(format!(
             "{} of {}, {}",
@@ -121,28 +121,28 @@ impl<G: TestBedPool> Search<'_, G> {
     }
 
     /// One crash point, with a CO that retries and with one that gives up. Returns whether the crash happened.
-    fn point(&self, scenario: &Scenario, crash: Crash, found: &mut Found) -> Result<bool> {
+    fn point(&self, scenario: &Scenario, crash: Crash, found: &mut ScenarioResult) -> Result<bool> {
         let crashes = [crash];
-        let result = self.run(scenario, &crashes, Then::Retries)?;
-        if !found.record(&crashes, Then::Retries, result) {
+        let result = self.run(scenario, &crashes, CoReaction::Retries)?;
+        if !found.record(&crashes, CoReaction::Retries, result) {
             return Ok(false);
         }
         found.points += 1;
         found.effects = found.effects.max(crash.nth);
-        let result = self.run(scenario, &crashes, Then::GivesUp)?;
-        found.record(&crashes, Then::GivesUp, result);
+        let result = self.run(scenario, &crashes, CoReaction::GivesUp)?;
+        found.record(&crashes, CoReaction::GivesUp, result);
         Ok(true)
     }
 
-    fn points(&self, scenario: &Scenario, number: usize) -> Result<Found> {
-        match self.extent.points {
+    fn points(&self, scenario: &Scenario, number: usize) -> Result<ScenarioResult> {
+        match self.limits.points {
             None => self.every_point(scenario),
             Some(limit) => self.some_points(scenario, number, limit),
         }
     }
 
-    fn every_point(&self, scenario: &Scenario) -> Result<Found> {
-        let mut found = Found::default();
+    fn every_point(&self, scenario: &Scenario) -> Result<ScenarioResult> {
+        let mut found = ScenarioResult::default();
         for nth in 1.. {
             ensure!(
                 nth < MAX_EFFECTS,
@@ -161,13 +161,18 @@ impl<G: TestBedPool> Search<'_, G> {
         Ok(found)
     }
 
-    fn some_points(&self, scenario: &Scenario, number: usize, limit: usize) -> Result<Found> {
-        let mut found = Found {
+    fn some_points(
+        &self,
+        scenario: &Scenario,
+        number: usize,
+        limit: usize,
+    ) -> Result<ScenarioResult> {
+        let mut found = ScenarioResult {
             effects: self.count(scenario)?,
-            ..Found::default()
+            ..ScenarioResult::default()
         };
         let count = found.effects;
-        let mut rng = StdRng::seed_from_u64(self.extent.seed ^ ((number as u64) << 32));
+        let mut rng = StdRng::seed_from_u64(self.limits.seed ^ ((number as u64) << 32));
         let mut left: Vec<Crash> = (1..=count).flat_map(every_timing).collect();
         while found.points < limit && !left.is_empty() {
             let crash = left.swap_remove(rng.random_range(0..left.len()));
@@ -183,7 +188,10 @@ impl<G: TestBedPool> Search<'_, G> {
                 nth,
                 when: CrashTiming::Before,
             };
-            Ok(!self.run(scenario, &[crash], Then::Retries)?.met.is_empty())
+            Ok(!self
+                .run(scenario, &[crash], CoReaction::Retries)?
+                .met
+                .is_empty())
         };
         let (mut reached, mut beyond) = (0, 1);
         while meets(beyond)? {
@@ -207,13 +215,17 @@ impl<G: TestBedPool> Search<'_, G> {
     }
 
     /// The pairs to test, with the indices of their scenarios.
-    fn first_crashes(&self, scenarios: &[Scenario], found: &[Found]) -> Vec<(usize, Pair)> {
-        let mut rng = StdRng::seed_from_u64(self.extent.seed);
+    fn first_crashes(
+        &self,
+        scenarios: &[Scenario],
+        found: &[ScenarioResult],
+    ) -> Vec<(usize, Pair)> {
+        let mut rng = StdRng::seed_from_u64(self.limits.seed);
         let mut first_crashes = Vec::new();
         let in_pairs = |(_, scenario): &(usize, &Scenario)| scenario.pairs;
         for (number, _) in scenarios.iter().enumerate().filter(in_pairs) {
             let count = found[number].effects;
-            let Some(limit) = self.extent.pairs else {
+            let Some(limit) = self.limits.pairs else {
                 let all = (1..=count).flat_map(every_timing);
                 first_crashes.extend(all.map(|crash| (number, (crash, None))));
                 continue;
@@ -228,12 +240,16 @@ impl<G: TestBedPool> Search<'_, G> {
         first_crashes
     }
 
-    fn second_crashes(&self, scenario: &Scenario, (first, second): &Pair) -> Result<Found> {
-        let mut found = Found::default();
+    fn second_crashes(
+        &self,
+        scenario: &Scenario,
+        (first, second): &Pair,
+    ) -> Result<ScenarioResult> {
+        let mut found = ScenarioResult::default();
         let mut pair = |second: Crash| -> Result<bool> {
             let crashes = [*first, second];
-            let result = self.run(scenario, &crashes, Then::Retries)?;
-            let met = found.record(&crashes, Then::Retries, result);
+            let result = self.run(scenario, &crashes, CoReaction::Retries)?;
+            let met = found.record(&crashes, CoReaction::Retries, result);
             found.pairs += usize::from(met);
             Ok(met)
         };

@@ -57,7 +57,7 @@ impl Outcome {
 
 /// The result of a cell.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct Line {
+pub(crate) struct CaseResult {
     pub(crate) fault: &'static str,
     pub(crate) kind: &'static str,
     pub(crate) way: ExpandMode,
@@ -85,7 +85,7 @@ struct Run<'a, 'p, P, G> {
 ///
 /// # Errors
 /// No test bed could be created.
-pub(crate) fn run(pool: &impl TestBedPool, cell: &Case) -> Result<Result<Line, Failure>> {
+pub(crate) fn run(pool: &impl TestBedPool, cell: &Case) -> Result<Result<CaseResult, Failure>> {
     pool.run(async |bed| {
         let error = match run_in(bed, pool, cell).await {
             Ok(line) => return Ok(Ok(line)),
@@ -103,7 +103,11 @@ pub(crate) fn run(pool: &impl TestBedPool, cell: &Case) -> Result<Result<Line, F
     })
 }
 
-async fn run_in<P: TestBed, G: TestBedPool>(bed: &mut P, pool: &G, cell: &Case) -> Result<Line> {
+async fn run_in<P: TestBed, G: TestBedPool>(
+    bed: &mut P,
+    pool: &G,
+    cell: &Case,
+) -> Result<CaseResult> {
     if cell.fault.incapable {
         ensure!(
             bed.allow_online_ext4(false),
@@ -128,7 +132,7 @@ async fn run_in<P: TestBed, G: TestBedPool>(bed: &mut P, pool: &G, cell: &Case) 
 }
 
 impl<P: TestBed, G: TestBedPool> Run<'_, '_, P, G> {
-    async fn line(self, outcome: Outcome, ms: u128) -> Result<Line> {
+    async fn line(self, outcome: Outcome, ms: u128) -> Result<CaseResult> {
         let leftovers = self
             .executor
             .remove_all_and_list_leftovers()
@@ -136,7 +140,7 @@ impl<P: TestBed, G: TestBedPool> Run<'_, '_, P, G> {
             .context("on the way back")?;
         let name = |status: &Status| format!("{:?}", status.code());
         let last = self.failed.last();
-        Ok(Line {
+        Ok(CaseResult {
             fault: self.cell.fault.name,
             kind: self.cell.kind.content().name(),
             way: self.cell.way,

@@ -9,7 +9,7 @@ use comfy_table::{Table, presets};
 use e2e::model::step::Kind;
 use serde::Serialize;
 
-use crate::case::Line;
+use crate::case::CaseResult;
 use crate::fault::{self, ExpandMode, Fault};
 
 /// A cell that cannot be run on a test bed.
@@ -34,7 +34,7 @@ pub(crate) struct Failure {
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
     pub(crate) plane: &'static str,
-    pub(crate) cells: Vec<Line>,
+    pub(crate) cells: Vec<CaseResult>,
     pub(crate) left_out: Vec<LeftOut>,
     pub(crate) failures: Vec<Failure>,
 }

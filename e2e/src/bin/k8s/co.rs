@@ -115,7 +115,7 @@ pub(crate) struct Pod {
     /// The node that it must run on; any node by default.
     pub(crate) node: Option<String>,
     /// The shell script that it runs; `$V` is its volume, a directory or a device. By default it is idle.
-    pub(crate) works: Option<&'static str>,
+    pub(crate) script: Option<&'static str>,
 }
 
 /// The observed state of a pod.

@@ -221,7 +221,7 @@ impl Shared {
             if published && ready.contains(name) && !processes.contains_key(name) {
                 let node = running.node.as_deref().unwrap_or_default();
                 let target = act::target_of(self, node, name);
-                let started = start(&target, running.pod.works.unwrap_or(IDLE));
+                let started = start(&target, running.pod.script.unwrap_or(IDLE));
                 running.runs = started.is_ok();
                 if let Ok(process) = started {
                     processes.insert(name.clone(), process);

@@ -58,7 +58,7 @@ impl Workload {
                 claim: name,
                 block: false,
                 node: None,
-                works: None,
+                script: None,
             },
         }
     }
@@ -76,8 +76,8 @@ impl Workload {
     }
 
     /// The same with a pod that runs this script.
-    pub(crate) fn works(mut self, script: &'static str) -> Self {
-        self.pod.works = Some(script);
+    pub(crate) fn script(mut self, script: &'static str) -> Self {
+        self.pod.script = Some(script);
         self
     }
 
@@ -125,11 +125,11 @@ impl<C: Co> Scene<C> {
     /// Starts the pod, and waits until it runs.
     pub(crate) async fn start(&self, workload: &Workload) -> Result<PodSeen> {
         self.co.start(&workload.pod).await?;
-        self.runs(workload).await
+        self.wait_until_running(workload).await
     }
 
     /// Waits until the pod runs.
-    pub(crate) async fn runs(&self, workload: &Workload) -> Result<PodSeen> {
+    pub(crate) async fn wait_until_running(&self, workload: &Workload) -> Result<PodSeen> {
         let poll = async || self.co.see_pod(workload.name()).await;
         let runs = |seen: &Option<PodSeen>| seen.as_ref().is_some_and(|seen| seen.runs);
         let seen = self.until("the pod runs", poll, runs).await?;
@@ -147,7 +147,11 @@ impl<C: Co> Scene<C> {
 
     /// Stops the pod, and waits until the volume is detached: a pod that starts before that finds it still staged.
     pub(crate) async fn stop_and_detach(&self, workload: &Workload) -> Result<()> {
-        let volume = self.bound(workload).await?.volume.context("a volume")?;
+        let volume = self
+            .wait_until_bound(workload)
+            .await?
+            .volume
+            .context("a volume")?;
         self.stop(workload).await?;
         let poll = async || self.volume(&volume).await;
         let detached =
@@ -158,7 +162,11 @@ impl<C: Co> Scene<C> {
 
     /// Stops the pod, deletes the claim, and waits until both and the volume are gone.
     pub(crate) async fn end(&self, workload: &Workload) -> Result<()> {
-        let volume = self.bound(workload).await?.volume.context("a volume")?;
+        let volume = self
+            .wait_until_bound(workload)
+            .await?
+            .volume
+            .context("a volume")?;
         self.stop(workload).await?;
         self.unclaim(workload).await?;
         let poll = async || self.volume(&volume).await;
@@ -177,7 +185,7 @@ impl<C: Co> Scene<C> {
     }
 
     /// Waits until the claim is bound.
-    pub(crate) async fn bound(&self, workload: &Workload) -> Result<ClaimSeen> {
+    pub(crate) async fn wait_until_bound(&self, workload: &Workload) -> Result<ClaimSeen> {
         self.claim(workload, "the claim is bound", |seen| {
             seen.volume.is_some() && seen.capacity > 0
         })
@@ -247,12 +255,12 @@ impl<C: Co> Scene<C> {
     pub(crate) async fn grow(&self, workload: &Workload, bytes: i64) -> Result<Duration> {
         let edited = Instant::now();
         self.co.resize(workload.name(), bytes).await?;
-        self.sees(workload, bytes).await?;
+        self.wait_for_size(workload, bytes).await?;
         Ok(edited.elapsed())
     }
 
     /// Waits until the pod sees this many bytes. A file system reserves some, but less than an edit adds.
-    pub(crate) async fn sees(&self, workload: &Workload, bytes: i64) -> Result<i64> {
+    pub(crate) async fn wait_for_size(&self, workload: &Workload, bytes: i64) -> Result<i64> {
         let least = if workload.claim.block {
             bytes
         } else {
@@ -264,7 +272,11 @@ impl<C: Co> Scene<C> {
     }
 
     /// Waits until the claim's capacity is the requested size.
-    pub(crate) async fn has(&self, workload: &Workload, bytes: i64) -> Result<ClaimSeen> {
+    pub(crate) async fn wait_for_capacity(
+        &self,
+        workload: &Workload,
+        bytes: i64,
+    ) -> Result<ClaimSeen> {
         self.claim(workload, "the claim has what it asks for", |seen| {
             seen.capacity >= bytes && seen.conditions.is_empty()
         })

@@ -31,13 +31,13 @@ pub(crate) struct Outcome {
     pub(crate) cases: usize,
     pub(crate) steps: usize,
     pub(crate) tally: Tally,
-    pub(crate) broken: Option<Broken>,
+    pub(crate) broken: Option<Failure>,
     pub(crate) journal: Vec<String>,
 }
 
 /// A violated property, with the shortest sequence found that violates it.
 #[derive(Clone, Debug)]
-pub(crate) struct Broken {
+pub(crate) struct Failure {
     /// The index of the sequence.
     pub(crate) number: usize,
     pub(crate) reason: String,
@@ -84,7 +84,7 @@ impl Chunk {
                 return Ok(());
             };
             // The last failure is the shortest. It is kept as recorded: in real time no two runs are the same.
-            tally.broken = Some(Broken {
+            tally.broken = Some(Failure {
                 number,
                 reason: reason.clone(),
                 steps,
@@ -108,7 +108,7 @@ impl Chunk {
 /// Replays a recorded sequence.
 pub(crate) fn replay(place: &Place, steps: &[Step], journal: bool) -> Result<Outcome> {
     let result = place.run(steps, None, journal)?;
-    let broken = result.result.err().map(|reason| Broken {
+    let broken = result.result.err().map(|reason| Failure {
         number: 0,
         reason,
         steps: steps.to_vec(),

@@ -24,7 +24,7 @@ use e2e::testbed::pool::map_parallel;
 use indicatif::{ProgressBar, ProgressStyle};
 use sha2::{Digest as _, Sha256};
 
-use chunk::{Broken, Chunk, Outcome};
+use chunk::{Chunk, Failure, Outcome};
 use place::Place;
 
 /// Runs sequences of calls and faults against the shipped driver, and checks the invariants after each step
@@ -125,7 +125,7 @@ fn kept(cli: &Cli) -> Result<Vec<PathBuf>> {
 }
 
 /// Runs all sequences, on as many threads as there are CPUs. The hash of all journals does not depend on their number.
-fn all(cli: &Cli) -> Result<(String, Option<Broken>)> {
+fn all(cli: &Cli) -> Result<(String, Option<Failure>)> {
     let (size, cases, steps) = if cli.real {
         (
             REAL_CHUNK,
@@ -191,7 +191,7 @@ fn all(cli: &Cli) -> Result<(String, Option<Broken>)> {
 }
 
 /// Prints the result; true if no property was violated.
-fn report(cli: &Cli, broken: Option<&Broken>) -> bool {
+fn report(cli: &Cli, broken: Option<&Failure>) -> bool {
     let Some(broken) = broken else {
         return true;
     };

@@ -399,7 +399,7 @@ pub(super) fn print(found: &Measured) {
     println!("{}", table(header, rows));
     for it in &found.tables {
         println!(
-            "With {} volumes the kernel takes {:.2} ms of CPU to write its table of mounts ({:.1} KiB) for whoever reads it.",
+            "With {} volumes the kernel takes {:.2} ms of CPU to write its mount table ({:.1} KiB) on each read.",
             it.volumes,
             it.cpu_ms,
             f64::from(u32::try_from(it.bytes).unwrap_or(u32::MAX)) / 1024.0

@@ -61,7 +61,7 @@ pub(super) async fn lives(lives: u64) -> Result<Soak> {
     let run = Run::begin(false).await?;
     for (half, end) in [lives / 2, lives].into_iter().enumerate() {
         let caller = async || {
-            while run.begun.load(Ordering::Relaxed) < end {
+            while run.cycles_started.load(Ordering::Relaxed) < end {
                 run.one().await;
             }
         };
@@ -75,7 +75,7 @@ struct Run {
     cluster: TestCluster,
     node: bool,
     started: Instant,
-    begun: AtomicU64,
+    cycles_started: AtomicU64,
     beginning_kib: u64,
     halves: [AtomicU64; 2],
     errors: Mutex<BTreeMap<String, u64>>,
@@ -95,15 +95,15 @@ impl Run {
             cluster,
             node,
             started: Instant::now(),
-            begun: AtomicU64::new(0),
+            cycles_started: AtomicU64::new(0),
             halves: Default::default(),
             errors: Mutex::default(),
         })
     }
 
     async fn one(&self) {
-        let number = self.begun.fetch_add(1, Ordering::Relaxed);
-        if let Err(status) = self.volume(&format!("soak-{number}")).await {
+        let number = self.cycles_started.fetch_add(1, Ordering::Relaxed);
+        if let Err(status) = self.life_cycle(&format!("soak-{number}")).await {
             let error = format!("{:?}: {}", status.code(), status.message());
             let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
             *errors.entry(error).or_default() += 1;
@@ -113,7 +113,7 @@ impl Run {
         }
     }
 
-    async fn volume(&self, name: &str) -> Result<(), Status> {
+    async fn life_cycle(&self, name: &str) -> Result<(), Status> {
         let cluster = &self.cluster;
         let content = if self.node {
             Content::Fs("xfs")
@@ -148,7 +148,7 @@ impl Run {
         let [middle_kib, end_kib] = self.halves.map(AtomicU64::into_inner);
         Ok(Soak {
             seconds,
-            lives: self.begun.into_inner(),
+            lives: self.cycles_started.into_inner(),
             beginning_kib: self.beginning_kib,
             middle_kib,
             end_kib,

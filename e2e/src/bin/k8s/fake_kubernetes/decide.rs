@@ -164,7 +164,7 @@ mod tests {
                 claim: "c".into(),
                 block: false,
                 node: None,
-                works: None,
+                script: None,
             },
             node: Some(node.into()),
             published: None,

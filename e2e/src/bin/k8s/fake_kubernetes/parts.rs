@@ -111,7 +111,7 @@ impl Parts {
         CsiClients::take(line(&self.controller).await, plugin, &home)
     }
 
-    /// Kills a part. [`Parts::bring_back`] starts it again.
+    /// Kills a part. [`Parts::restart`] starts it again.
     ///
     /// # Errors
     /// There is no such node.
@@ -124,7 +124,7 @@ impl Parts {
     /// Starts a part that was killed.
     ///
     /// It does not start.
-    /// It does not come up.
+    /// It does not start.
     pub(super) async fn restart(&self, half: &Half) -> Result<()> {
         // sleep: keeps it down for a while.
         tokio::time::sleep(DOWNTIME).await;

@@ -51,7 +51,7 @@ pub(super) fn pod_spec(pod: &Pod, image: &str) -> Value {
     let mut container = json!({
         "name": CONTAINER,
         "image": image,
-        "command": ["/bin/sh", "-c", pod.works.unwrap_or(IDLE)],
+        "command": ["/bin/sh", "-c", pod.script.unwrap_or(IDLE)],
         "env": [{"name": "V", "value": VOLUME}],
     });
     let (field, other) = if pod.block {
@@ -244,7 +244,7 @@ mod tests {
             claim: "c".to_owned(),
             block: false,
             node: Some("n".to_owned()),
-            works: None,
+            script: None,
         };
         let spec = pod_spec(&with_node, "busybox");
         let container = &spec["containers"][0];

@@ -25,7 +25,7 @@ pub(super) async fn fifty_claims<C: Co>(scene: &Scene<C>) -> Result<String> {
         scene.co.claim(&workload.claim).await?;
     }
     for workload in &workloads {
-        scene.bound(workload).await?;
+        scene.wait_until_bound(workload).await?;
     }
     let bound = began.elapsed();
     let luns = scene.luns().await? - before;
@@ -35,12 +35,12 @@ pub(super) async fn fifty_claims<C: Co>(scene: &Scene<C>) -> Result<String> {
         scene.co.start(&workload.pod).await?;
     }
     for workload in busy {
-        scene.runs(workload).await?;
+        scene.wait_until_running(workload).await?;
         scene.co.resize(workload.name(), 2 * GIB).await?;
     }
     for workload in busy {
-        scene.sees(workload, 2 * GIB).await?;
-        scene.has(workload, 2 * GIB).await?;
+        scene.wait_for_size(workload, 2 * GIB).await?;
+        scene.wait_for_capacity(workload, 2 * GIB).await?;
     }
     for workload in busy {
         scene.co.stop(workload.name()).await?;

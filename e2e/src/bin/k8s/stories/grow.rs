@@ -29,7 +29,7 @@ const WRITE_LOOP: &str = "i=0; while :; do i=$((i + 1)); echo $i >> $V/log; sync
 /// Edits a claim repeatedly while its pod is writing.
 pub(super) async fn online<C: Co>(scene: &Scene<C>, fs_type: &str) -> Result<String> {
     let class = scene.class(fs_type).await?;
-    let workload = Workload::new(&format!("online-{fs_type}"), &class, GIB).works(WRITE_LOOP);
+    let workload = Workload::new(&format!("online-{fs_type}"), &class, GIB).script(WRITE_LOOP);
     scene.begin(&workload).await?;
     let written = scene.fill(&workload, WRITTEN).await?;
     if fs_type == "ext4" && growth_is_refused(scene, &workload).await? {
@@ -40,7 +40,7 @@ pub(super) async fn online<C: Co>(scene: &Scene<C>, fs_type: &str) -> Result<Str
     let start = scene.size(&workload).await?;
     let (mut edits, mut sum) = (0, Duration::ZERO);
     // A mounted ext4 was already expanded by the check above.
-    let mut size = scene.bound(&workload).await?.requested;
+    let mut size = scene.wait_until_bound(&workload).await?.requested;
     let began = Instant::now();
     while has_time_for_edit(edits, began.elapsed()) {
         edits += 1;
@@ -49,7 +49,7 @@ pub(super) async fn online<C: Co>(scene: &Scene<C>, fs_type: &str) -> Result<Str
         scene.times.borrow_mut().add(fs_type, took);
         sum += took;
         // Waits, so that the next edit is measured separately.
-        scene.has(&workload, size).await?;
+        scene.wait_for_capacity(&workload, size).await?;
     }
     let end = scene.size(&workload).await?;
     ensure!(
@@ -57,7 +57,7 @@ pub(super) async fn online<C: Co>(scene: &Scene<C>, fs_type: &str) -> Result<Str
         "the data have changed"
     );
     check_log(scene, &workload).await?;
-    let seen = scene.runs(&workload).await?;
+    let seen = scene.wait_until_running(&workload).await?;
     ensure!(
         seen.restarts == 0,
         "the container was started {} times again",
@@ -122,13 +122,13 @@ async fn grows_at_next_start<C: Co>(
     scene.stop_and_detach(workload).await?;
     scene.start(workload).await?;
     let requested = workload.claim.bytes + GIB;
-    scene.sees(workload, requested).await?;
-    scene.has(workload, requested).await?;
+    scene.wait_for_size(workload, requested).await?;
+    scene.wait_for_capacity(workload, requested).await?;
     ensure!(
         scene.digest(workload, WRITTEN).await? == written,
         "the data have changed"
     );
-    Ok("this kernel lets nobody grow a mounted ext4 (CAP_SYS_RESOURCE): said on the claim, and grown at the next start".to_owned())
+    Ok("this kernel refuses to grow a mounted ext4 (CAP_SYS_RESOURCE): reported on the claim, and grown at the next start".to_owned())
 }
 
 /// Edits a claim while no pod uses it.
@@ -148,8 +148,8 @@ pub(super) async fn offline<C: Co>(scene: &Scene<C>, fs_type: &str) -> Result<St
         )
         .await?;
     scene.start(&workload).await?;
-    let size = scene.sees(&workload, 3 * GIB).await?;
-    scene.has(&workload, 3 * GIB).await?;
+    let size = scene.wait_for_size(&workload, 3 * GIB).await?;
+    scene.wait_for_capacity(&workload, 3 * GIB).await?;
     ensure!(
         scene.digest(&workload, WRITTEN).await? == written,
         "the data have changed"
@@ -167,7 +167,7 @@ pub(super) async fn block<C: Co>(scene: &Scene<C>) -> Result<String> {
     for size in (2..=4).map(|gib| gib * GIB) {
         let took = scene.grow(&workload, size).await?;
         scene.times.borrow_mut().add("raw block", took);
-        scene.has(&workload, size).await?;
+        scene.wait_for_capacity(&workload, size).await?;
     }
     ensure!(
         scene.digest(&workload, WRITTEN).await? == written,

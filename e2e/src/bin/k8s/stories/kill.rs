@@ -20,15 +20,15 @@ pub(super) async fn nas<C: Co>(scene: &Scene<C>) -> Result<String> {
     let written = scene.fill(&grows, WRITTEN).await?;
     let goes = Workload::new("nas-goes", &class, GIB);
     scene.co.claim(&goes.claim).await?;
-    scene.bound(&goes).await?;
+    scene.wait_until_bound(&goes).await?;
     let comes = Workload::new("nas-comes", &class, GIB);
     scene.co.restart_nas().await?;
     scene.co.claim(&comes.claim).await?;
     scene.co.resize(grows.name(), 2 * GIB).await?;
     scene.co.unclaim(goes.name()).await?;
     scene.nas_is_up().await?;
-    scene.sees(&grows, 2 * GIB).await?;
-    scene.has(&grows, 2 * GIB).await?;
+    scene.wait_for_size(&grows, 2 * GIB).await?;
+    scene.wait_for_capacity(&grows, 2 * GIB).await?;
     ensure!(
         scene.digest(&grows, WRITTEN).await? == written,
         "the data have changed"
@@ -53,12 +53,12 @@ pub(super) async fn driver<C: Co>(scene: &Scene<C>) -> Result<String> {
     scene.kill(&halves).await?;
     scene.co.start(&workload.pod).await?;
     scene.kill(&halves).await?;
-    scene.runs(&workload).await?;
+    scene.wait_until_running(&workload).await?;
     let written = scene.fill(&workload, WRITTEN).await?;
     scene.co.resize(workload.name(), 2 * GIB).await?;
     scene.kill(&halves).await?;
-    scene.sees(&workload, 2 * GIB).await?;
-    scene.has(&workload, 2 * GIB).await?;
+    scene.wait_for_size(&workload, 2 * GIB).await?;
+    scene.wait_for_capacity(&workload, 2 * GIB).await?;
     ensure!(
         scene.digest(&workload, WRITTEN).await? == written,
         "the data have changed"
@@ -81,10 +81,10 @@ pub(super) async fn driver<C: Co>(scene: &Scene<C>) -> Result<String> {
 /// The node plugin is down for a while: I/O continues, and afterwards the volume is expanded and deleted.
 pub(super) async fn node_while_mounted<C: Co>(scene: &Scene<C>) -> Result<String> {
     let class = scene.class("xfs").await?;
-    let workload = Workload::new("mounted", &class, GIB).works(WRITE_LOOP);
+    let workload = Workload::new("mounted", &class, GIB).script(WRITE_LOOP);
     scene.begin(&workload).await?;
     let written = scene.fill(&workload, WRITTEN).await?;
-    let node = scene.runs(&workload).await?.node;
+    let node = scene.wait_until_running(&workload).await?.node;
     scene.co.kill(&Half::Node(node)).await?;
     let before = lines(scene, &workload).await?;
     scene
@@ -96,12 +96,12 @@ pub(super) async fn node_while_mounted<C: Co>(scene: &Scene<C>) -> Result<String
         .await?;
     scene.driver_is_up().await?;
     scene.grow(&workload, 2 * GIB).await?;
-    scene.has(&workload, 2 * GIB).await?;
+    scene.wait_for_capacity(&workload, 2 * GIB).await?;
     ensure!(
         scene.digest(&workload, WRITTEN).await? == written,
         "the data have changed"
     );
-    let seen = scene.runs(&workload).await?;
+    let seen = scene.wait_until_running(&workload).await?;
     ensure!(
         seen.restarts == 0,
         "the pod's writing failed: it was started {} times again",

@@ -18,7 +18,7 @@ pub(super) async fn article<C: Co>(scene: &Scene<C>) -> Result<String> {
     let written = scene.fill(&workload, WRITTEN).await?;
     let size = scene.size(&workload).await?;
     ensure!(size > GIB / 10 * 9, "the pod sees {size} bytes");
-    let node = scene.runs(&workload).await?.node;
+    let node = scene.wait_until_running(&workload).await?.node;
     scene.stop(&workload).await?;
     scene.start(&workload).await?;
     ensure!(
@@ -49,7 +49,11 @@ pub(super) async fn moves<C: Co>(scene: &Scene<C>) -> Result<String> {
         scene.digest(&there, WRITTEN).await? == written,
         "the data have changed on {second}"
     );
-    let volume = scene.bound(&there).await?.volume.context("a volume")?;
+    let volume = scene
+        .wait_until_bound(&there)
+        .await?
+        .volume
+        .context("a volume")?;
     let poll = async || {
         let seen = scene.volume(&volume).await?.context("no volume")?;
         Ok(seen.nodes.into_iter().collect::<Vec<_>>())
@@ -67,7 +71,11 @@ pub(super) async fn reclaim_delete<C: Co>(scene: &Scene<C>) -> Result<String> {
     let class = scene.class("ext4").await?;
     let workload = Workload::new("deleted", &class, GIB);
     scene.co.claim(&workload.claim).await?;
-    let volume = scene.bound(&workload).await?.volume.context("a volume")?;
+    let volume = scene
+        .wait_until_bound(&workload)
+        .await?
+        .volume
+        .context("a volume")?;
     let before = scene.luns().await?;
     scene.unclaim(&workload).await?;
     let poll = async || scene.volume(&volume).await;
@@ -89,7 +97,11 @@ pub(super) async fn reclaim_retain<C: Co>(scene: &Scene<C>) -> Result<String> {
     scene.co.class(&class).await?;
     let workload = Workload::new("retained", &class, GIB);
     scene.begin(&workload).await?;
-    let volume = scene.bound(&workload).await?.volume.context("a volume")?;
+    let volume = scene
+        .wait_until_bound(&workload)
+        .await?
+        .volume
+        .context("a volume")?;
     scene.stop(&workload).await?;
     scene.unclaim(&workload).await?;
     let detached = async || {

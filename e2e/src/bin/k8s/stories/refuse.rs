@@ -44,9 +44,9 @@ pub(super) async fn then_smaller<C: Co>(scene: &Scene<C>) -> Result<String> {
         "the data have changed"
     );
     scene.co.resize(workload.name(), 2 * GIB).await?;
-    let size = scene.sees(&workload, 2 * GIB).await?;
+    let size = scene.wait_for_size(&workload, 2 * GIB).await?;
     ensure!(size < 3 * GIB, "it has grown to {size} bytes");
-    scene.has(&workload, 2 * GIB).await?;
+    scene.wait_for_capacity(&workload, 2 * GIB).await?;
     ensure!(
         scene.digest(&workload, WRITTEN).await? == written,
         "the data have changed"
