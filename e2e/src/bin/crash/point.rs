@@ -72,13 +72,13 @@ pub(crate) fn run(
 ) -> Result<CrashResult> {
     pool.run(async |bed| {
         let mut met = Vec::new();
-        let life = VolumeLife {
+        let life_cycle = LifeCycle {
             scenario,
             crashes,
             then,
-            respite: pool.backoff(),
+            backoff: pool.backoff(),
         };
-        let result = life.run_in(bed, &mut met).await;
+        let result = life_cycle.run_in(bed, &mut met).await;
         let wrong = match result {
             Ok(()) => None,
             Err(error) => {
@@ -93,14 +93,14 @@ pub(crate) fn run(
 }
 
 /// A life cycle to run.
-struct VolumeLife<'a> {
+struct LifeCycle<'a> {
     scenario: &'a Scenario,
     crashes: &'a [Crash],
     then: CoReaction,
-    respite: Duration,
+    backoff: Duration,
 }
 
-impl VolumeLife<'_> {
+impl LifeCycle<'_> {
     async fn run_in<P: TestBed>(&self, bed: &mut P, met: &mut Vec<String>) -> Result<()> {
         let scenario = self.scenario;
         let mut executor = Executor::start(bed).await?;
@@ -170,7 +170,7 @@ impl VolumeLife<'_> {
             };
             met.push(effect);
             executor.restart_crashed().await?;
-            executor.bed().pause(self.respite).await;
+            executor.bed().pause(self.backoff).await;
         }
         Ok(true)
     }

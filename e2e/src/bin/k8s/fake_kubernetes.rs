@@ -186,8 +186,8 @@ impl Shared {
             }
             Err(status) => {
                 let before = calls.waiting.get(&action).copied();
-                let hopeless = act::is_infeasible(status);
-                let backoff = Backoff::after(before, hopeless, Instant::now());
+                let infeasible = act::is_infeasible(status);
+                let backoff = Backoff::after(before, infeasible, Instant::now());
                 calls.waiting.insert(action.clone(), backoff);
                 format!("{:?}: {}", status.code(), status.message())
             }

@@ -164,7 +164,7 @@ impl Kubernetes {
         let there = ListParams::default().fields(&format!("spec.nodeName={node}"));
         let evict = async || {
             let pods: Api<PodObject> = Api::all(self.client.clone());
-            let mut leftovers = Vec::new();
+            let mut remaining = Vec::new();
             for pod in pods.list(&there).await?.items {
                 let owners = pod.owner_references();
                 if owners.is_empty() || owners.iter().any(|owner| owner.kind == "DaemonSet") {
@@ -178,11 +178,11 @@ impl Kubernetes {
                     Err(kube::Error::Api(status)) if status.code == 429 => {}
                     evicted => ignore_not_found(evicted)?,
                 }
-                leftovers.push(name);
+                remaining.push(name);
             }
-            Ok(leftovers)
+            Ok(remaining)
         };
-        let empty = |leftovers: &Vec<String>| leftovers.is_empty();
+        let empty = |remaining: &Vec<String>| remaining.is_empty();
         until_within(timeout, "the node is drained", evict, empty).await?;
         Ok(())
     }

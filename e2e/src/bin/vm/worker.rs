@@ -274,12 +274,12 @@ pub(crate) async fn keep_logs(folder: &Path) {
         "/run/multipathd.log",
         "/run/writer.log",
     ] {
-        if let (Ok(args), Some(name)) = (remote.read(log).await, Path::new(log).file_name()) {
-            let _ = std::fs::write(folder.join(name), args);
+        if let (Ok(text), Some(name)) = (remote.read(log).await, Path::new(log).file_name()) {
+            let _ = std::fs::write(folder.join(name), text);
         }
     }
-    if let Ok(args) = remote.run(&["dmesg"]).await {
-        let _ = std::fs::write(folder.join("dmesg"), args);
+    if let Ok(text) = remote.run(&["dmesg"]).await {
+        let _ = std::fs::write(folder.join("dmesg"), text);
     }
 }
 

@@ -108,11 +108,11 @@ pub(super) async fn measure(sizes: &[usize], rounds: usize) -> Result<Measured> 
         found.tables.push(Table::read(volumes)?);
         found.calls.extend(summarize(&bench.samples, volumes));
         bench.samples.clear();
-        let concurrently = &staged[..staged.len().min(CONCURRENCY)];
-        if !concurrently.is_empty() {
+        let concurrent = &staged[..staged.len().min(CONCURRENCY)];
+        if !concurrent.is_empty() {
             found
                 .at_once
-                .extend(bench.at_once(concurrently, volumes).await?);
+                .extend(bench.at_once(concurrent, volumes).await?);
         }
     }
     Ok(found)

@@ -73,7 +73,7 @@ async fn make(cluster: &TestCluster, numbers: impl Iterator<Item = usize>) -> Re
 /// Lists all volumes in pages of this size; 0: in one call.
 async fn list(cluster: &TestCluster, volumes: usize, page: i32) -> Result<Cost> {
     let meter = Meter::of(cluster.plugin.process.id())?;
-    let carried = cluster.nas.counters().await?;
+    let traffic_before = cluster.nas.counters().await?;
     let before = meter.read()?;
     let (mut found, mut calls) = (0, 0);
     let mut starting_token = String::new();
@@ -95,7 +95,7 @@ async fn list(cluster: &TestCluster, volumes: usize, page: i32) -> Result<Cost> 
         }
     }
     let used = before.until(&meter.read()?);
-    let now = cluster.nas.counters().await?;
+    let traffic_after = cluster.nas.counters().await?;
     ensure!(
         found == volumes,
         "{found} volumes are listed, expected {volumes}"
@@ -104,8 +104,8 @@ async fn list(cluster: &TestCluster, volumes: usize, page: i32) -> Result<Cost> 
         calls,
         wall_ms: used.wall_ms,
         driver_cpu_ms: used.cpu_ms,
-        requests: now.requests - carried.requests,
-        bytes: now.sent - carried.sent,
+        requests: traffic_after.requests - traffic_before.requests,
+        bytes: traffic_after.sent - traffic_before.sent,
     })
 }
 

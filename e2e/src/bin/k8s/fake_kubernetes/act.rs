@@ -25,7 +25,8 @@ const DEFAULT_FS: &str = "ext4";
 /// Makes the call, with a timeout, and records a failure.
 pub(super) async fn act(shared: &Shared, action: &Action) -> Result<(), Status> {
     let answer = tokio::time::timeout(DEADLINE, call(shared, action)).await;
-    let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("the CO's timeout")));
+    let answer =
+        answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("the CO's deadline has passed")));
     if let Err(status) = &answer {
         failed(&mut shared.store(), action, status);
     }
@@ -156,9 +157,9 @@ async fn stage(shared: &Shared, volume: &str, node: &str) -> Result<(), Status> 
     let clients = shared.parts.clients(Some(node)).await;
     let test_volume = test_volume(shared, volume, Some(node))?;
     create_dir(Some(&test_volume.staging))?;
-    let set_state = |set_state| {
+    let set_state = |state| {
         shared.with_volume(volume, |volume| {
-            volume.staged.insert(node.to_owned(), set_state);
+            volume.staged.insert(node.to_owned(), state);
         });
     };
     set_state(CallState::Perhaps);

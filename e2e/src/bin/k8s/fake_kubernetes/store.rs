@@ -144,7 +144,7 @@ impl Store {
         }
         self.pods
             .retain(|_, pod| !pod.stopping || pod.published.is_some() || pod.runs);
-        let workload: BTreeSet<String> = self
+        let claims_in_use: BTreeSet<String> = self
             .pods
             .values()
             .map(|pod| pod.pod.claim.clone())
@@ -152,7 +152,7 @@ impl Store {
         let volumes = &mut self.volumes;
         self.claims.retain(|name, claim| {
             let deletable = claim.deleting
-                && !workload.contains(name)
+                && !claims_in_use.contains(name)
                 && (claim.bound || !claim.create_started);
             if deletable && let Some(volume) = volumes.get_mut(&claim.volume) {
                 volume.claim = None;

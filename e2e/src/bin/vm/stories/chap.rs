@@ -109,7 +109,7 @@ async fn refused(
     volume: &TestVolume,
     wrong: HashMap<String, String>,
     scene: &Scene,
-    (what, code, args): (&str, Code, &str),
+    (what, code, message): (&str, Code, &str),
 ) -> Result<()> {
     let volume = TestVolume {
         secrets: wrong,
@@ -122,7 +122,7 @@ async fn refused(
     let tried = connections()? - before;
     ensure!(tried <= 2, "{what}: {tried} connections for one call");
     ensure!(
-        status.code() == code && status.message().contains(args),
+        status.code() == code && status.message().contains(message),
         "{what}: {status}"
     );
     let left = scene.cluster.initiator()?;
