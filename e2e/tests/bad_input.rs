@@ -27,7 +27,7 @@ use e2e::harness::test_cluster::Plan;
 use proto::csi::NodeGetInfoRequest;
 use serde_json::json;
 
-use fixture::Scene;
+use fixture::Fixture;
 use node::Node;
 use staged::NodeInUse;
 use table::Tally;
@@ -35,7 +35,7 @@ use table::Tally;
 #[tokio::test]
 async fn the_controller_refuses_bad_input() {
     let cluster = Plan::controller().start().await.unwrap();
-    let fixture = Scene::create(&cluster).await.unwrap();
+    let fixture = Fixture::create(&cluster).await.unwrap();
     let mut tally = Tally::default();
     for rows in [
         controller::create_messages(),
@@ -97,7 +97,7 @@ async fn the_node_refuses_bad_input() {
         .unwrap();
     let node = Node::at(cluster.folder(), info.into_inner().node_id);
     // Without any target the portal would not respond at all.
-    Scene::create(&cluster).await.unwrap();
+    Fixture::create(&cluster).await.unwrap();
     for rows in [
         node::stage_rows(&node),
         node::publish_rows(&node),

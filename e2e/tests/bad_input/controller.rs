@@ -10,7 +10,7 @@ use tonic::Code::{
     ResourceExhausted, Unavailable, Unimplemented,
 };
 
-use crate::fixture::{Scene, created, uuid};
+use crate::fixture::{Fixture, created, uuid};
 use crate::request::*;
 use crate::table::{Row, nothing_to_do, row};
 
@@ -123,7 +123,7 @@ pub(crate) fn create_state() -> Vec<Row> {
 
 /// `DeleteVolume`.
 #[rustfmt::skip] // One row per line.
-pub(crate) fn delete_rows(fixture: &Scene) -> Vec<Row> {
+pub(crate) fn delete_rows(fixture: &Fixture) -> Vec<Row> {
     let mut rows = vec![
         row("no id", delete(""), InvalidArgument, ["volume_id is missing", "name the volume"]),
         row("a NAS that is not configured", delete(&other_nas()), FailedPrecondition, NO_SUCH_NAS),
@@ -139,7 +139,7 @@ pub(crate) fn delete_rows(fixture: &Scene) -> Vec<Row> {
 
 /// `ControllerPublishVolume` and `ControllerUnpublishVolume`.
 #[rustfmt::skip] // One row per line.
-pub(crate) fn publish_rows(fixture: &Scene) -> Vec<Row> {
+pub(crate) fn publish_rows(fixture: &Fixture) -> Vec<Row> {
     let idle = |change: fn(&mut csi::ControllerPublishVolumeRequest)| modified(publish(&fixture.idle, NODE), change);
     let node = |name, id: &str| row(name, publish(&fixture.idle, id), NotFound, ["node", id, "NodeGetInfo", "<node name>:<8 hexadecimal digits>"]);
     let mut rows = vec![
@@ -188,7 +188,7 @@ pub(crate) fn publish_rows(fixture: &Scene) -> Vec<Row> {
 
 /// `ControllerExpandVolume`.
 #[rustfmt::skip] // One row per line.
-pub(crate) fn expand_rows(fixture: &Scene) -> Vec<Row> {
+pub(crate) fn expand_rows(fixture: &Fixture) -> Vec<Row> {
     let idle = |name, required, limit, code, says: &[&str]| row(name, expand_within(&fixture.idle, required, limit), code, says);
     let mut rows = vec![
         row("no id", expand("", GIB), InvalidArgument, ["volume_id is missing", "name the volume"]),
@@ -219,7 +219,7 @@ pub(crate) fn expand_rows(fixture: &Scene) -> Vec<Row> {
 
 /// Read-only calls: `ValidateVolumeCapabilities`, `ControllerGetVolume`, `ListVolumes`, `GetCapacity`.
 #[rustfmt::skip] // One row per line.
-pub(crate) fn query_rows(fixture: &Scene) -> Vec<Row> {
+pub(crate) fn query_rows(fixture: &Fixture) -> Vec<Row> {
     let idle = |change: fn(&mut csi::ValidateVolumeCapabilitiesRequest)| modified(validate(&fixture.idle), change);
     let parameters = |entries: &[(&str, &str)]| entries.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
     let with_parameters = |entries| modified(validate(&fixture.idle), |r| r.parameters = parameters(entries));

@@ -168,12 +168,12 @@ impl Disk {
     }
 
     fn write_random(&self, offset: u64, bytes: u64) -> Result<()> {
-        let write_random = self.file.with_extension("noise");
-        tools::fill(&write_random, bytes, 7)?;
+        let random = self.file.with_extension("noise");
+        tools::fill(&random, bytes, 7)?;
         let mut file = File::options().write(true).open(&self.file)?;
         file.seek(SeekFrom::Start(offset))?;
-        file.write_all(&std::fs::read(&write_random)?)?;
-        Ok(std::fs::remove_file(write_random)?)
+        file.write_all(&std::fs::read(&random)?)?;
+        Ok(std::fs::remove_file(random)?)
     }
 
     /// Changes the logical unit in the target's file.

@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::request::{NODE, create, create_with, publish};
 
 /// Ids of the volumes on the NAS.
-pub(crate) struct Scene {
+pub(crate) struct Fixture {
     /// 1 GiB on `/volume1`, not published.
     pub(crate) idle: String,
     /// Published to [`NODE`].
@@ -26,7 +26,7 @@ pub(crate) struct Scene {
     pub(crate) thick: String,
 }
 
-impl Scene {
+impl Fixture {
     /// Creates the volumes and objects.
     pub(crate) async fn create(cluster: &TestCluster) -> Result<Self> {
         let fixture = Self {

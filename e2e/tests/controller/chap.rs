@@ -104,7 +104,7 @@ async fn a_repeated_publish_sets_chap_again() -> Result<()> {
 }
 
 /// A driver with other CHAP settings.
-async fn with(cluster: &TestCluster, name: &str, chap: &str) -> Result<Plugin> {
+async fn driver_with(cluster: &TestCluster, name: &str, chap: &str) -> Result<Plugin> {
     let key = cluster.nas.chap_key_file();
     let line = format!("chap_key_file: {}\n", key.display());
     cluster
@@ -136,7 +136,7 @@ async fn a_publication_keeps_its_chap_secrets_when_the_key_changes() -> Result<(
             format!("chap: off\nchap_former_key_files: ['{old}']\n"),
         ),
     ] {
-        let plugin = with(&cluster, name, &chap).await?;
+        let plugin = driver_with(&cluster, name, &chap).await?;
         assert_eq!(
             Csi::of(&plugin).publish(&id, NODE_A).await?,
             context,
@@ -144,7 +144,7 @@ async fn a_publication_keeps_its_chap_secrets_when_the_key_changes() -> Result<(
         );
     }
     // The key is lost, and no node was seen logged in.
-    let lost = with(&cluster, "lost", &format!("chap_key_file: {new}\n")).await?;
+    let lost = driver_with(&cluster, "lost", &format!("chap_key_file: {new}\n")).await?;
     let lost = Csi::of(&lost);
     refused(
         lost.publish(&id, NODE_A).await,
@@ -159,7 +159,7 @@ async fn a_publication_keeps_its_chap_secrets_when_the_key_changes() -> Result<(
 
     // What was created without CHAP stays so until unpublish; new targets follow the configuration.
     csi.unpublish(&id, NODE_A).await?;
-    let off = with(&cluster, "open", "chap: off\n").await?;
+    let off = driver_with(&cluster, "open", "chap: off\n").await?;
     let open = Csi::of(&off).publish(&id, NODE_A).await?;
     assert_eq!(
         (open["auth"].as_str(), open.contains_key("chap_password")),

@@ -163,7 +163,7 @@ async fn a_refused_deletion_is_reported_at_once() -> Result<()> {
     Ok(())
 }
 
-async fn gone_by_other_hands(cluster: &TestCluster, csi: &Csi) -> Result<String> {
+async fn deleted_by_administrator(cluster: &TestCluster, csi: &Csi) -> Result<String> {
     let id = csi.create("pvc-1", GIB).await?;
     let lun = format!("\"{}\"", uuid(&id));
     admin_call(
@@ -184,7 +184,7 @@ async fn gone_by_other_hands(cluster: &TestCluster, csi: &Csi) -> Result<String>
 async fn absence_needs_a_full_list_and_healthy_volumes() -> Result<()> {
     let cluster = Plan::controller().proving().start().await?;
     let csi = Csi::of(&cluster.plugin);
-    let id = gone_by_other_hands(&cluster, &csi).await?;
+    let id = deleted_by_administrator(&cluster, &csi).await?;
     for (status, hides) in [
         ("crashed", true),
         ("unmounted", true),

@@ -97,7 +97,7 @@ async fn a_success_without_effect_is_an_error() -> Result<()> {
             .filter(|call| *call == "LUN.get")
             .count())
     };
-    e2e::harness::until::until("several looks", reads, |reads| *reads >= 3).await?;
+    e2e::harness::until::until("several reads", reads, |reads| *reads >= 3).await?;
     assert!(!expansion.is_finished());
     cluster
         .nas

@@ -26,10 +26,10 @@ fn recovers_after(
     words: &[&str],
     remedy: &serde_json::Value,
 ) -> Result<Duration> {
-    run(2, async |cluster| {
-        cluster.post_control("/sessions/expire", json!({})).await?;
-        cluster.post_control("/accounts", mistake).await?;
-        let clients = cluster.clients(0, 0);
+    run(2, async |bed| {
+        bed.post_control("/sessions/expire", json!({})).await?;
+        bed.post_control("/accounts", mistake).await?;
+        let clients = bed.clients(0, 0);
         let try_create =
             async || TestVolume::create(&clients, "first", GIB, Content::Fs("ext4")).await;
         for _ in 0..5 {
@@ -37,7 +37,7 @@ fn recovers_after(
             // sleep: as a provisioner does between two tries; time is simulated.
             sleep(Duration::from_secs(10)).await;
         }
-        cluster.post_control("/accounts", remedy.clone()).await?;
+        bed.post_control("/accounts", remedy.clone()).await?;
         let fixed_at = Instant::now();
         let mut volume = loop {
             match try_create().await {
@@ -63,7 +63,7 @@ fn recovers_after(
 
 #[test]
 fn an_account_without_rights_is_put_into_administrators() -> Result<()> {
-    let account = |admin_call: bool| json!({"name": "admin", "password": PASSWORD, "administrator": admin_call});
+    let account = |administrator: bool| json!({"name": "admin", "password": PASSWORD, "administrator": administrator});
     let words = ["402", "group administrators", "next try at", "kubectl"];
     let took = recovers_after(account(false), &words, &account(true))?;
     ensure!(took <= Duration::from_secs(300), "{took:?}");
@@ -82,11 +82,11 @@ fn a_password_rotated_in_the_driver_before_the_nas_waits_for_it() -> Result<()> 
 /// Every caller that waits for a NAS that hangs gets the cause, before its sidecar's timeout.
 #[test]
 fn a_nas_that_hangs_at_the_login_fails_every_call_soon() -> Result<()> {
-    run(2, async |cluster| {
-        cluster.post_control("/sessions/expire", json!({})).await?;
+    run(2, async |bed| {
+        bed.post_control("/sessions/expire", json!({})).await?;
         let hang = json!({"api": AUTH, "method": "login", "times": 0, "fault": {"kind": "hang"}});
-        cluster.post_control("/faults", hang).await?;
-        let clients = cluster.clients(0, 0);
+        bed.post_control("/faults", hang).await?;
+        let clients = bed.clients(0, 0);
         let started = Instant::now();
         let try_create = async |name: String| {
             let answer = TestVolume::create(&clients, &name, GIB, Content::Block).await;
@@ -95,7 +95,7 @@ fn a_nas_that_hangs_at_the_login_fails_every_call_soon() -> Result<()> {
         join_all((0..3).map(|number| try_create(format!("pvc-{number}")))).await;
         let took = started.elapsed();
         ensure!(took <= Duration::from_secs(31), "{took:?}");
-        cluster.clear_faults().await
+        bed.clear_faults().await
     })
 }
 

@@ -176,12 +176,7 @@ impl Machines<'_> {
                 })
                 .collect()
         };
-        let owned = |boot_times: &[&str]| {
-            boot_times
-                .iter()
-                .map(|&word| word.to_owned())
-                .collect::<Vec<_>>()
-        };
+        let owned = |args: &[&str]| args.iter().map(|&word| word.to_owned()).collect::<Vec<_>>();
         let nas = Plan {
             name: FIRST.to_owned(),
             peer: SECOND.to_owned(),

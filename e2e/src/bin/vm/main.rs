@@ -141,8 +141,8 @@ fn main() -> ExitCode {
             second,
             choice,
         } => {
-            let cast = suite::Setup { export, second };
-            block_on(async { suite::run(cast, &serde_json::from_str(&choice)?).await })
+            let setup = suite::Setup { export, second };
+            block_on(async { suite::run(setup, &serde_json::from_str(&choice)?).await })
         }
         Role::Serve { address } => block_on(e2e::vm::remote::serve(&address)),
         Role::Write { file, progress } => block_on(write(&file, &progress)),

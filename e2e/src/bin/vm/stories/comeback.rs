@@ -347,9 +347,9 @@ fn must_be_clean(scene: &Scene, volume: &TestVolume) -> Result<()> {
         volume.name
     );
     if let Content::Fs(fs) = volume.content {
-        let message = checker(fs).iter().map(OsStr::new);
+        let args = checker(fs).iter().map(OsStr::new);
         let file = scene.lun_file(volume)?;
-        run("env", message.chain([file.as_os_str()]))
+        run("env", args.chain([file.as_os_str()]))
             .with_context(|| format!("{}: its file system", volume.name))?;
     }
     Ok(())

@@ -55,8 +55,8 @@ pub(super) async fn start_dirty(worker: &Worker, volume: &TestVolume) -> Result<
 
 /// A volume that moved from the cut-off node to this one.
 struct Moved {
-    on_first: TestVolume,
-    on_second: TestVolume,
+    on_cut_off: TestVolume,
+    on_this_node: TestVolume,
     before: Data,
 }
 
@@ -82,8 +82,8 @@ pub(crate) async fn late_writes(scene: &mut Scene) -> Result<String> {
 
     // The CO moves the volumes to this node. The first node's targets are deleted, which is the fence.
     let mut moved = Vec::new();
-    for on_first in volumes {
-        moved.push(Moved::move_here(scene, on_first).await?);
+    for on_cut_off in volumes {
+        moved.push(Moved::move_here(scene, on_cut_off).await?);
     }
 
     // The network returns. The first node retries the login, finds no target, and drops its pages.
@@ -107,20 +107,20 @@ pub(crate) async fn late_writes(scene: &mut Scene) -> Result<String> {
     }
     let clients = worker.on(&scene.cluster);
     for Moved {
-        on_first,
-        on_second,
+        on_cut_off,
+        on_this_node,
         ..
     } in moved
     {
         let unstage = async || {
             let done = async {
-                on_first.node_unpublish(&clients).await?;
-                on_first.unstage(&clients).await
+                on_cut_off.node_unpublish(&clients).await?;
+                on_cut_off.unstage(&clients).await
             };
             Ok(done.await.err().map(|status| status.to_string()))
         };
         until("the first node has unstaged", unstage, Option::is_none).await?;
-        on_second.delete(&clients).await?;
+        on_this_node.delete(&clients).await?;
     }
     worker.teardown().await?;
     let seen = CONTENTS.map(Content::name).join(", ");
@@ -130,40 +130,40 @@ pub(crate) async fn late_writes(scene: &mut Scene) -> Result<String> {
 }
 
 impl Moved {
-    async fn move_here(scene: &Scene, on_first: TestVolume) -> Result<Self> {
+    async fn move_here(scene: &Scene, on_cut_off: TestVolume) -> Result<Self> {
         let cluster = &scene.cluster;
-        on_first.unpublish(cluster).await?;
-        let on_second = scene.adopt(&on_first).await?;
-        let before = Scene::write(&on_second, 11)?;
+        on_cut_off.unpublish(cluster).await?;
+        let on_this_node = scene.adopt(&on_cut_off).await?;
+        let before = Scene::write(&on_this_node, 11)?;
         Ok(Self {
-            on_first,
-            on_second,
+            on_cut_off,
+            on_this_node,
             before,
         })
     }
 
     /// Checks that this node's volume is as this node left it, and still works.
     async fn must_be_ours(&self, scene: &Scene) -> Result<()> {
-        let (cluster, on_second) = (&scene.cluster, &self.on_second);
+        let (cluster, on_this_node) = (&scene.cluster, &self.on_this_node);
         Scene::must_hold(&self.before)?;
-        let after = Scene::write(on_second, 12)?;
-        on_second.expand_lun(cluster, 2 * GIB).await?;
-        on_second.expand_on_node(cluster, 2 * GIB).await?;
-        on_second.must_have(cluster, 2 * GIB)?;
+        let after = Scene::write(on_this_node, 12)?;
+        on_this_node.expand_lun(cluster, 2 * GIB).await?;
+        on_this_node.expand_on_node(cluster, 2 * GIB).await?;
+        on_this_node.must_have(cluster, 2 * GIB)?;
         Scene::must_hold(&after)?;
-        let device = scene.device(on_second)?;
-        on_second.node_unpublish(cluster).await?;
-        if let Content::Fs(fs) = on_second.content {
-            run("umount", [&on_second.staging])?;
+        let device = scene.device(on_this_node)?;
+        on_this_node.node_unpublish(cluster).await?;
+        if let Content::Fs(fs) = on_this_node.content {
+            run("umount", [&on_this_node.staging])?;
             let args = checker(fs).iter().map(OsStr::new);
             run("env", args.chain([device.as_os_str()]))?;
         }
         ensure!(
-            !scene.lun_contains(on_second, LATE)?,
+            !scene.lun_contains(on_this_node, LATE)?,
             "the cut-off node's pages have arrived"
         );
-        on_second.unstage(cluster).await?;
-        Ok(on_second.unpublish(cluster).await?)
+        on_this_node.unstage(cluster).await?;
+        Ok(on_this_node.unpublish(cluster).await?)
     }
 }
 
