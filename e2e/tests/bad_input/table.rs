@@ -92,7 +92,7 @@ impl Tally {
         );
         // Every password in these tables starts with "planted".
         if message.contains("planted") {
-            failures.push("the message tells a secret".to_owned());
+            failures.push("the message contains a secret".to_owned());
         }
         self.check(failures.is_empty(), || {
             format!(

@@ -100,7 +100,7 @@ pub(crate) fn check(lines: &[Line]) -> Result<()> {
             "ours" => ensure!(!line.leaks(), "our own driver has leaked a LUN: {line:?}"),
             "official" => ensure!(
                 line.leaks(),
-                "the official driver is said to leak a LUN here (dsm-web-api.md 11.2) and did not: look why: {line:?}"
+                "the official driver is known to leak a LUN here (dsm-web-api.md 11.2), but did not; find out why: {line:?}"
             ),
             _ => {}
         }
