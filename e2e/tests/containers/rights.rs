@@ -10,9 +10,9 @@ use crate::scene::Running;
 /// Privileges of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Rights {
-    /// Effective user id.
+    /// User id.
     pub(crate) user: u32,
-    /// Effective group id.
+    /// Group id.
     pub(crate) group: u32,
     /// Its capabilities and its bounding set, as bit masks.
     pub(crate) capabilities: [u64; 2],

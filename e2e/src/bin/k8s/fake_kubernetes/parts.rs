@@ -123,7 +123,7 @@ impl Parts {
 
     /// Starts a part that was killed.
     ///
-    /// It does not start.
+    /// # Errors
     /// It does not start.
     pub(super) async fn restart(&self, half: &Half) -> Result<()> {
         // sleep: keeps it down for a while.
