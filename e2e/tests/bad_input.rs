@@ -1,6 +1,6 @@
-//! Bad input gets a clear error and changes nothing: a table over all RPCs. Each row is a call, the gRPC code of its answer
-//! and what the message must say (the field, its value, and what to do); NAS and node must be as they were before.
-//! Beside it the oddities that are legal and must work.
+//! Bad input gets a clear error and changes nothing: a table over all RPCs. Each row is a call, the expected gRPC code,
+//! and what the message must contain (the field, its value, and the remedy); the state of NAS and node must not change.
+//! In addition, unusual but legal input that must work.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
@@ -27,26 +27,26 @@ use e2e::harness::test_cluster::Plan;
 use proto::csi::NodeGetInfoRequest;
 use serde_json::json;
 
-use fixture::Scene;
+use fixture::Fixture;
 use node::Node;
-use staged::AtWork;
+use staged::NodeInUse;
 use table::Tally;
 
 #[tokio::test]
 async fn the_controller_refuses_bad_input() {
-    let world = Plan::controller().start().await.unwrap();
-    let scene = Scene::set(&world).await.unwrap();
+    let cluster = Plan::controller().start().await.unwrap();
+    let fixture = Fixture::create(&cluster).await.unwrap();
     let mut tally = Tally::default();
     for rows in [
         controller::create_messages(),
         controller::create_state(),
-        controller::delete_rows(&scene),
-        controller::publish_rows(&scene),
-        controller::expand_rows(&scene),
-        controller::questions(&scene),
-        controller::not_offered(),
+        controller::delete_rows(&fixture),
+        controller::publish_rows(&fixture),
+        controller::expand_rows(&fixture),
+        controller::query_rows(&fixture),
+        controller::unsupported_rows(),
     ] {
-        tally.refused(&world, rows).await;
+        tally.refused(&cluster, rows).await;
     }
     tally.finish("bad input, controller", 250);
 }
@@ -74,45 +74,45 @@ async fn the_controller_refuses_what_a_small_or_broken_nas_cannot_do() {
 
 #[tokio::test]
 async fn the_controller_takes_legal_oddities() {
-    let world = Plan::controller().start().await.unwrap();
+    let cluster = Plan::controller().start().await.unwrap();
     let mut tally = Tally::default();
-    legal::lives(&world, &mut tally).await;
-    legal::calls(&world, &mut tally).await;
-    legal::smaller_retry(&world, &mut tally).await;
-    legal::many_nodes(&world, &mut tally).await;
-    legal::alias(&world, &mut tally).await;
+    legal::life_cycles(&cluster, &mut tally).await;
+    legal::calls(&cluster, &mut tally).await;
+    legal::smaller_retry(&cluster, &mut tally).await;
+    legal::many_nodes(&cluster, &mut tally).await;
+    legal::alias(&cluster, &mut tally).await;
     tally.finish("legal oddities, controller", 80);
-    assert_eq!(world.leftovers().await.unwrap(), Vec::<String>::new());
+    assert_eq!(cluster.leftovers().await.unwrap(), Vec::<String>::new());
 }
 
 #[tokio::test]
 async fn the_node_refuses_bad_input() {
-    let world = Plan::whole().start().await.unwrap();
+    let cluster = Plan::whole().start().await.unwrap();
     let mut tally = Tally::default();
-    let info = world
+    let info = cluster
         .plugin
         .node()
         .node_get_info(NodeGetInfoRequest {})
         .await
         .unwrap();
-    let node = Node::at(world.folder(), info.into_inner().node_id);
-    // Without any target the portal would not even answer.
-    Scene::set(&world).await.unwrap();
+    let node = Node::at(cluster.folder(), info.into_inner().node_id);
+    // Without any target the portal would not respond at all.
+    Fixture::create(&cluster).await.unwrap();
     for rows in [
         node::stage_rows(&node),
         node::publish_rows(&node),
-        node::undo_rows(&node),
-        node::measure_rows(&node),
+        node::unpublish_rows(&node),
+        node::stats_and_expand_rows(&node),
     ] {
-        tally.refused(&world, rows).await;
+        tally.refused(&cluster, rows).await;
     }
-    let name = world
+    let name = cluster
         .initiator()
         .unwrap()
         .root()
         .join("etc/iscsi/initiatorname.iscsi");
     std::fs::remove_file(name).unwrap();
-    tally.refused(&world, node::no_initiator()).await;
+    tally.refused(&cluster, node::no_initiator()).await;
     tally.finish("bad input, node", 200);
 }
 
@@ -121,26 +121,26 @@ async fn the_node_touches_no_disk_that_is_not_the_volumes() {
     if e2e::harness::skip::needs_root("bad input: disks") {
         return;
     }
-    let world = Plan::whole().start().await.unwrap();
+    let cluster = Plan::whole().start().await.unwrap();
     let mut tally = Tally::default();
-    disk::spoiled(&world, &mut tally).await;
-    disk::unreadable(&world, &mut tally).await;
+    disk::corrupted(&cluster, &mut tally).await;
+    disk::unreadable(&cluster, &mut tally).await;
     tally.finish("bad input, disks", 19);
-    assert_eq!(world.leftovers().await.unwrap(), Vec::<String>::new());
+    assert_eq!(cluster.leftovers().await.unwrap(), Vec::<String>::new());
 }
 
 #[tokio::test]
-async fn a_node_at_work_refuses_bad_input() {
+async fn a_node_in_use_refuses_bad_input() {
     if e2e::harness::skip::needs_root("bad input: a node at work") {
         return;
     }
-    let world = Plan::whole().start().await.unwrap();
+    let cluster = Plan::whole().start().await.unwrap();
     let mut tally = Tally::default();
-    let at_work = AtWork::set(&world).await.unwrap();
-    tally.refused(&world, at_work.rows()).await;
-    at_work.end(&world).await.unwrap();
+    let node_in_use = NodeInUse::create(&cluster).await.unwrap();
+    tally.refused(&cluster, node_in_use.rows()).await;
+    node_in_use.tear_down(&cluster).await.unwrap();
     tally.finish("bad input, a node at work", 37);
-    assert_eq!(world.leftovers().await.unwrap(), Vec::<String>::new());
+    assert_eq!(cluster.leftovers().await.unwrap(), Vec::<String>::new());
 }
 
 #[tokio::test]
@@ -148,9 +148,9 @@ async fn the_node_takes_legal_oddities() {
     if e2e::harness::skip::needs_root("legal oddities: node") {
         return;
     }
-    let world = Plan::whole().start().await.unwrap();
+    let cluster = Plan::whole().start().await.unwrap();
     let mut tally = Tally::default();
-    staged::legal(&world, &mut tally).await;
+    staged::legal(&cluster, &mut tally).await;
     tally.finish("legal oddities, node", 25);
-    assert_eq!(world.leftovers().await.unwrap(), Vec::<String>::new());
+    assert_eq!(cluster.leftovers().await.unwrap(), Vec::<String>::new());
 }

@@ -1,4 +1,4 @@
-//! Other people's programs, unmodified, against dsm-sim: they never heard of it, so they do not share our mistakes.
+//! Third-party programs, unmodified, against dsm-sim: they were not written for it, so they do not share our wrong assumptions.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use e2e::harness::skip::skip;
 #[path = "clients/browser.rs"]
 mod browser;
 
-/// The Python that `cargo ci clients` has put N4S4's and Home Assistant's libraries into.
+/// The Python in which `cargo ci clients` has installed the libraries of N4S4 and Home Assistant.
 fn python() -> Option<PathBuf> {
     #[expect(
         clippy::disallowed_methods,
@@ -42,18 +42,18 @@ async fn outsider_n4s4_lives_a_whole_life() -> Result<()> {
         for (address, more) in [(&nas.api, None), (&https, Some("--https"))] {
             let address = address.split_once("://").context("a URL")?.1;
             let args = [script, address, "--password", PASSWORD, "--dsm", generation];
-            let (fine, said) = process::suite(&python, args.into_iter().chain(more))?;
-            ensure!(fine, "DSM {dsm} at {address}: {said}");
-            ensure!(said.trim_end().ends_with("logout"), "{said}");
-            let left = nas.state().await?;
-            assert_eq!(left["luns"], serde_json::json!([]), "DSM {dsm}");
-            assert_eq!(left["targets"], serde_json::json!([]), "DSM {dsm}");
+            let (succeeded, output) = process::suite(&python, args.into_iter().chain(more))?;
+            ensure!(succeeded, "DSM {dsm} at {address}: {output}");
+            ensure!(output.trim_end().ends_with("logout"), "{output}");
+            let state = nas.state().await?;
+            assert_eq!(state["luns"], serde_json::json!([]), "DSM {dsm}");
+            assert_eq!(state["targets"], serde_json::json!([]), "DSM {dsm}");
         }
     }
     Ok(())
 }
 
-/// A second factor's secret, of 160 bits.
+/// The 160-bit secret of a second factor.
 const OTP_SECRET: &str = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -66,7 +66,7 @@ async fn outsider_home_assistant_takes_the_nas() -> Result<()> {
         return Ok(());
     };
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/clients/home_assistant.py");
-    // It asks for no CSRF token, and lives with protection on where it is given one all the same.
+    // It does not request a CSRF token, and works with CSRF protection if it gets one anyway.
     let csrf = vec!["--csrf", "--setting", "token_unasked=true"];
     let otp = vec!["--otp-secret", OTP_SECRET];
     for dsm in ["7.2", "6.2"] {
@@ -93,12 +93,12 @@ async fn outsider_home_assistant_takes_the_nas() -> Result<()> {
             if more == otp {
                 args.extend(otp.clone());
             }
-            let (fine, said) = process::suite(&python, args)?;
-            ensure!(fine, "DSM {dsm} {more:?}: {said}");
-            ensure!(said.trim_end().ends_with("logout"), "{said}");
+            let (succeeded, output) = process::suite(&python, args)?;
+            ensure!(succeeded, "DSM {dsm} {more:?}: {output}");
+            ensure!(output.trim_end().ends_with("logout"), "{output}");
             let journal = nas.journal(0).await?.1;
-            let shown = format!("{journal:?}");
-            ensure!(!shown.contains(PASSWORD), "a password in the journal");
+            let calls = format!("{journal:?}");
+            ensure!(!calls.contains(PASSWORD), "a password in the journal");
         }
     }
     Ok(())

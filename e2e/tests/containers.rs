@@ -1,6 +1,7 @@
-//! The images, started as the chart starts them, by testcontainers: a volume's life over TLS, who is refused, restarts, rights.
+//! Tests of the images, started as the chart starts them, with testcontainers: a volume's life cycle over TLS, rejected
+//! certificates, restarts, privileges.
 //!
-//! `cargo ci containers` builds the images, and finds or starts an engine; other runs skip what is here.
+//! `cargo ci containers` builds the images, and finds or starts an engine; in other runs these tests are skipped.
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::GIB;
@@ -25,11 +26,11 @@ use parts::{Access, Both, Driver, Nas, ready};
 use rights::Rights;
 use scene::Scene;
 
-/// A node as `NodeGetInfo` names one.
+/// A node id as `NodeGetInfo` returns it.
 const NODE: &str = "worker-a:0000000a";
 const EXT4: Content = Content::Fs("ext4");
 
-/// The NAS, and a controller that reaches it by HTTPS alone.
+/// The NAS, and a controller that connects to it over HTTPS only.
 async fn over_tls(scene: &Scene) -> Result<(Nas, Driver)> {
     let nas = Nas::start(scene).await?;
     let access = Access {
@@ -40,7 +41,7 @@ async fn over_tls(scene: &Scene) -> Result<(Nas, Driver)> {
     Ok((nas, driver))
 }
 
-/// The volumes that the driver lists: ids and sizes.
+/// The volumes that the driver lists: ids and sizes in bytes.
 async fn listed(driver: &Driver) -> Result<Vec<(String, i64)>> {
     let request = csi::ListVolumesRequest::default();
     let answer = driver
@@ -60,15 +61,15 @@ fn bytes(size: i64) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn contained_controller_lives_over_tls() -> Result<()> {
-    let Some(scene) = Scene::set("contained_controller_lives_over_tls")? else {
+    let Some(scene) = Scene::create("contained_controller_lives_over_tls")? else {
         return Ok(());
     };
     let (nas, driver) = over_tls(&scene).await?;
-    let life = TestVolume::create(&driver, "pvc-1", GIB, EXT4).await?;
+    let volume = TestVolume::create(&driver, "pvc-1", GIB, EXT4).await?;
     ensure!(nas.luns().await?.iter().map(|lun| lun.1).eq([bytes(GIB)]));
-    assert_eq!(listed(&driver).await?, [(life.id.clone(), GIB)]);
+    assert_eq!(listed(&driver).await?, [(volume.id.clone(), GIB)]);
 
-    assert_eq!(life.expand_lun(&driver, 2 * GIB).await?, 2 * GIB);
+    assert_eq!(volume.expand_lun(&driver, 2 * GIB).await?, 2 * GIB);
     ensure!(
         nas.luns()
             .await?
@@ -76,15 +77,15 @@ async fn contained_controller_lives_over_tls() -> Result<()> {
             .map(|lun| lun.1)
             .eq([bytes(2 * GIB)])
     );
-    assert_eq!(listed(&driver).await?, [(life.id.clone(), 2 * GIB)]);
+    assert_eq!(listed(&driver).await?, [(volume.id.clone(), 2 * GIB)]);
 
-    let context = life.publish_to(&driver, NODE).await?;
+    let context = volume.publish_to(&driver, NODE).await?;
     ensure!(context.contains_key("iqn"), "{context:?}");
     assert_eq!(nas.targets().await?, 1);
-    life.unpublish_from(&driver, NODE).await?;
+    volume.unpublish_from(&driver, NODE).await?;
     assert_eq!(nas.targets().await?, 0);
 
-    life.delete(&driver).await?;
+    volume.delete(&driver).await?;
     assert_eq!(nas.luns().await?, []);
     assert_eq!(listed(&driver).await?, []);
     Ok(())
@@ -92,10 +93,10 @@ async fn contained_controller_lives_over_tls() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn contained_controller_trusts_no_other_authority() -> Result<()> {
-    let Some(scene) = Scene::set("contained_controller_trusts_no_other_authority")? else {
+    let Some(scene) = Scene::create("contained_controller_trusts_no_other_authority")? else {
         return Ok(());
     };
-    let Some(elsewhere) = Scene::set("contained_controller_trusts_no_other_authority")? else {
+    let Some(elsewhere) = Scene::create("contained_controller_trusts_no_other_authority")? else {
         return Ok(());
     };
     let nas = Nas::start(&scene).await?;
@@ -104,9 +105,9 @@ async fn contained_controller_trusts_no_other_authority() -> Result<()> {
     let unnamed = format!("https://{}:5001", nas.address().await?);
     let (url, own) = (nas.url(), &nas.authority);
     for (url, authority, why) in [
-        // Each dsm-sim calls its authority the same; they differ in their keys.
+        // The authority of each dsm-sim has the same name; only the keys differ.
         (&url, &other, "another key"),
-        // The right authority, and an address that its certificate is not for.
+        // The right authority, with an address that the certificate is not valid for.
         (&unnamed, own, "write tls_server_name"),
     ] {
         let driver = Driver::controller(&scene, &Access { url, authority }).await?;
@@ -115,10 +116,10 @@ async fn contained_controller_trusts_no_other_authority() -> Result<()> {
         assert_eq!(refused.code(), Code::Unavailable, "{refused}");
         ensure!(refused.message().contains(why), "{refused}");
     }
-    // Not even a login has reached it.
-    let asked = nas.knob("counters").await?;
-    assert_eq!(asked["calls"], serde_json::json!({}), "{asked}");
-    // It is the trust that makes the difference.
+    // Not even a login has reached the NAS.
+    let counters = nas.control("counters").await?;
+    assert_eq!(counters["calls"], serde_json::json!({}), "{counters}");
+    // Only the trusted authority makes the difference.
     let access = Access {
         url: &url,
         authority: own,
@@ -130,37 +131,37 @@ async fn contained_controller_trusts_no_other_authority() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn contained_restarts_lose_no_volume() -> Result<()> {
-    let Some(scene) = Scene::set("contained_restarts_lose_no_volume")? else {
+    let Some(scene) = Scene::create("contained_restarts_lose_no_volume")? else {
         return Ok(());
     };
     let (nas, mut driver) = over_tls(&scene).await?;
-    let life = TestVolume::create(&driver, "pvc-1", GIB, EXT4).await?;
-    life.publish_to(&driver, NODE).await?;
+    let volume = TestVolume::create(&driver, "pvc-1", GIB, EXT4).await?;
+    volume.publish_to(&driver, NODE).await?;
 
     driver.restart().await?;
-    assert_eq!(listed(&driver).await?, [(life.id.clone(), GIB)]);
-    assert_eq!(life.expand_lun(&driver, 2 * GIB).await?, 2 * GIB);
+    assert_eq!(listed(&driver).await?, [(volume.id.clone(), GIB)]);
+    assert_eq!(volume.expand_lun(&driver, 2 * GIB).await?, 2 * GIB);
 
-    // The driver is not told; its session and its connections are those of before.
+    // The driver is not restarted and still has its old session and connections.
     nas.restart().await?;
     assert_eq!(nas.targets().await?, 1);
-    assert_eq!(life.expand_lun(&driver, 3 * GIB).await?, 3 * GIB);
-    assert_eq!(listed(&driver).await?, [(life.id.clone(), 3 * GIB)]);
+    assert_eq!(volume.expand_lun(&driver, 3 * GIB).await?, 3 * GIB);
+    assert_eq!(listed(&driver).await?, [(volume.id.clone(), 3 * GIB)]);
 
-    let again = create_request("pvc-1", 3 * GIB, EXT4);
+    let repeated = create_request("pvc-1", 3 * GIB, EXT4);
     assert_eq!(
-        TestVolume::create_as(&driver, again, EXT4).await?.id,
-        life.id
+        TestVolume::create_as(&driver, repeated, EXT4).await?.id,
+        volume.id
     );
-    life.unpublish_from(&driver, NODE).await?;
-    life.delete(&driver).await?;
+    volume.unpublish_from(&driver, NODE).await?;
+    volume.delete(&driver).await?;
     assert_eq!(nas.luns().await?, []);
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn contained_programs_have_no_rights() -> Result<()> {
-    let Some(scene) = Scene::set("contained_programs_have_no_rights")? else {
+    let Some(scene) = Scene::create("contained_programs_have_no_rights")? else {
         return Ok(());
     };
     let (nas, driver) = over_tls(&scene).await?;
@@ -173,7 +174,7 @@ async fn contained_programs_have_no_rights() -> Result<()> {
         writable_root: false,
     };
     assert_eq!(Rights::of(&driver.container)?, nothing);
-    // The nodes keep their sessions beside its targets: the chart lets it be root, without a root's rights.
+    // The simulated nodes keep their sessions next to its targets, so the chart runs it as root, but without capabilities.
     let as_root = Rights {
         user: 0,
         group: 0,
@@ -185,10 +186,10 @@ async fn contained_programs_have_no_rights() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn contained_dsm_sim_needs_no_words() -> Result<()> {
-    let Some(scene) = Scene::set("contained_dsm_sim_needs_no_words")? else {
+    let Some(scene) = Scene::create("contained_dsm_sim_needs_no_words")? else {
         return Ok(());
     };
-    // As `docker run` starts it, without its rights.
+    // As `docker run` starts it, without additional privileges.
     let alone = GenericImage::new("localhost/dsm-sim", env!("CARGO_PKG_VERSION"))
         .with_container_name(scene.name_of("alone"))
         .with_network(scene.name_of("net"))
@@ -205,7 +206,7 @@ async fn contained_dsm_sim_needs_no_words() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn contained_node_grows_a_mounted_volume() -> Result<()> {
-    let Some(scene) = Scene::set("contained_node_grows_a_mounted_volume")? else {
+    let Some(scene) = Scene::create("contained_node_grows_a_mounted_volume")? else {
         return Ok(());
     };
     if !can_grow_mounted_ext4() {
@@ -226,25 +227,25 @@ async fn contained_node_grows_a_mounted_volume() -> Result<()> {
     let id = info.into_inner().node_id;
     ensure!(id.starts_with(scene::NODE), "{id}");
 
-    let mut life = TestVolume::create(&both, "pvc-1", GIB, Content::Fs("xfs")).await?;
-    life.attach(&both).await?;
-    let before = total(&life, &both).await?;
-    assert_eq!(life.expand_lun(&both, 2 * GIB).await?, 2 * GIB);
-    life.expand_on_node(&both, 2 * GIB).await?;
-    let after = total(&life, &both).await?;
+    let mut volume = TestVolume::create(&both, "pvc-1", GIB, Content::Fs("xfs")).await?;
+    volume.attach(&both).await?;
+    let before = total(&volume, &both).await?;
+    assert_eq!(volume.expand_lun(&both, 2 * GIB).await?, 2 * GIB);
+    volume.expand_on_node(&both, 2 * GIB).await?;
+    let after = total(&volume, &both).await?;
     ensure!(
         after - before > GIB / 10 * 9,
         "{before}, then {after} bytes"
     );
-    life.detach(&both).await?;
-    life.delete(&both).await?;
+    volume.detach(&both).await?;
+    volume.delete(&both).await?;
     assert_eq!(nas.luns().await?, []);
     Ok(())
 }
 
-/// The size of the volume's file system, as a pod sees it.
-async fn total(life: &TestVolume, both: &Both) -> Result<i64> {
-    let usage = life.stats(both).await?.usage;
+/// The size of the volume's file system that a pod sees.
+async fn total(volume: &TestVolume, both: &Both) -> Result<i64> {
+    let usage = volume.stats(both).await?.usage;
     let bytes = usage
         .into_iter()
         .find(|usage| usage.unit == i32::from(csi::volume_usage::Unit::Bytes));

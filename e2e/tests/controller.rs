@@ -1,5 +1,5 @@
-//! The controller of the shipped driver against a simulated NAS: a test for each section of
-//! design.md that binds it. None needs root.
+//! Tests of the shipped driver's controller against a simulated NAS, one module per topic of
+//! design.md. None needs root.
 
 mod controller {
     mod absent_vs_unknown;

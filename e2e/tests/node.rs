@@ -1,21 +1,21 @@
-//! Stories of the node half: the shipped driver on a simulated NAS and a simulated `iscsiadm`, with real file systems, real
-//! mounts and real loop devices. As root; elsewhere each story says that it was skipped.
+//! Tests of the node half: the shipped driver on a simulated NAS and a simulated `iscsiadm`, with real file systems, real
+//! mounts and real loop devices. They need root; without it each prints that it was skipped.
 //!
-//! | stories | of |
+//! | modules | topic |
 //! |---|---|
-//! | [`growth`], [`full`] | volumes that grow: mounted or not, in steps, full to the brim |
-//! | [`crash`], [`format`] | a driver that is killed: between two steps, at each host command, in the midst of a format |
-//! | [`comeback`] | a volume that is forced away from its node, used elsewhere, and given back |
-//! | [`again`], [`outage`] | calls that come twice, nodes that reboot, NASes that are down |
-//! | [`dead`] | file systems that die under their pods, or come damaged |
-//! | [`modes`], [`views`] | readers, mount flags, one pod or two, raw devices, statistics |
-//! | [`chap`] | secrets: right, wrong, changed, and seen nowhere |
-//! | [`identity`] | disks that are not what they should be |
-//! | [`portals`] | several portals on a node whose multipathd makes no map |
-//! | [`crowd`] | twenty volumes at a time |
+//! | [`expand`], [`full_filesystem`] | expansion: mounted or not, in steps, of a full file system |
+//! | [`crash`], [`format`] | a driver that is killed: between two steps, at each host command, during a format |
+//! | [`comeback`] | a volume that is forcibly detached from its node, used elsewhere, and given back |
+//! | [`idempotency`], [`outage`] | repeated calls, nodes that reboot, NASes that are down |
+//! | [`dead_fs`] | file systems that fail under their pods, or are damaged |
+//! | [`access_modes`], [`stats`] | read-only volumes, mount flags, one pod or two, raw devices, statistics |
+//! | [`chap`] | CHAP secrets: right, wrong, changed, and never exposed |
+//! | [`identity`] | wrong disks |
+//! | [`portals`] | several portals on a node whose multipathd creates no map |
+//! | [`concurrency`] | twenty volumes, five at a time |
 //!
-//! In each, no call of the node service makes the NAS hear anything ([`story::Story::node`], design.md#the-node-never-calls-dsm), and at the end
-//! nothing is left anywhere ([`story::Story::end`]).
+//! Each test checks that no node call makes a NAS call ([`story::Story::node`], design.md#the-node-never-calls-dsm), and that
+//! nothing is left over at the end ([`story::Story::end`]).
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 

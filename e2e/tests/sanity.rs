@@ -1,5 +1,6 @@
-//! csi-sanity, the conformance suite of the Kubernetes CSI project, against the shipped driver: with instant answers of the
-//! NAS, with those of a real one, and on a NAS that others use, too. The specs are selected by the driver's own capabilities; there is no skip list.
+//! csi-sanity, the conformance suite of the Kubernetes CSI project, against the shipped driver: with a NAS that responds
+//! instantly, with realistic response times, and with a NAS that others use, too. The driver's capabilities select the specs;
+//! there is no skip list.
 
 use std::path::PathBuf;
 
@@ -8,11 +9,11 @@ use e2e::harness::process;
 use e2e::harness::skip::{needs_root, skip};
 use e2e::harness::test_cluster::{Plan, TestCluster};
 
-/// Specs that ask for capabilities which design.md#capabilities does not advertise: snapshots, group snapshots, clones, volume
-/// modification, snapshot metadata. A change of this number is a change of what is tested.
+/// Specs that need capabilities which design.md#capabilities does not advertise: snapshots, group snapshots, clones, volume
+/// modification, snapshot metadata. If this number changes, different specs are tested.
 const SKIPPED: usize = 38;
 
-/// What the suite's last line says.
+/// The summary line of the suite.
 #[derive(Debug, PartialEq)]
 struct Summary {
     passed: usize,
@@ -77,7 +78,7 @@ async fn conforms_with_the_answers_of_a_real_nas() -> Result<()> {
     .await
 }
 
-/// A volume that wants attention, one that has crashed, rows of others that fit no client's types, a snapshot that somebody has locked.
+/// The NAS has a degraded volume, a crashed one, foreign rows that fit no client's types, and a locked snapshot.
 #[tokio::test(flavor = "multi_thread")]
 async fn conforms_with_others_on_the_nas() -> Result<()> {
     conforms("conforms_with_others_on_the_nas", Plan::whole().shared()).await
@@ -98,14 +99,14 @@ async fn conforms(test: &str, plan: Plan) -> Result<()> {
         );
         return Ok(());
     };
-    let world = plan.start().await?;
-    let (succeeded, printed) = process::suite(&suite, arguments(&world)?)?;
+    let cluster = plan.start().await?;
+    let (succeeded, printed) = process::suite(&suite, arguments(&cluster)?)?;
     let summary = Summary::read(&printed);
     println!("{test}: {summary:?}");
     assert!(succeeded, "{printed}");
     let summary = summary.context("csi-sanity ends with a summary")?;
     assert_eq!((summary.failed, summary.skipped), (0, SKIPPED), "{printed}");
-    assert_eq!(world.leftovers().await?, Vec::<String>::new());
+    assert_eq!(cluster.leftovers().await?, Vec::<String>::new());
     Ok(())
 }
 
@@ -118,18 +119,18 @@ fn suite() -> Option<PathBuf> {
     named.ok().map(PathBuf::from).filter(|path| path.is_file())
 }
 
-fn arguments(world: &TestCluster) -> Result<Vec<String>> {
-    let path = |name: &str| world.folder().join(name).to_string_lossy().into_owned();
+fn arguments(cluster: &TestCluster) -> Result<Vec<String>> {
+    let path = |name: &str| cluster.folder().join(name).to_string_lossy().into_owned();
     std::fs::write(
-        world.folder().join("parameters.yaml"),
+        cluster.folder().join("parameters.yaml"),
         "location: /volume1\ntype: BLUN\n",
     )?;
     Ok(vec![
-        format!("--csi.endpoint=unix://{}", world.plugin.socket.display()),
+        format!("--csi.endpoint=unix://{}", cluster.plugin.socket.display()),
         format!("--csi.stagingdir={}", path("sanity-staging")),
         format!("--csi.mountdir={}", path("sanity-mount")),
         format!("--csi.testvolumeparameters={}", path("parameters.yaml")),
-        // The defaults, which the names of the specs promise: 10 GiB, grown to 20 GiB.
+        // The defaults, which the spec names mention: 10 GiB, expanded to 20 GiB.
         "--ginkgo.no-color".to_owned(),
         "--ginkgo.seed=1".to_owned(),
     ])

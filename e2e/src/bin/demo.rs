@@ -1,7 +1,10 @@
-//! `cargo demo`: one volume's whole life, told in under 30 lines. Every figure is measured; the exit status is 0 only when
-//! all of them were right.
+//! `cargo demo`: one volume's life cycle, printed in under 30 lines. Every figure is measured; the exit status is 0 only if
+//! all checks succeeded.
 
-#![expect(clippy::print_stdout, reason = "telling the story is what it is for")]
+#![expect(
+    clippy::print_stdout,
+    reason = "the output is the purpose of this program"
+)]
 
 use std::io::IsTerminal as _;
 use std::path::Path;
@@ -23,10 +26,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 #[derive(Parser)]
 #[command(name = "demo", bin_name = "cargo demo")]
 struct Args {
-    /// What the volume holds; default: ext4 where a mounted ext4 can be grown, else xfs
+    /// File system of the volume; default: ext4 if a mounted ext4 can grow on this machine, else xfs
     #[arg(long, value_enum)]
     fs: Option<Fs>,
-    /// Leave everything up at the end, to look around
+    /// Leave everything running at the end, for inspection
     #[arg(long)]
     keep: bool,
 }
@@ -72,29 +75,29 @@ async fn run(args: &Args) -> Result<()> {
         "loop devices and mounts need root; type: sudo -E env PATH=\"$PATH\" cargo demo"
     );
     let content = choose(args.fs)?;
-    let mut teller = Reporter::new();
-    let world = teller
+    let mut reporter = Reporter::new();
+    let cluster = reporter
         .during("starting NAS, node and driver", Plan::whole().start())
         .await?;
-    teller.say(
+    reporter.say(
         "NAS",
-        &format!("dsm-sim answers as DSM 7 at {}", world.nas.api),
+        &format!("dsm-sim answers as DSM 7 at {}", cluster.nas.api),
     );
-    let mut volume = story(&world, content, &mut teller).await?;
+    let mut volume = story(&cluster, content, &mut reporter).await?;
     if args.keep {
-        look_around(&world, &volume)?;
-        return world.keep();
+        look_around(&cluster, &volume)?;
+        return cluster.keep();
     }
-    remove(&world, &mut volume, &mut teller).await?;
+    remove(&cluster, &mut volume, &mut reporter).await?;
     println!(
         "\nWhat each CSI call cost the NAS (calls joined by + share one request):\n{}",
-        costs(&teller.ledger)
+        costs(&reporter.call_costs)
     );
     Ok(())
 }
 
-fn choose(asked: Option<Fs>) -> Result<Content> {
-    match asked {
+fn choose(requested: Option<Fs>) -> Result<Content> {
+    match requested {
         Some(Fs::Ext4) if !can_grow_mounted_ext4() => {
             anyhow::bail!("{NO_EXT4}; type: cargo demo --fs xfs")
         }
@@ -107,13 +110,17 @@ fn choose(asked: Option<Fs>) -> Result<Content> {
     }
 }
 
-async fn story(world: &TestCluster, content: Content, teller: &mut Reporter) -> Result<TestVolume> {
-    let nas = &world.nas;
-    let created = teller
+async fn story(
+    cluster: &TestCluster,
+    content: Content,
+    reporter: &mut Reporter,
+) -> Result<TestVolume> {
+    let nas = &cluster.nas;
+    let created = reporter
         .call(
-            world,
+            cluster,
             "CreateVolume",
-            TestVolume::create(world, "pvc-demo", BEFORE, content),
+            TestVolume::create(cluster, "pvc-demo", BEFORE, content),
         )
         .await?;
     let mut volume = created;
@@ -123,7 +130,7 @@ async fn story(world: &TestCluster, content: Content, teller: &mut Reporter) -> 
         .find(|lun| lun["uuid"] == volume.uuid())
         .context("the NAS has no such LUN")?;
     ensure!(lun["size"] == BEFORE, "the LUN has size {}", lun["size"]);
-    teller.say(
+    reporter.say(
         "create",
         &format!(
             "LUN {} on {}, {}",
@@ -133,11 +140,11 @@ async fn story(world: &TestCluster, content: Content, teller: &mut Reporter) -> 
         ),
     );
 
-    teller
-        .call(world, "ControllerPublishVolume", volume.publish(world))
+    reporter
+        .call(cluster, "ControllerPublishVolume", volume.publish(cluster))
         .await?;
     let iqn = volume.publish_context.get("iqn").context("no iqn")?.clone();
-    teller.say(
+    reporter.say(
         "publish",
         &format!(
             "target …{} exports it as LUN {}",
@@ -146,46 +153,46 @@ async fn story(world: &TestCluster, content: Content, teller: &mut Reporter) -> 
         ),
     );
 
-    teller
-        .call(world, "NodeStageVolume", volume.stage(world))
+    reporter
+        .call(cluster, "NodeStageVolume", volume.stage(cluster))
         .await?;
-    let device = volume.device(world)?;
+    let device = volume.device(cluster)?;
     let size = device_bytes(&device)?;
     ensure!(
         size == BEFORE.unsigned_abs(),
         "{} has {size} bytes",
         device.display()
     );
-    let made = match content {
+    let staged = match content {
         Content::Fs(name) => format!("mkfs.{name}, mounted"),
         Content::Block => "left raw".to_owned(),
     };
-    teller.say(
+    reporter.say(
         "stage",
         &format!(
-            "login, {} appears ({}), {made}",
+            "login, {} appears ({}), {staged}",
             device.display(),
             gib(size.cast_signed())
         ),
     );
 
-    teller
-        .call(world, "NodePublishVolume", volume.node_publish(world))
+    reporter
+        .call(cluster, "NodePublishVolume", volume.node_publish(cluster))
         .await?;
     let file = volume.file("data");
-    let written = teller
+    let written = reporter
         .during("writing 64 MiB", async { fill(&file, WRITTEN, 1) })
         .await?;
-    teller.say("write", &format!("64 MiB, SHA-256 {}…", &written[..16]));
-    grow(world, &volume, &device, teller).await?;
-    let read = teller
+    reporter.say("write", &format!("64 MiB, SHA-256 {}…", &written[..16]));
+    grow(cluster, &volume, &device, reporter).await?;
+    let read = reporter
         .during("reading 64 MiB", async { sha256(&file, WRITTEN) })
         .await?;
     ensure!(
         read == written,
         "the data changed: SHA-256 {read} after, {written} before"
     );
-    teller.say(
+    reporter.say(
         "read",
         &format!(
             "64 MiB, SHA-256 {}…: equal, and the volume was never unmounted",
@@ -196,29 +203,29 @@ async fn story(world: &TestCluster, content: Content, teller: &mut Reporter) -> 
 }
 
 async fn grow(
-    world: &TestCluster,
+    cluster: &TestCluster,
     volume: &TestVolume,
     device: &Path,
-    teller: &mut Reporter,
+    reporter: &mut Reporter,
 ) -> Result<()> {
     let holds = visible_bytes(volume, device)?;
-    let answered = teller
+    let returned = reporter
         .call(
-            world,
+            cluster,
             "ControllerExpandVolume",
-            volume.expand_lun(world, AFTER),
+            volume.expand_lun(cluster, AFTER),
         )
         .await?;
     ensure!(
-        answered == AFTER,
-        "ControllerExpandVolume answered {answered}"
+        returned == AFTER,
+        "ControllerExpandVolume answered {returned}"
     );
-    teller.say(
+    reporter.say(
         "expand",
         &format!(
             "on the NAS the LUN grew from {} to {}",
             gib(BEFORE),
-            gib(answered)
+            gib(returned)
         ),
     );
     let stale = device_bytes(device)?;
@@ -227,7 +234,7 @@ async fn grow(
         "{} has {stale} bytes before the rescan",
         device.display()
     );
-    teller.say(
+    reporter.say(
         "",
         &format!(
             "before the rescan {} still has {}",
@@ -236,11 +243,11 @@ async fn grow(
         ),
     );
 
-    let answered = teller
+    let returned = reporter
         .call(
-            world,
+            cluster,
             "NodeExpandVolume",
-            volume.expand_on_node(world, AFTER),
+            volume.expand_on_node(cluster, AFTER),
         )
         .await?;
     let (fresh, now_holds) = (device_bytes(device)?, visible_bytes(volume, device)?);
@@ -254,17 +261,17 @@ async fn grow(
         now_holds > least.max(holds),
         "it holds {now_holds} bytes, and held {holds} before"
     );
-    teller.say(
+    reporter.say(
         "",
         &format!(
             "after the rescan {} has {}, and NodeExpandVolume answers {}",
             device.display(),
             gib(fresh.cast_signed()),
-            gib(answered)
+            gib(returned)
         ),
     );
     if let Content::Fs(name) = volume.content {
-        teller.say(
+        reporter.say(
             "",
             &format!(
                 "{name} grew from {} to {} (df), mounted all the while",
@@ -276,29 +283,45 @@ async fn grow(
     Ok(())
 }
 
-async fn remove(world: &TestCluster, volume: &mut TestVolume, teller: &mut Reporter) -> Result<()> {
-    teller
-        .call(world, "NodeUnpublishVolume", volume.node_unpublish(world))
+async fn remove(
+    cluster: &TestCluster,
+    volume: &mut TestVolume,
+    reporter: &mut Reporter,
+) -> Result<()> {
+    reporter
+        .call(
+            cluster,
+            "NodeUnpublishVolume",
+            volume.node_unpublish(cluster),
+        )
         .await?;
-    teller
-        .call(world, "NodeUnstageVolume", volume.unstage(world))
+    reporter
+        .call(cluster, "NodeUnstageVolume", volume.unstage(cluster))
         .await?;
-    teller
-        .call(world, "ControllerUnpublishVolume", volume.unpublish(world))
+    reporter
+        .call(
+            cluster,
+            "ControllerUnpublishVolume",
+            volume.unpublish(cluster),
+        )
         .await?;
-    teller
-        .call(world, "DeleteVolume", volume.delete(world))
+    reporter
+        .call(cluster, "DeleteVolume", volume.delete(cluster))
         .await?;
-    let left = world.leftovers().await?;
-    ensure!(left.is_empty(), "left behind: {}", left.join(", "));
-    teller.say(
+    let leftovers = cluster.leftovers().await?;
+    ensure!(
+        leftovers.is_empty(),
+        "left behind: {}",
+        leftovers.join(", ")
+    );
+    reporter.say(
         "remove",
         "unmounted, logged out, target and LUN deleted: nothing left on NAS or node",
     );
     Ok(())
 }
 
-/// What a user of the volume sees: the file system's size, or the device's.
+/// What a user of the volume sees: the file system's size, or the size of the raw device.
 fn visible_bytes(volume: &TestVolume, device: &Path) -> Result<u64> {
     match volume.content {
         Content::Fs(_) => fs_bytes(&volume.path()),
@@ -306,7 +329,7 @@ fn visible_bytes(volume: &TestVolume, device: &Path) -> Result<u64> {
     }
 }
 
-/// In GiB, with two decimals where it is no whole number.
+/// In GiB, with two decimals unless it is a whole number.
 fn gib(bytes: i64) -> String {
     if bytes % GIB == 0 {
         return format!("{} GiB", bytes / GIB);
@@ -315,38 +338,38 @@ fn gib(bytes: i64) -> String {
     format!("{}.{:02} GiB", hundredths / 100, hundredths % 100)
 }
 
-fn costs(ledger: &CallCosts) -> String {
+fn costs(call_costs: &CallCosts) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    for row in &ledger.rows {
+    for row in &call_costs.rows {
         table.add_row([row.rpc, &format!("{} requests", row.requests), &row.story()]);
     }
     table.trim_fmt()
 }
 
-fn look_around(world: &TestCluster, volume: &TestVolume) -> Result<()> {
+fn look_around(cluster: &TestCluster, volume: &TestVolume) -> Result<()> {
     println!(
         "\nKept. Look at {} ({}), at the driver's log in {},",
         volume.path().display(),
-        volume.device(world)?.display(),
-        world.folder().join("driver.log").display()
+        volume.device(cluster)?.display(),
+        cluster.folder().join("driver.log").display()
     );
     println!(
         "at the NAS's journal (curl {}/journal), or talk CSI at unix://{}.",
-        world.nas.control,
-        world.plugin.socket.display()
+        cluster.nas.control,
+        cluster.plugin.socket.display()
     );
     println!(
         "Remove all of it with:  rm {0}/keep && {1} {0} </dev/null",
-        world.folder().display(),
+        cluster.folder().display(),
         e2e::harness::process::binary("janitor")?.display()
     );
     Ok(())
 }
 
-/// Tells the story line by line, with a spinner on a terminal while a step lasts.
+/// Prints the story line by line, with a spinner on a terminal while a step runs.
 struct Reporter {
-    ledger: CallCosts,
+    call_costs: CallCosts,
     spinner: ProgressBar,
 }
 
@@ -362,7 +385,7 @@ impl Reporter {
                 .unwrap_or_else(|_| ProgressStyle::default_spinner()),
         );
         Self {
-            ledger: CallCosts::default(),
+            call_costs: CallCosts::default(),
             spinner,
         }
     }
@@ -387,7 +410,7 @@ impl Reporter {
 
     async fn call<T>(
         &mut self,
-        world: &TestCluster,
+        cluster: &TestCluster,
         rpc: &'static str,
         call: impl Future<Output = Result<T, tonic::Status>>,
     ) -> Result<T> {
@@ -395,7 +418,7 @@ impl Reporter {
         spinner.reset_elapsed();
         spinner.set_message(rpc);
         spinner.enable_steady_tick(Duration::from_millis(120));
-        let answer = self.ledger.call(&world.nas, rpc, call).await;
+        let answer = self.call_costs.call(&cluster.nas, rpc, call).await;
         spinner.disable_steady_tick();
         spinner.set_message("");
         answer

@@ -1,5 +1,5 @@
-//! Two controllers on one NAS, interleaved at every request, while every number that becomes free is given to somebody else's
-//! target at once: no target of others is touched, and what was answered stays (design.md, "Fencing").
+//! Two controllers on one NAS, interleaved at every request, while another user's target immediately takes every target number
+//! that becomes free: foreign targets are never touched, and publications that were returned stay valid (design.md, "Fencing").
 //!
 //! A failure prints its seed.
 
@@ -40,13 +40,13 @@ use rand::{RngExt as _, SeedableRng as _};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-/// How time goes on while nobody asks the NAS: somebody waits between two looks.
+/// How far time advances while no request is pending, because a controller sleeps between two polls.
 const TICK: Duration = Duration::from_millis(1);
-/// After this a CO tries again.
-const AGAIN: Duration = Duration::from_secs(1);
+/// After this time a CO retries.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 const NODES: [&str; 2] = ["worker-a:0000000a", "worker-b:0000000b"];
 
-/// Requests that wait to be let through, by the controller that sends them.
+/// Requests that wait to be released, with the controller that sent them.
 #[derive(Debug, Default)]
 struct Queue(Mutex<Vec<(usize, oneshot::Sender<oneshot::Sender<()>>)>>);
 
@@ -54,18 +54,18 @@ impl Queue {
     fn lock(
         &self,
     ) -> std::sync::MutexGuard<'_, Vec<(usize, oneshot::Sender<oneshot::Sender<()>>)>> {
-        self.0.lock().expect("nobody panics while holding it")
+        self.0.lock().expect("not poisoned")
     }
 }
 
 #[derive(Debug)]
-struct Line {
+struct QueuedTransport {
     nas: Arc<Embedded>,
     queue: Arc<Queue>,
     who: usize,
 }
 
-impl Transport for Line {
+impl Transport for QueuedTransport {
     fn send(&self, request: Request<String>) -> BoxFuture<'_, Result<Response<Bytes>, Failure>> {
         Box::pin(async move {
             let (sender, turn) = oneshot::channel();
@@ -82,16 +82,16 @@ impl Transport for Line {
     }
 }
 
-/// A world for one schedule.
+/// The cluster for one schedule.
 struct TestSetup {
     nas: Arc<Embedded>,
     queue: Arc<Queue>,
     controllers: Vec<Controller>,
     random: StdRng,
-    /// Targets of others, as they were made.
+    /// Foreign targets, as they were created.
     foreign: BTreeMap<String, Value>,
-    /// A person maps the volume's own LUN nowhere; this one is theirs.
-    others_lun: String,
+    /// A foreign LUN. An administrator never maps the volume's own LUN; foreign targets map this one.
+    foreign_lun: String,
     made: u64,
     _folder: tempfile::TempDir,
 }
@@ -117,13 +117,13 @@ impl TestSetup {
                 username: "admin".to_owned(),
                 password: Password::Given(PASSWORD.to_owned().into()),
             };
-            let wire = Line {
+            let line = QueuedTransport {
                 nas: nas.clone(),
                 queue: queue.clone(),
                 who,
             };
             let refusals = Arc::new(Refusals::open(None)?);
-            let client = Client::over(Arc::new(wire), account, refusals);
+            let client = Client::over(Arc::new(line), account, refusals);
             let mut nas = dsm::Nas::new(name, "nas.example".to_owned(), client);
             nas.portals = vec!["10.0.0.5:3260".parse().ok().context("a portal")?];
             let key = Key::read(CHAP_KEY.as_bytes()).context("a key")?;
@@ -138,14 +138,14 @@ impl TestSetup {
         let controllers = vec![controller(0)?, controller(1)?];
         let lun = json!({"name": "theirs", "type": "BLUN", "size": 1 << 30, "location": "/volume1", "description": "no mark"});
         let made = nas.control(http::Method::POST, "/luns", &lun).await?;
-        let others_lun = made["uuid"].as_str().context("a uuid")?.to_owned();
+        let foreign_lun = made["uuid"].as_str().context("a uuid")?.to_owned();
         Ok(Self {
             nas,
             queue,
             controllers,
             random: StdRng::seed_from_u64(seed),
             foreign: BTreeMap::new(),
-            others_lun,
+            foreign_lun,
             made: 0,
             _folder: folder,
         })
@@ -159,7 +159,7 @@ impl TestSetup {
         Ok(state["targets"].as_array().cloned().unwrap_or_default())
     }
 
-    /// Somebody takes every number that is free below the highest in use, and the one after that.
+    /// Another user takes every target number that is free below the highest in use, and the next higher one.
     async fn take_free_numbers(&mut self) -> Result<()> {
         let numbers: BTreeSet<u64> = self
             .targets()
@@ -178,7 +178,7 @@ impl TestSetup {
             self.nas
                 .control(http::Method::POST, "/san/targets/create", &create)
                 .await?;
-            let map = json!({"iqn": iqn, "lun_uuid": self.others_lun});
+            let map = json!({"iqn": iqn, "lun_uuid": self.foreign_lun});
             self.nas
                 .control(http::Method::POST, "/san/targets/map", &map)
                 .await?;
@@ -189,7 +189,7 @@ impl TestSetup {
         Ok(())
     }
 
-    /// Somebody deletes a target of his own, so that its number is free.
+    /// Another user deletes one of their targets, so that its number becomes free.
     async fn free_a_number(&mut self) -> Result<()> {
         let names: Vec<String> = self.foreign.keys().cloned().collect();
         if names.is_empty() {
@@ -204,30 +204,30 @@ impl TestSetup {
         Ok(())
     }
 
-    async fn nobody_else_is_touched(&self) -> Result<()> {
+    async fn check_foreign_targets(&self) -> Result<()> {
         let rows = self.targets().await?;
-        let theirs: BTreeMap<String, Value> = rows
+        let foreign_now: BTreeMap<String, Value> = rows
             .into_iter()
             .filter_map(|row| Some((row["iqn"].as_str()?.to_owned(), row)))
             .filter(|(iqn, _)| publication(iqn).is_none())
             .collect();
         ensure!(
-            theirs == self.foreign,
-            "targets of others were {:?}, are {theirs:?}",
+            foreign_now == self.foreign,
+            "foreign targets were {:?}, are {foreign_now:?}",
             self.foreign
         );
         Ok(())
     }
 
-    /// Lets requests through, one at a time and in an order that luck chooses, until the calls have ended.
-    async fn play<T: Send + 'static>(
+    /// Releases requests one at a time in random order, until the calls have ended.
+    async fn run_calls<T: Send + 'static>(
         &mut self,
         calls: Vec<tokio::task::JoinHandle<T>>,
     ) -> Result<Vec<T>> {
         while !calls.iter().all(tokio::task::JoinHandle::is_finished) {
             let waiting = self.queue.lock().len();
             if waiting == 0 {
-                // sleep: time stands still until nobody works, and then goes on to whoever waits between two looks
+                // sleep: in paused time this returns when no task can run, and then wakes the task that sleeps between two polls
                 tokio::time::sleep(TICK).await;
                 continue;
             }
@@ -237,7 +237,7 @@ impl TestSetup {
             if turn.send(done).is_ok() {
                 let _ = ended.await;
             }
-            self.nobody_else_is_touched().await?;
+            self.check_foreign_targets().await?;
             if self.random.random_bool(0.3) {
                 self.free_a_number().await?;
             }
@@ -255,7 +255,7 @@ impl TestSetup {
 
 type Answer = Result<Option<String>, tonic::Status>;
 
-/// `ControllerPublishVolume`, or its counterpart, repeated a few times as a CO does.
+/// `ControllerPublishVolume` or `ControllerUnpublishVolume`, retried a few times as a CO does.
 async fn retry(
     controller: Controller,
     (id, secrets): (String, HashMap<String, String>),
@@ -298,13 +298,13 @@ async fn retry(
             }
             other => return other,
         }
-        // sleep: as a CO does between two tries; it costs no time
-        tokio::time::sleep(AGAIN).await;
+        // sleep: as a CO does between two tries; it takes no real time
+        tokio::time::sleep(RETRY_AFTER).await;
     }
     Err(last.unwrap_or_else(|| tonic::Status::internal("no try")))
 }
 
-/// Half of the classes name a Secret, so that each Publish sets what the target asks for.
+/// Half of the StorageClasses name a Secret, so that each Publish sets CHAP on the target.
 fn secrets(seed: u64) -> HashMap<String, String> {
     let named = [("username", "alice"), ("password", "alice-1234567")];
     let named = named.map(|(key, value)| (format!("node.session.auth.{key}"), value.to_owned()));
@@ -312,27 +312,30 @@ fn secrets(seed: u64) -> HashMap<String, String> {
 }
 
 async fn schedule(seed: u64, settings: Settings) -> Result<()> {
-    let mut world = TestSetup::start(seed, settings).await?;
+    let mut cluster = TestSetup::start(seed, settings).await?;
     let create = create_request("pvc-1", 1 << 30, Content::Block);
-    let controller = world.controllers[0].clone();
+    let controller = cluster.controllers[0].clone();
     let made =
         tokio::spawn(async move { controller.create_volume(tonic::Request::new(create)).await });
-    let made = world.play(vec![made]).await?.remove(0)?;
+    let made = cluster.run_calls(vec![made]).await?.remove(0)?;
     let id = made.into_inner().volume.unwrap_or_default().volume_id;
     let secrets = secrets(seed);
-    let proof = if secrets.is_empty() { 2 } else { 1 };
+    let auth_type = if secrets.is_empty() { 2 } else { 1 };
     let volume = (id, secrets);
-    world.take_free_numbers().await?;
+    cluster.take_free_numbers().await?;
     let mut names = BTreeSet::new();
     for _ in 0..3 {
-        let (first, second) = (NODES[0], NODES[usize::from(world.random.random_bool(0.2))]);
-        let both = world.random.random_bool(0.8);
+        let (first, second) = (
+            NODES[0],
+            NODES[usize::from(cluster.random.random_bool(0.2))],
+        );
+        let both = cluster.random.random_bool(0.8);
         let calls = [(0, first, true), (1, second, both)].map(|(who, node, publish)| {
-            let controller = world.controllers[who].clone();
+            let controller = cluster.controllers[who].clone();
             tokio::spawn(retry(controller, volume.clone(), node, publish))
         });
-        let answers = world.play(calls.into()).await?;
-        let rows = world.targets().await?;
+        let answers = cluster.run_calls(calls.into()).await?;
+        let rows = cluster.targets().await?;
         let exported: BTreeSet<String> = rows
             .iter()
             .filter(|row| {
@@ -344,54 +347,60 @@ async fn schedule(seed: u64, settings: Settings) -> Result<()> {
             .filter(|iqn| publication(iqn).is_some())
             .collect();
         let open = rows.iter().find(|row| {
-            row["auth_type"] != proof && row["iqn"].as_str().and_then(publication).is_some()
+            row["auth_type"] != auth_type && row["iqn"].as_str().and_then(publication).is_some()
         });
         ensure!(open.is_none(), "a target takes any login: {open:?}");
         if both {
-            let told: BTreeSet<String> = answers.iter().flatten().flatten().cloned().collect();
-            ensure!(told.len() <= 1, "two answers: {answers:?}");
+            let returned: BTreeSet<String> = answers.iter().flatten().flatten().cloned().collect();
+            ensure!(returned.len() <= 1, "two answers: {answers:?}");
             ensure!(
-                told.is_subset(&exported),
-                "answered {told:?}, exported {exported:?}: {answers:?}"
+                returned.is_subset(&exported),
+                "answered {returned:?}, exported {exported:?}: {answers:?}"
             );
             ensure!(
-                first != second || !told.is_empty(),
+                first != second || !returned.is_empty(),
                 "neither has an answer: {answers:?}"
             );
-            ensure!(names.is_disjoint(&told), "{told:?} was there before");
-            names.extend(told);
+            ensure!(
+                names.is_disjoint(&returned),
+                "{returned:?} was there before"
+            );
+            names.extend(returned);
         }
         for node in NODES {
-            let controllers = world.controllers.clone();
+            let controllers = cluster.controllers.clone();
             let calls = controllers
                 .into_iter()
                 .map(|controller| tokio::spawn(retry(controller, volume.clone(), node, false)));
-            for answer in world.play(calls.collect()).await? {
+            for answer in cluster.run_calls(calls.collect()).await? {
                 answer?;
             }
         }
-        let left = world.targets().await?;
+        let remaining = cluster.targets().await?;
         let ours = |row: &&Value| row["iqn"].as_str().and_then(publication).is_some();
-        ensure!(!left.iter().any(|row| ours(&row)), "left: {left:?}");
+        ensure!(
+            !remaining.iter().any(|row| ours(&row)),
+            "left: {remaining:?}"
+        );
     }
     Ok(())
 }
 
-/// Plays two controllers at every request, on a NAS that gives numbers away again at once
+/// Interleaves two controllers at every request, on a NAS that reuses target numbers at once
 #[derive(Debug, Parser)]
 #[command(name = "interleaved")]
 struct Cli {
-    /// How many schedules
+    /// Number of schedules
     #[arg(long, default_value_t = 1000)]
     cases: u64,
-    /// The first schedule's luck; the next ones' follow
+    /// Random seed of the first schedule; later ones use the following numbers
     #[arg(long, default_value_t = 2026)]
     seed: u64,
 }
 
-fn play(seed: u64) -> Result<()> {
+fn run_calls(seed: u64) -> Result<()> {
     let settings = Settings {
-        // Every other NAS names the calls that it stopped.
+        // On every other NAS, a stopped compound returns entries for the calls that it skipped.
         compound_fills_stopped: seed.is_multiple_of(2),
         ..Settings::default()
     };
@@ -405,11 +414,11 @@ fn play(seed: u64) -> Result<()> {
 fn main() -> ExitCode {
     let Cli { cases, seed } = Cli::parse();
     for seed in seed..seed + cases {
-        if let Err(error) = play(seed) {
+        if let Err(error) = run_calls(seed) {
             eprintln!("interleaved --cases 1 --seed {seed}: {error:#}");
             return ExitCode::FAILURE;
         }
     }
-    println!("{cases} schedules from seed {seed}: no target of others was touched");
+    println!("{cases} schedules from seed {seed}: no foreign target was touched");
     ExitCode::SUCCESS
 }

@@ -1,4 +1,4 @@
-//! Any RPC as a value: what a row of the table sends, and what may come back.
+//! Any RPC as a value: a request to send, and its response.
 
 use e2e::harness::plugin::Plugin;
 use proto::csi;
@@ -10,7 +10,7 @@ macro_rules! rpcs {
         #[derive(Clone, Debug)]
         pub(crate) enum Call { $($rpc(csi::$request)),* }
 
-        /// Its answer.
+        /// Its response.
         #[derive(Clone, Debug, PartialEq)]
         pub(crate) enum Answer { $($rpc(csi::$response)),* }
 
@@ -21,7 +21,7 @@ macro_rules! rpcs {
         })*
 
         impl Call {
-            /// The RPC's name.
+            /// The name of the RPC.
             pub(crate) fn rpc(&self) -> &'static str {
                 match self { $(Self::$rpc(_) => stringify!($rpc)),* }
             }
@@ -61,7 +61,7 @@ rpcs! {
 }
 
 impl Answer {
-    /// Why `ValidateVolumeCapabilities` confirms nothing; `None` for every other answer.
+    /// Why `ValidateVolumeCapabilities` confirmed nothing; `None` for every other response.
     pub(crate) fn unconfirmed(&self) -> Option<&str> {
         let Self::ValidateVolumeCapabilities(answer) = self else {
             return None;

@@ -1,4 +1,4 @@
-//! Rows about the controller service.
+//! Table rows for the controller service.
 
 use anyhow::Result;
 use e2e::GIB;
@@ -10,7 +10,7 @@ use tonic::Code::{
     ResourceExhausted, Unavailable, Unimplemented,
 };
 
-use crate::fixture::{Scene, made, uuid};
+use crate::fixture::{Fixture, created, uuid};
 use crate::request::*;
 use crate::table::{Row, nothing_to_do, row};
 
@@ -27,8 +27,8 @@ const NO_MARK: [&str; 3] = [
 ];
 const NO_SUCH_LUN: [&str; 2] = [UUID, "the NAS has no LUN"];
 
-/// `CreateVolume`: what is wrong with the message alone.
-#[rustfmt::skip] // A row is a line.
+/// `CreateVolume`: invalid requests.
+#[rustfmt::skip] // One row per line.
 pub(crate) fn create_messages() -> Vec<Row> {
     let refused = |name, request, says: &[&str]| row(name, request, InvalidArgument, says);
     let parameter = |name, key: &str, value: &str, remedy: &str| {
@@ -37,17 +37,17 @@ pub(crate) fn create_messages() -> Vec<Row> {
     };
     let sized = |name, required, limit, code, says: &[&str]| row(name, create_sized("new", required, limit), code, says);
     let source = csi::VolumeContentSource { r#type: Some(csi::volume_content_source::Type::Snapshot(csi::volume_content_source::SnapshotSource { snapshot_id: "s".to_owned() })) };
-    let clone = csi::VolumeContentSource { r#type: Some(csi::volume_content_source::Type::Volume(csi::volume_content_source::VolumeSource { volume_id: absent() })) };
+    let clone = csi::VolumeContentSource { r#type: Some(csi::volume_content_source::Type::Volume(csi::volume_content_source::VolumeSource { volume_id: no_such_volume() })) };
     let mut rows = vec![
         refused("no name", create(""), &["name is missing", "give the volume a name"]),
         refused("129 characters", create(&"n".repeat(129)), &["name", "nnn", "at most 128 bytes"]),
         refused("a bell in the name", create("ring\x07"), &["name", "ring\\u{7}", "no control characters"]),
         refused("NUL in the name", create("nul\0"), &["name", "nul\\0", "no control characters"]),
         refused("a control character of Unicode in the name", create("next\u{85}line"), &["name", "\\u{85}", "no control characters"]),
-        refused("no capability", but(create("new"), |r| r.volume_capabilities.clear()), &["volume_capabilities is missing", "how the volume is to be used"]),
-        refused("a snapshot as source", but(create("new"), |r| r.volume_content_source = Some(source)), &["volume_content_source", "leave it out"]),
-        refused("a volume as source", but(create("new"), |r| r.volume_content_source = Some(clone)), &["volume_content_source", "leave it out"]),
-        refused("mutable parameters", but(create("new"), |r| r.mutable_parameters = map([("iops", "5")])), &["mutable_parameters", "leave it out"]),
+        refused("no capability", modified(create("new"), |r| r.volume_capabilities.clear()), &["volume_capabilities is missing", "how the volume is to be used"]),
+        refused("a snapshot as source", modified(create("new"), |r| r.volume_content_source = Some(source)), &["volume_content_source", "leave it out"]),
+        refused("a volume as source", modified(create("new"), |r| r.volume_content_source = Some(clone)), &["volume_content_source", "leave it out"]),
+        refused("mutable parameters", modified(create("new"), |r| r.mutable_parameters = map([("iops", "5")])), &["mutable_parameters", "leave it out"]),
         sized("a negative size", -1, 0, InvalidArgument, &["capacity_range.required_bytes", "-1", "not negative"]),
         sized("a negative limit", 0, i64::MIN, InvalidArgument, &["capacity_range.limit_bytes", "-9223372036854775808", "not negative"]),
         sized("a limit below the requirement", 2 * GIB, GIB, OutOfRange, &["required_bytes 2 GiB", "limit_bytes 1 GiB", "raise the limit"]),
@@ -79,41 +79,41 @@ pub(crate) fn create_messages() -> Vec<Row> {
         parameter("an option that rules growth out", "formatOptions", "-O bigalloc -C 65536", "cannot grow"),
         parameter("an option that gives all volumes one UUID", "formatOptions", "-U 3c6a9c1e-54b0-4a7a-8d3c-1d8a1f9b3a11", "same UUID"),
         parameter("an option that no node could mount", "formatOptions", "-b 65536", "leave it out"),
-        refused("two capabilities that disagree", but(create("new"), |r| r.volume_capabilities.push(of_type("xfs"))), &["mount.fs_type", "ext4", "xfs", "make them equal"]),
-        refused("a mount flag that stops the node", but(create("new"), |r| r.volume_capabilities = vec![flagged("errors=panic")]), &["mount_flags", "errors=panic", "errors=remount-ro"]),
-        refused("mount flags that contradict one another", but(create("new"), |r| r.volume_capabilities = vec![flagged("noatime,relatime")]), &["mount_flags", "relatime", "contradicts"]),
-        refused("a mount flag of propagation", but(create("new"), |r| r.volume_capabilities = vec![flagged("unbindable")]), &["mount_flags", "unbindable", "leave it out"]),
-        refused("a mount flag that leads elsewhere", but(create("new"), |r| r.volume_capabilities = vec![flagged("loop=/dev/sda")]), &["mount_flags", "loop=/dev/sda", "it names no path"]),
+        refused("two capabilities that disagree", modified(create("new"), |r| r.volume_capabilities.push(of_type("xfs"))), &["mount.fs_type", "ext4", "xfs", "make them equal"]),
+        refused("a mount flag that stops the node", modified(create("new"), |r| r.volume_capabilities = vec![flagged("errors=panic")]), &["mount_flags", "errors=panic", "errors=remount-ro"]),
+        refused("mount flags that contradict one another", modified(create("new"), |r| r.volume_capabilities = vec![flagged("noatime,relatime")]), &["mount_flags", "relatime", "contradicts"]),
+        refused("a mount flag of propagation", modified(create("new"), |r| r.volume_capabilities = vec![flagged("unbindable")]), &["mount_flags", "unbindable", "leave it out"]),
+        refused("a mount flag that leads elsewhere", modified(create("new"), |r| r.volume_capabilities = vec![flagged("loop=/dev/sda")]), &["mount_flags", "loop=/dev/sda", "it names no path"]),
         refused("a 100 kB parameter", create_and("new", "type", &"x".repeat(100_000)), &["parameters[type]", "xxx", "thin, thick"]),
     ];
     rows.extend(bad_capabilities().into_iter().map(|(name, capability, says)| {
-        let request = but(create("new"), |r| r.volume_capabilities = vec![of_type("ext4"), capability]);
+        let request = modified(create("new"), |r| r.volume_capabilities = vec![of_type("ext4"), capability]);
         row(name, request, InvalidArgument, [&["volume_capabilities"], &says[..]].concat())
     }));
     rows
 }
 
-/// `CreateVolume`: what the NAS stands against.
-#[rustfmt::skip] // A row is a line.
+/// `CreateVolume`: requests that the state of the NAS does not allow.
+#[rustfmt::skip] // One row per line.
 pub(crate) fn create_state() -> Vec<Row> {
     let exists = |name, request, says: &[&str]| row(name, request, AlreadyExists, [&["exists already and differs"], says].concat());
-    let idle = |change: fn(&mut csi::CreateVolumeRequest)| but(create("idle"), change);
-    let with = |request: csi::CreateVolumeRequest, location: &str, kind: &str| but(request, |r| r.parameters = map([("location", location), ("type", kind)]));
-    let whole = |location, kind, size| with(create_sized("new", size, 0), location, kind);
+    let idle = |change: fn(&mut csi::CreateVolumeRequest)| modified(create("idle"), change);
+    let located = |request: csi::CreateVolumeRequest, location: &str, kind: &str| modified(request, |r| r.parameters = map([("location", location), ("type", kind)]));
+    let whole = |location, kind, size| located(create_sized("new", size, 0), location, kind);
     vec![
         row("a NAS that is not configured", create_and("new", "nas", "nas9"), FailedPrecondition, ["\"nas9\"", "configured are: nas1"]),
         row("an address that is not configured", create_and("new", "dsm", "10.9.9.9"), FailedPrecondition, ["10.9.9.9", "configured are: nas1"]),
-        row("a location that does not exist", with(create("new"), "/volume99", "BLUN"), InvalidArgument, ["parameters[location]", "/volume99", "name another"]),
-        row("the same, type left to the driver", with(create("new"), "/volume99", "thin"), InvalidArgument, ["parameters[location]", "/volume99", "name another"]),
-        row("BLUN on ext4", with(create("new"), "/volume2", "BLUN"), InvalidArgument, ["parameters[type]", "\"BLUN\"", "needs btrfs", "choose another type or location"]),
+        row("a location that does not exist", located(create("new"), "/volume99", "BLUN"), InvalidArgument, ["parameters[location]", "/volume99", "name another"]),
+        row("the same, type left to the driver", located(create("new"), "/volume99", "thin"), InvalidArgument, ["parameters[location]", "/volume99", "name another"]),
+        row("BLUN on ext4", located(create("new"), "/volume2", "BLUN"), InvalidArgument, ["parameters[type]", "\"BLUN\"", "needs btrfs", "choose another type or location"]),
         row("no space for a thick LUN", whole("/volume1", "BLUN_THICK", 30 * TIB), ResourceExhausted, ["csi-new of 30 TiB", "30 TiB at once", "ask for less", "minFreeSpace"]),
         row("no space for a thick LUN on ext4", whole("/volume2", "thick", 3 * TIB), ResourceExhausted, ["csi-new of 3 TiB", "3 TiB at once", "ask for less", "minFreeSpace"]),
         exists("a LUN of this name without our mark", create("taken"), &["csi-taken", "somebody else's", "a LUN of this driver"]),
         exists("a LUN of this name of another volume", create("misnamed"), &["csi-misnamed", "name=another", "\"misnamed\""]),
         exists("the same name, larger", create_sized("idle", 2 * GIB, 0), &["csi-idle", "it has 1 GiB", "at least 2 GiB"]),
         row("the same name, a limit below it", create_sized("idle", 1, GIB - 1), OutOfRange, ["at least 1 GiB", "raise limit_bytes"]),
-        exists("the same name, another location", with(create("idle"), "/volume2", "ADV"), &["csi-idle", "/volume1", "/volume2"]),
-        exists("the same name, another type", with(create("idle"), "/volume1", "BLUN_THICK"), &["csi-idle", "type BLUN", "type BLUN_THICK"]),
+        exists("the same name, another location", located(create("idle"), "/volume2", "ADV"), &["csi-idle", "/volume1", "/volume2"]),
+        exists("the same name, another type", located(create("idle"), "/volume1", "BLUN_THICK"), &["csi-idle", "type BLUN", "type BLUN_THICK"]),
         exists("the same name, another file system", idle(|r| r.volume_capabilities = vec![of_type("xfs")]), &["csi-idle", "fsType"]),
         exists("the same name, other options", idle(|r| drop(r.parameters.insert("formatOptions".to_owned(), "-i 8192".to_owned()))), &["csi-idle", "formatOptions"]),
         row("the same name, still being made", create("locked"), Aborted, ["\"locked\"", "is_action_locked true", "try again later"]),
@@ -122,77 +122,77 @@ pub(crate) fn create_state() -> Vec<Row> {
 }
 
 /// `DeleteVolume`.
-#[rustfmt::skip] // A row is a line.
-pub(crate) fn delete_rows(scene: &Scene) -> Vec<Row> {
+#[rustfmt::skip] // One row per line.
+pub(crate) fn delete_rows(fixture: &Fixture) -> Vec<Row> {
     let mut rows = vec![
         row("no id", delete(""), InvalidArgument, ["volume_id is missing", "name the volume"]),
-        row("a NAS that is not configured", delete(&elsewhere()), FailedPrecondition, NO_SUCH_NAS),
-        row("a LUN without our mark", delete(&scene.unmarked), FailedPrecondition, NO_MARK),
-        row("a published volume", delete(&scene.published), FailedPrecondition, ["deletion of volume nas1/", NODE, "unpublish it there first"]),
-        row("a volume that somebody else exports", delete(&scene.exported), FailedPrecondition, ["iqn.2025-01.org.example:theirs", "not this driver's"]),
-        row("a locked volume", delete(&scene.locked), Aborted, [uuid(&scene.locked), "is_action_locked true", "try again later"]),
-        nothing_to_do("a volume that is gone", delete(&absent())),
+        row("a NAS that is not configured", delete(&other_nas()), FailedPrecondition, NO_SUCH_NAS),
+        row("a LUN without our mark", delete(&fixture.unmarked), FailedPrecondition, NO_MARK),
+        row("a published volume", delete(&fixture.published), FailedPrecondition, ["deletion of volume nas1/", NODE, "unpublish it there first"]),
+        row("a volume with a foreign mapping", delete(&fixture.exported), FailedPrecondition, ["iqn.2025-01.org.example:theirs", "not this driver's"]),
+        row("a locked volume", delete(&fixture.locked), Aborted, [uuid(&fixture.locked), "is_action_locked true", "try again later"]),
+        nothing_to_do("a volume that is gone", delete(&no_such_volume())),
     ];
     rows.extend(foreign_ids().into_iter().map(|(name, id)| nothing_to_do(name, delete(&id))));
     rows
 }
 
 /// `ControllerPublishVolume` and `ControllerUnpublishVolume`.
-#[rustfmt::skip] // A row is a line.
-pub(crate) fn publish_rows(scene: &Scene) -> Vec<Row> {
-    let idle = |change: fn(&mut csi::ControllerPublishVolumeRequest)| but(publish(&scene.idle, NODE), change);
-    let node = |name, id: &str| row(name, publish(&scene.idle, id), NotFound, ["node", id, "NodeGetInfo", "<node name>:<8 hexadecimal digits>"]);
+#[rustfmt::skip] // One row per line.
+pub(crate) fn publish_rows(fixture: &Fixture) -> Vec<Row> {
+    let idle = |change: fn(&mut csi::ControllerPublishVolumeRequest)| modified(publish(&fixture.idle, NODE), change);
+    let node = |name, id: &str| row(name, publish(&fixture.idle, id), NotFound, ["node", id, "NodeGetInfo", "<node name>:<8 hexadecimal digits>"]);
     let mut rows = vec![
         row("no id", publish("", NODE), InvalidArgument, ["volume_id is missing", "name the volume"]),
-        row("no node", publish(&scene.idle, ""), InvalidArgument, ["node_id is missing", "as NodeGetInfo does"]),
+        row("no node", publish(&fixture.idle, ""), InvalidArgument, ["node_id is missing", "as NodeGetInfo does"]),
         row("no capability", idle(|r| r.volume_capability = None), InvalidArgument, ["volume_capability is missing", "how the volume is to be used"]),
-        row("no capability for an id that is not ours", but(publish("x", NODE), |r| r.volume_capability = None), InvalidArgument, ["volume_capability is missing"]),
+        row("no capability for an id that is not ours", modified(publish("x", NODE), |r| r.volume_capability = None), InvalidArgument, ["volume_capability is missing"]),
         row("read-only", idle(|r| r.readonly = true), InvalidArgument, ["readonly", "true", "set it in NodePublishVolume"]),
         node("a node of another driver", "worker-1"),
         node("a node in upper case", "Worker-1:0123abcd"),
         node("a node that is a path", "../worker-1:0123abcd"),
         node("a node with a blank", "worker 1:0123abcd"),
         node("a hash that is too short", "worker-1:0123abc"),
-        row("a NAS that is not configured", publish(&elsewhere(), NODE), FailedPrecondition, NO_SUCH_NAS),
-        row("a volume that does not exist", publish(&absent(), NODE), NotFound, NO_SUCH_LUN),
-        row("a LUN without our mark", publish(&scene.unmarked, NODE), FailedPrecondition, NO_MARK),
-        row("a locked volume", publish(&scene.locked, NODE), Aborted, [uuid(&scene.locked), "is_action_locked true", "try again later"]),
-        row("a second node", publish(&scene.published, OTHER_NODE), FailedPrecondition, [OTHER_NODE, "it is published to node worker-7:0123abcd", "ControllerUnpublishVolume"]),
+        row("a NAS that is not configured", publish(&other_nas(), NODE), FailedPrecondition, NO_SUCH_NAS),
+        row("a volume that does not exist", publish(&no_such_volume(), NODE), NotFound, NO_SUCH_LUN),
+        row("a LUN without our mark", publish(&fixture.unmarked, NODE), FailedPrecondition, NO_MARK),
+        row("a locked volume", publish(&fixture.locked, NODE), Aborted, [uuid(&fixture.locked), "is_action_locked true", "try again later"]),
+        row("a second node", publish(&fixture.published, OTHER_NODE), FailedPrecondition, [OTHER_NODE, "it is published to node worker-7:0123abcd", "ControllerUnpublishVolume"]),
         row(
             "a raw device for several nodes, published as a file system",
-            but(publish(&scene.published, OTHER_NODE), |r| r.volume_capability = Some(device(Mode::SingleNodeWriter))),
+            modified(publish(&fixture.published, OTHER_NODE), |r| r.volume_capability = Some(device(Mode::SingleNodeWriter))),
             FailedPrecondition,
             ["it is published to node worker-7:0123abcd"],
         ),
-        row("a volume that somebody else exports", publish(&scene.exported, NODE), FailedPrecondition, ["iqn.2025-01.org.example:theirs", "unmap it there in SAN Manager"]),
+        row("a volume with a foreign mapping", publish(&fixture.exported, NODE), FailedPrecondition, ["iqn.2025-01.org.example:theirs", "unmap it there in SAN Manager"]),
         row("unpublishing without id", unpublish("", NODE), InvalidArgument, ["volume_id is missing", "name the volume"]),
-        row("unpublishing on a NAS that is not configured", unpublish(&elsewhere(), NODE), FailedPrecondition, NO_SUCH_NAS),
-        nothing_to_do("unpublishing from another node", unpublish(&scene.published, OTHER_NODE)),
-        nothing_to_do("unpublishing from a node of another driver", unpublish(&scene.published, "worker-7")),
-        nothing_to_do("unpublishing from a path", unpublish(&scene.published, "../worker-7:0123abcd")),
-        nothing_to_do("unpublishing a volume that is gone", unpublish(&absent(), NODE)),
-        nothing_to_do("unpublishing a volume that is gone, from all nodes", unpublish(&absent(), "")),
-        nothing_to_do("unpublishing what somebody else exports", unpublish(&scene.exported, "")),
+        row("unpublishing on a NAS that is not configured", unpublish(&other_nas(), NODE), FailedPrecondition, NO_SUCH_NAS),
+        nothing_to_do("unpublishing from another node", unpublish(&fixture.published, OTHER_NODE)),
+        nothing_to_do("unpublishing from a node of another driver", unpublish(&fixture.published, "worker-7")),
+        nothing_to_do("unpublishing from a path", unpublish(&fixture.published, "../worker-7:0123abcd")),
+        nothing_to_do("unpublishing a volume that is gone", unpublish(&no_such_volume(), NODE)),
+        nothing_to_do("unpublishing a volume that is gone, from all nodes", unpublish(&no_such_volume(), "")),
+        nothing_to_do("unpublishing a volume with a foreign mapping", unpublish(&fixture.exported, "")),
     ];
     rows.extend(foreign_ids().into_iter().map(|(name, id)| row(name, publish(&id, NODE), NotFound, NO_SUCH_ID)));
     rows.extend(foreign_ids().into_iter().map(|(name, id)| nothing_to_do(name, unpublish(&id, NODE))));
     rows.extend(bad_secrets().into_iter().map(|(name, bad, says)| {
-        row(name, but(publish(&scene.idle, NODE), |r| r.secrets = bad), InvalidArgument, says)
+        row(name, modified(publish(&fixture.idle, NODE), |r| r.secrets = bad), InvalidArgument, says)
     }));
     rows.extend(bad_capabilities().into_iter().map(|(name, capability, says)| {
-        let request = but(publish(&scene.idle, NODE), |r| r.volume_capability = Some(capability));
+        let request = modified(publish(&fixture.idle, NODE), |r| r.volume_capability = Some(capability));
         row(name, request, InvalidArgument, [&["volume_capability"], &says[..]].concat())
     }));
     rows
 }
 
 /// `ControllerExpandVolume`.
-#[rustfmt::skip] // A row is a line.
-pub(crate) fn expand_rows(scene: &Scene) -> Vec<Row> {
-    let idle = |name, required, limit, code, says: &[&str]| row(name, expand_within(&scene.idle, required, limit), code, says);
+#[rustfmt::skip] // One row per line.
+pub(crate) fn expand_rows(fixture: &Fixture) -> Vec<Row> {
+    let idle = |name, required, limit, code, says: &[&str]| row(name, expand_within(&fixture.idle, required, limit), code, says);
     let mut rows = vec![
         row("no id", expand("", GIB), InvalidArgument, ["volume_id is missing", "name the volume"]),
-        row("no range", but(expand(&scene.idle, 0), |r| r.capacity_range = None), InvalidArgument, ["capacity_range is missing", "required_bytes"]),
+        row("no range", modified(expand(&fixture.idle, 0), |r| r.capacity_range = None), InvalidArgument, ["capacity_range is missing", "required_bytes"]),
         idle("an empty range", 0, 0, InvalidArgument, &["capacity_range is missing", "required_bytes"]),
         idle("a negative size", -GIB, 0, InvalidArgument, &["capacity_range.required_bytes", "-1073741824", "not negative"]),
         idle("a negative limit", GIB, -1, InvalidArgument, &["capacity_range.limit_bytes", "-1", "not negative"]),
@@ -201,48 +201,48 @@ pub(crate) fn expand_rows(scene: &Scene) -> Vec<Row> {
         idle("the present size is above the limit", 1, GIB / 2, OutOfRange, &["limit_bytes 512 MiB", "has 1 GiB already", "do not shrink"]),
         idle("the present size is above a limit alone", 0, GIB - 1, OutOfRange, &["limit_bytes 1073741823 bytes", "has 1 GiB already"]),
         idle("no whole block fits", GIB + 1, GIB + 2, OutOfRange, &["1073742336 bytes", "raise limit_bytes"]),
-        row("a NAS that is not configured", expand(&elsewhere(), GIB), FailedPrecondition, NO_SUCH_NAS),
-        row("a volume that does not exist", expand(&absent(), GIB), NotFound, NO_SUCH_LUN),
-        row("a LUN without our mark", expand(&scene.unmarked, 2 * GIB), FailedPrecondition, NO_MARK),
-        row("a LUN without our mark, to its own size", expand(&scene.unmarked, GIB), FailedPrecondition, NO_MARK),
-        row("a locked volume", expand(&scene.locked, 2 * GIB), Aborted, [uuid(&scene.locked), "is_action_locked true", "try again later"]),
-        row("a crashed volume", expand(&scene.crashed, 2 * GIB), Aborted, [uuid(&scene.crashed), "status \"crashed\"", "try again later"]),
-        row("no space", expand(&scene.thick, 30 * TIB), OutOfRange, [uuid(&scene.thick), "to 30 TiB", "at once", "ask for less", "min_free_space"]),
+        row("a NAS that is not configured", expand(&other_nas(), GIB), FailedPrecondition, NO_SUCH_NAS),
+        row("a volume that does not exist", expand(&no_such_volume(), GIB), NotFound, NO_SUCH_LUN),
+        row("a LUN without our mark", expand(&fixture.unmarked, 2 * GIB), FailedPrecondition, NO_MARK),
+        row("a LUN without our mark, to its own size", expand(&fixture.unmarked, GIB), FailedPrecondition, NO_MARK),
+        row("a locked volume", expand(&fixture.locked, 2 * GIB), Aborted, [uuid(&fixture.locked), "is_action_locked true", "try again later"]),
+        row("a crashed volume", expand(&fixture.crashed, 2 * GIB), Aborted, [uuid(&fixture.crashed), "status \"crashed\"", "try again later"]),
+        row("no space", expand(&fixture.thick, 30 * TIB), OutOfRange, [uuid(&fixture.thick), "to 30 TiB", "at once", "ask for less", "min_free_space"]),
     ];
     rows.extend(foreign_ids().into_iter().map(|(name, id)| row(name, expand(&id, GIB), NotFound, NO_SUCH_ID)));
     rows.extend(bad_capabilities().into_iter().map(|(name, capability, says)| {
-        let request = but(expand(&scene.idle, 2 * GIB), |r| r.volume_capability = Some(capability));
+        let request = modified(expand(&fixture.idle, 2 * GIB), |r| r.volume_capability = Some(capability));
         row(name, request, InvalidArgument, [&["volume_capability"], &says[..]].concat())
     }));
     rows
 }
 
-/// The questions: `ValidateVolumeCapabilities`, `ControllerGetVolume`, `ListVolumes`, `GetCapacity`.
-#[rustfmt::skip] // A row is a line.
-pub(crate) fn questions(scene: &Scene) -> Vec<Row> {
-    let idle = |change: fn(&mut csi::ValidateVolumeCapabilitiesRequest)| but(validate(&scene.idle), change);
+/// Read-only calls: `ValidateVolumeCapabilities`, `ControllerGetVolume`, `ListVolumes`, `GetCapacity`.
+#[rustfmt::skip] // One row per line.
+pub(crate) fn query_rows(fixture: &Fixture) -> Vec<Row> {
+    let idle = |change: fn(&mut csi::ValidateVolumeCapabilitiesRequest)| modified(validate(&fixture.idle), change);
     let parameters = |entries: &[(&str, &str)]| entries.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-    let asked = |entries| but(validate(&scene.idle), |r| r.parameters = parameters(entries));
+    let with_parameters = |entries| modified(validate(&fixture.idle), |r| r.parameters = parameters(entries));
     let room = |name, key: &str, value: &str, remedy: &str| row(name, capacity([(key, value)]), InvalidArgument, [key, value, remedy]);
     let mut rows = vec![
         row("no id", validate(""), InvalidArgument, ["volume_id is missing", "name the volume"]),
         row("no capability", idle(|r| r.volume_capabilities.clear()), InvalidArgument, ["volume_capabilities is missing"]),
-        row("no capability for an id that is not ours", but(validate("x"), |r| r.volume_capabilities.clear()), InvalidArgument, ["volume_capabilities is missing"]),
-        row("a NAS that is not configured", validate(&elsewhere()), FailedPrecondition, NO_SUCH_NAS),
-        row("a volume that does not exist", validate(&absent()), NotFound, NO_SUCH_LUN),
-        row("a LUN without our mark", validate(&scene.unmarked), FailedPrecondition, NO_MARK),
-        row("an unknown parameter", asked(&[("locatoin", "x")]), Code::Ok, ["parameters[locatoin]", "known are"]),
-        row("an illegal parameter", asked(&[("type", "blun")]), Code::Ok, ["parameters[type]", "blun", "BLUN_THICK"]),
+        row("no capability for an id that is not ours", modified(validate("x"), |r| r.volume_capabilities.clear()), InvalidArgument, ["volume_capabilities is missing"]),
+        row("a NAS that is not configured", validate(&other_nas()), FailedPrecondition, NO_SUCH_NAS),
+        row("a volume that does not exist", validate(&no_such_volume()), NotFound, NO_SUCH_LUN),
+        row("a LUN without our mark", validate(&fixture.unmarked), FailedPrecondition, NO_MARK),
+        row("an unknown parameter", with_parameters(&[("locatoin", "x")]), Code::Ok, ["parameters[locatoin]", "known are"]),
+        row("an illegal parameter", with_parameters(&[("type", "blun")]), Code::Ok, ["parameters[type]", "blun", "BLUN_THICK"]),
         row("mutable parameters", idle(|r| r.mutable_parameters = map([("iops", "5")])), Code::Ok, ["mutable_parameters", "leave it out"]),
         row("another file system than the volume's", idle(|r| r.volume_context = map([("fsType", "xfs")])), Code::Ok, ["fsType", "xfs", "disagrees", "ext4"]),
         row("no id", get(""), InvalidArgument, ["volume_id is missing", "name the volume"]),
-        row("a NAS that is not configured", get(&elsewhere()), FailedPrecondition, NO_SUCH_NAS),
-        row("a volume that does not exist", get(&absent()), NotFound, NO_SUCH_LUN),
-        row("a LUN without our mark", get(&scene.unmarked), FailedPrecondition, NO_MARK),
+        row("a NAS that is not configured", get(&other_nas()), FailedPrecondition, NO_SUCH_NAS),
+        row("a volume that does not exist", get(&no_such_volume()), NotFound, NO_SUCH_LUN),
+        row("a LUN without our mark", get(&fixture.unmarked), FailedPrecondition, NO_MARK),
         row("a negative count", list(-1, ""), InvalidArgument, ["max_entries", "-1", "not negative"]),
         row("the least count", list(i32::MIN, ""), InvalidArgument, ["max_entries", "-2147483648", "not negative"]),
         row("a token that is none", list(0, "invalid-token"), Aborted, ["starting_token", "invalid-token", "list again from the start"]),
-        row("a handle as token", list(1, &scene.idle), Aborted, ["starting_token", &scene.idle, "list again from the start"]),
+        row("a handle as token", list(1, &fixture.idle), Aborted, ["starting_token", &fixture.idle, "list again from the start"]),
         row("a token with NUL", list(0, "\0"), Aborted, ["starting_token", "\\0", "list again from the start"]),
         row("a 100 kB token", list(0, &"x".repeat(100_000)), Aborted, ["starting_token", "xxx", "list again from the start"]),
         room("an unknown parameter", "locatoin", "/volume1", "known are"),
@@ -254,18 +254,18 @@ pub(crate) fn questions(scene: &Scene) -> Vec<Row> {
     rows.extend(foreign_ids().into_iter().map(|(name, id)| row(name, validate(&id), NotFound, NO_SUCH_ID)));
     rows.extend(foreign_ids().into_iter().map(|(name, id)| row(name, get(&id), NotFound, NO_SUCH_ID)));
     for (name, capability, says) in bad_capabilities() {
-        // Half a capability is a mistake; a whole one that is not offered is an answer.
+        // An incomplete capability is an error; a complete but unsupported one is simply not confirmed.
         let code = if says[0] == "missing" { InvalidArgument } else { Code::Ok };
         let words = [&["volume_capabilities"], &says[..]].concat();
-        rows.push(row(name, but(validate(&scene.idle), |r| r.volume_capabilities = vec![capability.clone()]), code, &words));
-        rows.push(row(name, but(capacity([]), |r| r.volume_capabilities = vec![capability]), InvalidArgument, words));
+        rows.push(row(name, modified(validate(&fixture.idle), |r| r.volume_capabilities = vec![capability.clone()]), code, &words));
+        rows.push(row(name, modified(capacity([]), |r| r.volume_capabilities = vec![capability]), InvalidArgument, words));
     }
     rows
 }
 
-/// What this driver does not offer.
-#[rustfmt::skip] // A row is a line.
-pub(crate) fn not_offered() -> Vec<Row> {
+/// RPCs that this driver does not support.
+#[rustfmt::skip] // One row per line.
+pub(crate) fn unsupported_rows() -> Vec<Row> {
     vec![
         row("not offered", csi::CreateSnapshotRequest::default(), Unimplemented, ["CreateSnapshot", "not among the capabilities"]),
         row("not offered", csi::DeleteSnapshotRequest::default(), Unimplemented, ["DeleteSnapshot", "not among the capabilities"]),
@@ -275,12 +275,12 @@ pub(crate) fn not_offered() -> Vec<Row> {
     ]
 }
 
-/// A NAS that is full of LUNs and targets.
-#[rustfmt::skip] // A row is a line.
+/// A NAS that has reached its limits of LUNs and targets.
+#[rustfmt::skip] // One row per line.
 pub(crate) async fn too_many(small: &TestCluster) -> Result<Vec<Row>> {
     let mut ids = Vec::new();
     for name in ["a", "b", "c", "d"] {
-        ids.push(made(small, create(name)).await?);
+        ids.push(created(small, create(name)).await?);
     }
     for id in &ids[..2] {
         small.plugin.controller().controller_publish_volume(publish(id, NODE)).await?;
@@ -294,11 +294,11 @@ pub(crate) async fn too_many(small: &TestCluster) -> Result<Vec<Row>> {
     ])
 }
 
-/// A NAS whose volumes are broken.
-#[rustfmt::skip] // A row is a line.
+/// A NAS whose volumes have crashed.
+#[rustfmt::skip] // One row per line.
 pub(crate) fn broken() -> Vec<Row> {
     vec![
-        row("a volume that seems to be gone", delete(&absent()), Unavailable, [UUID, "/volume1", "\"crashed\"", "try again later"]),
+        row("a volume that seems to be gone", delete(&no_such_volume()), Unavailable, [UUID, "/volume1", "\"crashed\"", "try again later"]),
         row("a volume anywhere", create_with("new", []), Aborted, ["NAS nas1", "none of its volumes takes a LUN", "try again later"]),
         row("a volume on a broken one", create_with("new", [("location", "/volume1"), ("type", "thin")]), Unavailable, ["csi-new of 1 GiB", "/volume1 of NAS nas1", "cannot read its space information"]),
     ]

@@ -1,4 +1,4 @@
-//! A NAS in use: volumes of ours in every state, and things of other people's.
+//! A NAS in use: volumes of ours in every state, and foreign objects.
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::GIB;
@@ -8,76 +8,79 @@ use serde_json::json;
 
 use crate::request::{NODE, create, create_with, publish};
 
-/// Handles of what is on the NAS.
-pub(crate) struct Scene {
-    /// 1 GiB on `/volume1`, used by nobody.
+/// Ids of the volumes on the NAS.
+pub(crate) struct Fixture {
+    /// 1 GiB on `/volume1`, not published.
     pub(crate) idle: String,
     /// Published to [`NODE`].
     pub(crate) published: String,
-    /// A LUN of somebody else's.
+    /// A foreign LUN.
     pub(crate) unmarked: String,
-    /// One of ours that DSM is still at work on.
+    /// One of ours that is locked by a running DSM operation.
     pub(crate) locked: String,
-    /// One of ours that DSM calls crashed.
+    /// One of ours with status crashed.
     pub(crate) crashed: String,
-    /// One of ours that somebody has mapped to a target of their own.
+    /// One of ours that an administrator has mapped to a foreign target.
     pub(crate) exported: String,
-    /// One of ours that takes its space at once.
+    /// One of ours that is thick.
     pub(crate) thick: String,
 }
 
-impl Scene {
-    /// Sets it up.
-    pub(crate) async fn set(world: &TestCluster) -> Result<Self> {
-        let scene = Self {
-            idle: made(world, create("idle")).await?,
-            published: made(world, create("published")).await?,
-            unmarked: format!("nas1/{}", world.nas.foreign_lun("somebodys", GIB).await?),
-            locked: made(world, create("locked")).await?,
-            crashed: made(world, create("crashed")).await?,
-            exported: made(world, create("exported")).await?,
-            thick: made(
-                world,
+impl Fixture {
+    /// Creates the volumes and objects.
+    pub(crate) async fn create(cluster: &TestCluster) -> Result<Self> {
+        let fixture = Self {
+            idle: created(cluster, create("idle")).await?,
+            published: created(cluster, create("published")).await?,
+            unmarked: format!("nas1/{}", cluster.nas.foreign_lun("somebodys", GIB).await?),
+            locked: created(cluster, create("locked")).await?,
+            crashed: created(cluster, create("crashed")).await?,
+            exported: created(cluster, create("exported")).await?,
+            thick: created(
+                cluster,
                 create_with("thick", [("location", "/volume1"), ("type", "BLUN_THICK")]),
             )
             .await?,
         };
-        world
+        cluster
             .plugin
             .controller()
-            .controller_publish_volume(publish(&scene.published, NODE))
+            .controller_publish_volume(publish(&fixture.published, NODE))
             .await?;
-        world
+        cluster
             .nas
-            .patch_lun(uuid(&scene.locked), &json!({"is_action_locked": true}))
+            .patch_lun(uuid(&fixture.locked), &json!({"is_action_locked": true}))
             .await?;
-        world
+        cluster
             .nas
-            .patch_lun(uuid(&scene.crashed), &json!({"status": "crashed"}))
+            .patch_lun(uuid(&fixture.crashed), &json!({"status": "crashed"}))
             .await?;
-        map_to_own_target(world, uuid(&scene.exported)).await?;
-        // LUNs that bear the names of volumes of ours: one without our mark, one with that of another volume.
-        world.nas.foreign_lun("csi-taken", GIB).await?;
-        let misnamed = made(world, create("misnamed")).await?;
-        world
+        map_to_foreign_target(cluster, uuid(&fixture.exported)).await?;
+        // LUNs with the names of our volumes: one without our mark, one with that of another volume.
+        cluster.nas.foreign_lun("csi-taken", GIB).await?;
+        let misnamed = created(cluster, create("misnamed")).await?;
+        cluster
             .nas
             .patch_lun(
                 uuid(&misnamed),
                 &json!({"description": "csi.synology.com parameters=0 name=another"}),
             )
             .await?;
-        Ok(scene)
+        Ok(fixture)
     }
 }
 
-/// The uuid in a handle.
+/// The uuid in a volume id.
 pub(crate) fn uuid(id: &str) -> &str {
     id.rsplit('/').next().unwrap_or_default()
 }
 
-/// Creates a volume and answers its handle.
-pub(crate) async fn made(world: &TestCluster, request: csi::CreateVolumeRequest) -> Result<String> {
-    let answer = world
+/// Creates a volume and returns its id.
+pub(crate) async fn created(
+    cluster: &TestCluster,
+    request: csi::CreateVolumeRequest,
+) -> Result<String> {
+    let answer = cluster
         .plugin
         .controller()
         .create_volume(request)
@@ -86,7 +89,7 @@ pub(crate) async fn made(world: &TestCluster, request: csi::CreateVolumeRequest)
     Ok(answer.volume.context("no volume in the answer")?.volume_id)
 }
 
-async fn map_to_own_target(world: &TestCluster, uuid: &str) -> Result<()> {
+async fn map_to_foreign_target(cluster: &TestCluster, uuid: &str) -> Result<()> {
     let target = [
         ("api", "SYNO.Core.ISCSI.Target"),
         ("version", "1"),
@@ -95,7 +98,7 @@ async fn map_to_own_target(world: &TestCluster, uuid: &str) -> Result<()> {
         ("iqn", "iqn.2025-01.org.example:theirs"),
         ("auth_type", "0"),
     ];
-    let answer = world.nas.dsm(&target).await?;
+    let answer = cluster.nas.dsm(&target).await?;
     let ids = format!("[{}]", answer["data"]["target_id"]);
     let uuid = format!("\"{uuid}\"");
     let mapping = [
@@ -105,7 +108,7 @@ async fn map_to_own_target(world: &TestCluster, uuid: &str) -> Result<()> {
         ("uuid", &uuid),
         ("target_ids", &ids),
     ];
-    let answer = world.nas.dsm(&mapping).await?;
+    let answer = cluster.nas.dsm(&mapping).await?;
     ensure!(answer["success"] == true, "{answer}");
     Ok(())
 }

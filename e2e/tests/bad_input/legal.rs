@@ -1,4 +1,4 @@
-//! Oddities that are legal and must work, each of them twice: the CO repeats what it is not sure of.
+//! Unusual but legal calls that must work, each made twice, because a CO retries calls with an unknown outcome.
 
 use e2e::harness::test_cluster::TestCluster;
 use e2e::harness::test_volume::{at_least, storage_class};
@@ -7,15 +7,15 @@ use proto::csi;
 use proto::csi::volume_capability::access_mode::Mode;
 
 use crate::call::Answer;
-use crate::fixture::{made, uuid};
+use crate::fixture::{created, uuid};
 use crate::request::*;
 use crate::table::{Tally, nothing_to_do, row};
 
-/// Names, sizes and parameters of `CreateVolume`, with the size that the volume must have.
-#[rustfmt::skip] // A row is a line.
+/// Names, sizes and parameters of `CreateVolume`, with the expected size of the volume.
+#[rustfmt::skip] // One row per line.
 fn volumes() -> Vec<(&'static str, csi::CreateVolumeRequest, i64)> {
     let sized = |name, required, limit| create_sized(name, required, limit);
-    let with = |name, key, value| create_and(name, key, value);
+    let parameter = |name, key, value| create_and(name, key, value);
     vec![
         ("underscores", create("my_volume_1"), GIB),
         ("blanks", create("two  blanks "), GIB),
@@ -32,7 +32,7 @@ fn volumes() -> Vec<(&'static str, csi::CreateVolumeRequest, i64)> {
         ("the same in upper case", create("CASE"), GIB),
         ("a uuid", create(UUID), GIB),
         ("what a description looks like", create("x parameters=y name=z"), GIB),
-        ("no range", but(create("no-range"), |r| r.capacity_range = None), GIB),
+        ("no range", modified(create("no-range"), |r| r.capacity_range = None), GIB),
         ("an empty range", sized("empty-range", 0, 0), GIB),
         ("one byte", sized("one-byte", 1, 0), GIB),
         ("a limit alone", sized("limit-alone", 0, 5 * GIB), GIB),
@@ -44,24 +44,24 @@ fn volumes() -> Vec<(&'static str, csi::CreateVolumeRequest, i64)> {
         ("thin on ext4", create_with("thin-ext4", [("location", "/volume2"), ("type", "thin")]), GIB),
         ("thick on ext4", create_with("thick-ext4", [("location", "/volume2"), ("type", "FILE")]), GIB),
         ("the official driver's words", create_with("official", [("dsm", "127.0.0.1"), ("type", "thin"), ("protocol", "iSCSI"), ("location", "/volume1")]), GIB),
-        ("the NAS by its name", with("by-name", "nas", "nas1"), GIB),
-        ("Kubernetes' own keys", with("k8s", "csi.storage.k8s.io/pvc/name", "claim"), GIB),
-        ("a key of Kubernetes that nobody knows yet", with("k8s-new", "csi.storage.k8s.io/anything/at/all", ""), GIB),
-        ("a file system in odd case", with("odd-case", "fsType", "eXt4"), GIB),
-        ("an empty file system", with("empty-fs", "fsType", ""), GIB),
-        ("options for mkfs", with("options", "formatOptions", "-i 8192 -m 1"), GIB),
-        ("a mount flag", but(create("flag"), |r| r.volume_capabilities = vec![flagged("noatime")]), GIB),
-        ("several capabilities", but(create("several"), |r| r.volume_capabilities = vec![of_type("ext4"), of_type(""), mounted(Mode::SingleNodeReaderOnly)]), GIB),
-        ("a raw device for many", but(create("raw"), |r| r.volume_capabilities = vec![device(Mode::MultiNodeMultiWriter)]), GIB),
-        ("secrets that nobody asked for", but(create("secrets"), |r| r.secrets = map([("password", "x")])), GIB),
+        ("the NAS by its name", parameter("by-name", "nas", "nas1"), GIB),
+        ("Kubernetes' own keys", parameter("k8s", "csi.storage.k8s.io/pvc/name", "claim"), GIB),
+        ("an unknown key of Kubernetes", parameter("k8s-new", "csi.storage.k8s.io/anything/at/all", ""), GIB),
+        ("a file system in odd case", parameter("odd-case", "fsType", "eXt4"), GIB),
+        ("an empty file system", parameter("empty-fs", "fsType", ""), GIB),
+        ("options for mkfs", parameter("options", "formatOptions", "-i 8192 -m 1"), GIB),
+        ("a mount flag", modified(create("flag"), |r| r.volume_capabilities = vec![flagged("noatime")]), GIB),
+        ("several capabilities", modified(create("several"), |r| r.volume_capabilities = vec![of_type("ext4"), of_type(""), mounted(Mode::SingleNodeReaderOnly)]), GIB),
+        ("a raw device for many", modified(create("raw"), |r| r.volume_capabilities = vec![device(Mode::MultiNodeMultiWriter)]), GIB),
+        ("unneeded secrets", modified(create("secrets"), |r| r.secrets = map([("password", "x")])), GIB),
     ]
 }
 
-/// Creates, publishes, expands, unpublishes and deletes each of them, every call twice.
-pub(crate) async fn lives(world: &TestCluster, tally: &mut Tally) {
+/// Creates, publishes, expands, unpublishes and deletes each volume, every call twice.
+pub(crate) async fn life_cycles(cluster: &TestCluster, tally: &mut Tally) {
     let mut ids = Vec::new();
     for (name, request, size) in volumes() {
-        let Some(Answer::CreateVolume(answer)) = tally.twice(world, name, request).await else {
+        let Some(Answer::CreateVolume(answer)) = tally.twice(cluster, name, request).await else {
             continue;
         };
         let volume = answer.volume.unwrap_or_default();
@@ -80,50 +80,50 @@ pub(crate) async fn lives(world: &TestCluster, tally: &mut Tally) {
         format!("some names share a volume: {ids:?}")
     });
     for (name, id) in &ids {
-        tally.twice(world, name, delete(id)).await;
+        tally.twice(cluster, name, delete(id)).await;
     }
 }
 
-/// Each mutating call twice, and calls that look wrong and are not.
-pub(crate) async fn calls(world: &TestCluster, tally: &mut Tally) {
-    let id = made(world, create("calls")).await.unwrap();
+/// Each mutating call twice, and calls that look wrong but are legal.
+pub(crate) async fn calls(cluster: &TestCluster, tally: &mut Tally) {
+    let id = created(cluster, create("calls")).await.unwrap();
     tally
         .twice(
-            world,
+            cluster,
             "a static volume with an empty volume_context",
             publish(&id, NODE),
         )
         .await;
-    tally.twice(world, "growth", expand(&id, 2 * GIB)).await;
-    let half = Mode::SingleNodeMultiWriter;
+    tally.twice(cluster, "growth", expand(&id, 2 * GIB)).await;
+    let mode = Mode::SingleNodeMultiWriter;
     tally
         .twice(
-            world,
+            cluster,
             "growth with a capability",
-            but(expand(&id, 2 * GIB), |r| {
-                r.volume_capability = Some(mounted(half));
+            modified(expand(&id, 2 * GIB), |r| {
+                r.volume_capability = Some(mounted(mode));
             }),
         )
         .await;
-    grown(world, tally, "less than it has", expand(&id, 1), 2 * GIB).await;
-    grown(
-        world,
+    expanded(cluster, tally, "less than it has", expand(&id, 1), 2 * GIB).await;
+    expanded(
+        cluster,
         tally,
         "a limit alone",
         expand_within(&id, 0, 2 * GIB),
         2 * GIB,
     )
     .await;
-    grown(
-        world,
+    expanded(
+        cluster,
         tally,
         "both ends alike",
         expand_within(&id, 3 * GIB, 3 * GIB),
         3 * GIB,
     )
     .await;
-    grown(
-        world,
+    expanded(
+        cluster,
         tally,
         "no whole MiB",
         expand_within(&id, 3 * GIB + 1, 4 * GIB),
@@ -131,11 +131,11 @@ pub(crate) async fn calls(world: &TestCluster, tally: &mut Tally) {
     )
     .await;
     tally
-        .twice(world, "the node that has it", unpublish(&id, NODE))
+        .twice(cluster, "the node that has it", unpublish(&id, NODE))
         .await;
     let rows = vec![
         nothing_to_do("a node that never had it", unpublish(&id, OTHER_NODE)),
-        nothing_to_do("no node, and nobody has it", unpublish(&id, "")),
+        nothing_to_do("no node, and not published", unpublish(&id, "")),
         nothing_to_do(
             "a page with a token of a volume that is gone",
             list(1, UUID),
@@ -150,48 +150,49 @@ pub(crate) async fn calls(world: &TestCluster, tally: &mut Tally) {
             capacity([("nas", "nas9")]),
         ),
     ];
-    tally.refused(world, rows).await;
+    tally.refused(cluster, rows).await;
     let provisioned = [
         ("storage.kubernetes.io/csiProvisionerIdentity", "x"),
         ("fsType", "EXT4"),
     ];
-    let question = but(validate(&id), |r| {
+    let question = modified(validate(&id), |r| {
         r.parameters = storage_class();
         r.volume_context = map(provisioned);
     });
     if let Some(answer) = tally
-        .twice(world, "all that a provisioner adds", question)
+        .twice(cluster, "all that a provisioner adds", question)
         .await
     {
         tally.check(answer.unconfirmed().is_none(), || {
             format!("not confirmed: {answer:?}")
         });
     }
-    tally.twice(world, "a volume", delete(&id)).await;
+    tally.twice(cluster, "a volume", delete(&id)).await;
 }
 
-async fn grown(
-    world: &TestCluster,
+async fn expanded(
+    cluster: &TestCluster,
     tally: &mut Tally,
     name: &'static str,
     request: csi::ControllerExpandVolumeRequest,
     size: i64,
 ) {
-    if let Some(Answer::ControllerExpandVolume(answer)) = tally.twice(world, name, request).await {
-        let told = (answer.capacity_bytes, answer.node_expansion_required);
-        tally.check(told == (size, true), || {
+    if let Some(Answer::ControllerExpandVolume(answer)) = tally.twice(cluster, name, request).await
+    {
+        let result = (answer.capacity_bytes, answer.node_expansion_required);
+        tally.check(result == (size, true), || {
             format!("ControllerExpandVolume, {name}: {answer:?}, not {size}")
         });
     }
 }
 
-/// A growth that failed is tried again with less.
-pub(crate) async fn smaller_retry(world: &TestCluster, tally: &mut Tally) {
+/// A failed expansion is retried with a smaller size.
+pub(crate) async fn smaller_retry(cluster: &TestCluster, tally: &mut Tally) {
     let thick = create_with("retry", [("location", "/volume1"), ("type", "BLUN_THICK")]);
-    let id = made(world, thick).await.unwrap();
+    let id = created(cluster, thick).await.unwrap();
     tally
         .refused(
-            world,
+            cluster,
             vec![row(
                 "far too much",
                 expand(&id, 30 << 40),
@@ -200,34 +201,36 @@ pub(crate) async fn smaller_retry(world: &TestCluster, tally: &mut Tally) {
             )],
         )
         .await;
-    grown(
-        world,
+    expanded(
+        cluster,
         tally,
         "less, after it failed",
         expand(&id, 2 * GIB),
         2 * GIB,
     )
     .await;
-    tally.twice(world, "what could not grow", delete(&id)).await;
+    tally
+        .twice(cluster, "what could not grow", delete(&id))
+        .await;
 }
 
-/// A raw device on two nodes, taken from all of them at once.
-pub(crate) async fn many_nodes(world: &TestCluster, tally: &mut Tally) {
+/// A raw device on two nodes, unpublished from all of them at once.
+pub(crate) async fn many_nodes(cluster: &TestCluster, tally: &mut Tally) {
     let shared = || device(Mode::MultiNodeMultiWriter);
-    let id = made(
-        world,
-        but(create("many"), |r| r.volume_capabilities = vec![shared()]),
+    let id = created(
+        cluster,
+        modified(create("many"), |r| r.volume_capabilities = vec![shared()]),
     )
     .await
     .unwrap();
     for node in [NODE, OTHER_NODE] {
-        let request = but(publish(&id, node), |r| r.volume_capability = Some(shared()));
+        let request = modified(publish(&id, node), |r| r.volume_capability = Some(shared()));
         tally
-            .twice(world, "a raw device on several nodes", request)
+            .twice(cluster, "a raw device on several nodes", request)
             .await;
     }
     if let Some(Answer::ControllerGetVolume(answer)) =
-        tally.twice(world, "who has it", get(&id)).await
+        tally.twice(cluster, "who has it", get(&id)).await
     {
         let nodes = answer.status.unwrap_or_default().published_node_ids;
         tally.check(nodes == [NODE, OTHER_NODE], || {
@@ -235,17 +238,17 @@ pub(crate) async fn many_nodes(world: &TestCluster, tally: &mut Tally) {
         });
     }
     tally
-        .twice(world, "no node: from all", unpublish(&id, ""))
+        .twice(cluster, "no node: from all", unpublish(&id, ""))
         .await;
     tally
-        .twice(world, "a volume that many had", delete(&id))
+        .twice(cluster, "a volume that many had", delete(&id))
         .await;
 }
 
-/// The NAS has another name today; volumes made under the old one live on.
-pub(crate) async fn alias(world: &TestCluster, tally: &mut Tally) {
-    let id = made(world, create("renamed")).await.unwrap();
-    let renamed = world.another_driver("renamed", |settings| {
+/// The NAS was renamed; volumes with the old name still work.
+pub(crate) async fn alias(cluster: &TestCluster, tally: &mut Tally) {
+    let id = created(cluster, create("renamed")).await.unwrap();
+    let renamed = cluster.another_driver("renamed", |settings| {
         settings.config = settings
             .config
             .replace("name: nas1", "name: nas2\n    aliases: [nas1]");
@@ -256,7 +259,7 @@ pub(crate) async fn alias(world: &TestCluster, tally: &mut Tally) {
         ("an alias: publication", publish(&id, NODE).into()),
         (
             "an alias: growth",
-            but(expand(&id, 0), |r| {
+            modified(expand(&id, 0), |r| {
                 r.capacity_range = Some(at_least(2 * GIB));
             })
             .into(),
@@ -265,6 +268,6 @@ pub(crate) async fn alias(world: &TestCluster, tally: &mut Tally) {
         ("the new name", get(&format!("nas2/{}", uuid(&id))).into()),
         ("an alias: deletion", delete(&id).into()),
     ] {
-        tally.twice_by(world, &renamed, name, call).await;
+        tally.twice_by(cluster, &renamed, name, call).await;
     }
 }

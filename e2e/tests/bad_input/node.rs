@@ -1,4 +1,4 @@
-//! Rows about the node service that need no device: what is wrong with the message alone, or with what it is about.
+//! Table rows for the node service that need no device: invalid requests, and requests about missing objects.
 
 use std::path::Path;
 
@@ -16,18 +16,18 @@ const NO_SUCH_ID: [&str; 2] = [
     "ids of this driver have the form <nas>/<lun uuid>",
 ];
 
-/// Requests as they would be right on this node.
+/// Valid values for requests to this node.
 pub(crate) struct Node {
     /// From `NodeGetInfo`.
     pub(crate) id: String,
-    /// A directory.
+    /// An existing directory.
     pub(crate) staging: String,
     /// Does not exist; its parent does.
     pub(crate) target: String,
 }
 
 impl Node {
-    /// With its staging path and the parent of its target path below `folder`.
+    /// With its staging path and the parent of its target path below `folder`, both created.
     pub(crate) fn at(folder: &Path, id: String) -> Self {
         let (staging, target) = (
             folder.join("kubelet/staging"),
@@ -41,7 +41,7 @@ impl Node {
         }
     }
 
-    /// `NodeStageVolume` of a volume that is not published.
+    /// `NodeStageVolume` for a volume that is not published.
     pub(crate) fn stage(&self) -> csi::NodeStageVolumeRequest {
         let iqn = format!(
             "iqn.2000-01.com.synology:{}.{}",
@@ -49,7 +49,7 @@ impl Node {
             self.id
         );
         csi::NodeStageVolumeRequest {
-            volume_id: absent(),
+            volume_id: no_such_volume(),
             publish_context: map([
                 ("portals", "127.0.0.1:3260"),
                 ("iqn", &iqn),
@@ -62,10 +62,10 @@ impl Node {
         }
     }
 
-    /// `NodePublishVolume` of a volume that is not staged.
+    /// `NodePublishVolume` for a volume that is not staged.
     pub(crate) fn publish(&self) -> csi::NodePublishVolumeRequest {
         csi::NodePublishVolumeRequest {
-            volume_id: absent(),
+            volume_id: no_such_volume(),
             publish_context: self.stage().publish_context,
             staging_target_path: self.staging.clone(),
             target_path: self.target.clone(),
@@ -75,13 +75,13 @@ impl Node {
     }
 }
 
-/// A path as a request holds it.
+/// A path as a string, as requests contain it.
 pub(crate) fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
-/// Paths that the driver must not follow, with the words that say why.
-#[rustfmt::skip] // A row is a line.
+/// Paths that the driver must reject, with the expected words of the error.
+#[rustfmt::skip] // One row per line.
 fn bad_paths() -> Vec<(&'static str, String, Vec<&'static str>)> {
     vec![
         ("a relative path", "kubelet/volume".to_owned(), vec!["kubelet/volume", "use an absolute path"]),
@@ -96,9 +96,9 @@ fn bad_paths() -> Vec<(&'static str, String, Vec<&'static str>)> {
 }
 
 /// `NodeStageVolume`.
-#[rustfmt::skip] // A row is a line.
+#[rustfmt::skip] // One row per line.
 pub(crate) fn stage_rows(node: &Node) -> Vec<Row> {
-    let stage = |change: &dyn Fn(&mut csi::NodeStageVolumeRequest)| but(node.stage(), change);
+    let stage = |change: &dyn Fn(&mut csi::NodeStageVolumeRequest)| modified(node.stage(), change);
     let context = |name, key: &str, value: &str, remedy: &str| {
         let field = format!("publish_context[{key}]");
         row(name, stage(&|r| drop(r.publish_context.insert(key.to_owned(), value.to_owned()))), InvalidArgument, [&field, value, remedy])
@@ -113,25 +113,25 @@ pub(crate) fn stage_rows(node: &Node) -> Vec<Row> {
     let flag = |name, flag: &str| row(name, stage(&|r| r.volume_capability = Some(flagged(flag))), InvalidArgument, ["volume_capability.mount.mount_flags", flag]);
     let other_lun = "0f5a1c9e-0000-4000-8000-000000000001";
     let other_node = format!("iqn.2000-01.com.synology:{}.{OTHER_NODE}", UUID.replace('-', ""));
-    let returned = "pass the publish_context that ControllerPublishVolume returned";
+    let remedy = "pass the publish_context that ControllerPublishVolume returned";
     let mut rows = vec![
         row("no id", stage(&|r| r.volume_id.clear()), InvalidArgument, ["volume_id is missing", "name the volume"]),
         row("no staging path", stage(&|r| r.staging_target_path.clear()), InvalidArgument, ["staging_target_path is missing", "directory to stage at"]),
         row("no capability", stage(&|r| r.volume_capability = None), InvalidArgument, ["volume_capability is missing", "how the volume is to be used"]),
         row("no capability for an id that is not ours", stage(&|r| (r.volume_id, r.volume_capability) = ("x".to_owned(), None)), InvalidArgument, ["volume_capability is missing"]),
-        row("no publish_context", stage(&|r| r.publish_context.clear()), InvalidArgument, ["publish_context is missing", returned]),
-        context("a name as portal", "portals", "nas.example:3260", returned),
-        context("a command as portal", "portals", "127.0.0.1; reboot", returned),
-        context("a list of nothing", "portals", ",", returned),
-        context("an option as IQN", "iqn", "--logout", returned),
-        context("a path as IQN", "iqn", "iqn.2000-01.com.synology:../../etc", returned),
+        row("no publish_context", stage(&|r| r.publish_context.clear()), InvalidArgument, ["publish_context is missing", remedy]),
+        context("a name as portal", "portals", "nas.example:3260", remedy),
+        context("a command as portal", "portals", "127.0.0.1; reboot", remedy),
+        context("a list of nothing", "portals", ",", remedy),
+        context("an option as IQN", "iqn", "--logout", remedy),
+        context("a path as IQN", "iqn", "iqn.2000-01.com.synology:../../etc", remedy),
         context("another node's publication", "iqn", &other_node, "what ControllerPublishVolume returned for it"),
-        context("somebody else's target", "iqn", "iqn.2025-01.org.example:theirs", "what ControllerPublishVolume returned for it"),
-        context("a negative number", "lun", "-1", returned),
-        context("a number that SCSI has not", "lun", "70000", returned),
-        context("no number", "lun", "0x1", returned),
-        context("another LUN", "uuid", other_lun, returned),
-        context("no uuid", "uuid", "../../etc/passwd", returned),
+        context("a foreign target", "iqn", "iqn.2025-01.org.example:theirs", "what ControllerPublishVolume returned for it"),
+        context("a negative number", "lun", "-1", remedy),
+        context("a number that SCSI has not", "lun", "70000", remedy),
+        context("no number", "lun", "0x1", remedy),
+        context("another LUN", "uuid", other_lun, remedy),
+        context("no uuid", "uuid", "../../etc/passwd", remedy),
         row("another file system than the volume's", stage(&|r| r.volume_context = map([("fsType", "xfs")])), InvalidArgument, ["volume_context[fsType]", "xfs", "disagrees with the fs_type ext4"]),
         row("an unknown file system of the volume", stage(&|r| r.volume_context = map([("fsType", "ntfs")])), InvalidArgument, ["volume_context[fsType]", "ntfs", "use ext4, xfs or btrfs"]),
         option("a discard", "ext4", "-E discard", "discard"),
@@ -154,8 +154,8 @@ pub(crate) fn stage_rows(node: &Node) -> Vec<Row> {
         row("a volume that is not published here", node.stage(), FailedPrecondition, ["logging in to iqn.2000-01.com.synology:", "127.0.0.1:3260", "still published to this node"]),
     ];
     for key in ["portals", "iqn", "lun", "uuid"] {
-        rows.push(row("a key missing", stage(&|r| drop(r.publish_context.remove(key))), InvalidArgument, [&format!("publish_context[{key}]"), returned]));
-        rows.push(context("an empty value", key, "", returned));
+        rows.push(row("a key missing", stage(&|r| drop(r.publish_context.remove(key))), InvalidArgument, [&format!("publish_context[{key}]"), remedy]));
+        rows.push(context("an empty value", key, "", remedy));
     }
     rows.extend(bad_paths().into_iter().map(|(name, path, says)| {
         row(name, stage(&|r| path.clone_into(&mut r.staging_target_path)), InvalidArgument, [&["staging_target_path"], &says[..]].concat())
@@ -183,9 +183,9 @@ pub(crate) fn stage_rows(node: &Node) -> Vec<Row> {
 }
 
 /// `NodePublishVolume`.
-#[rustfmt::skip] // A row is a line.
+#[rustfmt::skip] // One row per line.
 pub(crate) fn publish_rows(node: &Node) -> Vec<Row> {
-    let publish = |change: &dyn Fn(&mut csi::NodePublishVolumeRequest)| but(node.publish(), change);
+    let publish = |change: &dyn Fn(&mut csi::NodePublishVolumeRequest)| modified(node.publish(), change);
     let block = || Some(capability(Content::Block, Mode::SingleNodeWriter));
     let mut rows = vec![
         row("no id", publish(&|r| r.volume_id.clear()), InvalidArgument, ["volume_id is missing", "name the volume"]),
@@ -212,9 +212,9 @@ pub(crate) fn publish_rows(node: &Node) -> Vec<Row> {
 }
 
 /// `NodeUnstageVolume` and `NodeUnpublishVolume`.
-#[rustfmt::skip] // A row is a line.
-pub(crate) fn undo_rows(node: &Node) -> Vec<Row> {
-    let id = absent();
+#[rustfmt::skip] // One row per line.
+pub(crate) fn unpublish_rows(node: &Node) -> Vec<Row> {
+    let id = no_such_volume();
     let mut rows = vec![
         row("no id", unstage("", &node.staging), InvalidArgument, ["volume_id is missing", "name the volume"]),
         row("no staging path", unstage(&id, ""), InvalidArgument, ["staging_target_path is missing", "the directory that the volume is staged at"]),
@@ -237,10 +237,10 @@ pub(crate) fn undo_rows(node: &Node) -> Vec<Row> {
 }
 
 /// `NodeGetVolumeStats` and `NodeExpandVolume`.
-#[rustfmt::skip] // A row is a line.
-pub(crate) fn measure_rows(node: &Node) -> Vec<Row> {
-    let (id, staging) = (absent(), node.staging.as_str());
-    let within = |required, limit| but(node_expand(&id, staging, 0), |r| r.capacity_range = Some(range(required, limit)));
+#[rustfmt::skip] // One row per line.
+pub(crate) fn stats_and_expand_rows(node: &Node) -> Vec<Row> {
+    let (id, staging) = (no_such_volume(), node.staging.as_str());
+    let within = |required, limit| modified(node_expand(&id, staging, 0), |r| r.capacity_range = Some(range(required, limit)));
     let mut rows = vec![
         row("no id", stats("", staging), InvalidArgument, ["volume_id is missing", "name the volume"]),
         row("no path", stats(&id, ""), InvalidArgument, ["volume_path is missing", "published or staged"]),
@@ -269,13 +269,13 @@ pub(crate) fn measure_rows(node: &Node) -> Vec<Row> {
         rows.push(row(name, node_expand(&id, staging, GIB), NotFound, NO_SUCH_ID));
     }
     rows.extend(bad_capabilities().into_iter().map(|(name, bad, says)| {
-        let request = but(node_expand(&id, staging, GIB), |r| r.volume_capability = Some(bad));
+        let request = modified(node_expand(&id, staging, GIB), |r| r.volume_capability = Some(bad));
         row(name, request, InvalidArgument, [&["volume_capability"], &says[..]].concat())
     }));
     rows
 }
 
-/// `NodeGetInfo` on a machine that is not set up.
+/// `NodeGetInfo` on a machine without an initiator name.
 pub(crate) fn no_initiator() -> Vec<Row> {
     let words = [
         "/etc/iscsi/initiatorname.iscsi",

@@ -1,4 +1,4 @@
-//! Requests as a CO sends them, and ways to spoil them.
+//! Requests as a CO sends them, and functions to make them invalid.
 
 use std::collections::HashMap;
 
@@ -12,20 +12,20 @@ use proto::csi::volume_capability::access_mode::Mode;
 pub(crate) const UUID: &str = "0f5a1c9e-0000-4000-8000-000000000000";
 /// A node that is not this one.
 pub(crate) const NODE: &str = "worker-7:0123abcd";
-/// Another.
+/// Another such node.
 pub(crate) const OTHER_NODE: &str = "worker-8:89ab4567";
 
-/// The handle of a volume of the configured NAS that does not exist.
-pub(crate) fn absent() -> String {
+/// The id of a volume of the configured NAS that does not exist.
+pub(crate) fn no_such_volume() -> String {
     format!("nas1/{UUID}")
 }
 
-/// A well-formed handle of a NAS that nobody configured.
-pub(crate) fn elsewhere() -> String {
+/// A well-formed volume id with a NAS that is not configured.
+pub(crate) fn other_nas() -> String {
     format!("nas9/{UUID}")
 }
 
-/// Handles that the driver can never have issued: other forms, tricks with paths, the worst that a string may hold.
+/// Ids that the driver can never have issued: other formats, path traversal, hostile strings.
 pub(crate) fn foreign_ids() -> Vec<(&'static str, String)> {
     vec![
         ("a word", "some-volume".to_owned()),
@@ -44,8 +44,8 @@ pub(crate) fn foreign_ids() -> Vec<(&'static str, String)> {
     ]
 }
 
-/// `request`, changed.
-pub(crate) fn but<T>(mut request: T, change: impl FnOnce(&mut T)) -> T {
+/// Returns the request with a change.
+pub(crate) fn modified<T>(mut request: T, change: impl FnOnce(&mut T)) -> T {
     change(&mut request);
     request
 }
@@ -57,7 +57,6 @@ pub(crate) fn map<const N: usize>(entries: [(&str, &str); N]) -> HashMap<String,
         .into()
 }
 
-/// `capacity_range`.
 pub(crate) fn range(required_bytes: i64, limit_bytes: i64) -> csi::CapacityRange {
     csi::CapacityRange {
         required_bytes,
@@ -65,35 +64,35 @@ pub(crate) fn range(required_bytes: i64, limit_bytes: i64) -> csi::CapacityRange
     }
 }
 
-/// A file system in this mode.
+/// An ext4 with this access mode.
 pub(crate) fn mounted(mode: Mode) -> csi::VolumeCapability {
     capability(Content::Fs("ext4"), mode)
 }
 
-/// This file system, for one writer.
+/// This file system, with a single writer.
 pub(crate) fn of_type(fs_type: &'static str) -> csi::VolumeCapability {
     capability(Content::Fs(fs_type), Mode::SingleNodeWriter)
 }
 
-/// ext4 for one writer, mounted with a flag.
+/// ext4 with a single writer and a mount flag.
 pub(crate) fn flagged(flag: &str) -> csi::VolumeCapability {
-    but(of_type("ext4"), |capability| {
+    modified(of_type("ext4"), |capability| {
         if let Some(AccessType::Mount(mount)) = &mut capability.access_type {
             mount.mount_flags.push(flag.to_owned());
         }
     })
 }
 
-/// A raw device in this mode.
+/// A raw device with this access mode.
 pub(crate) fn device(mode: Mode) -> csi::VolumeCapability {
     capability(Content::Block, mode)
 }
 
-/// Capabilities that no RPC may accept, with the words that say why.
-#[rustfmt::skip] // A row is a line.
+/// Capabilities that every RPC must reject, with the expected words of the error.
+#[rustfmt::skip] // One row per line.
 pub(crate) fn bad_capabilities() -> Vec<(&'static str, csi::VolumeCapability, Vec<&'static str>)> {
     let of_mode = |number| {
-        but(of_type("ext4"), |capability| {
+        modified(of_type("ext4"), |capability| {
             capability.access_mode.get_or_insert_default().mode = number;
         })
     };
@@ -101,12 +100,12 @@ pub(crate) fn bad_capabilities() -> Vec<(&'static str, csi::VolumeCapability, Ve
     vec![
         (
             "a capability without access type",
-            but(of_type("ext4"), |c| c.access_type = None),
+            modified(of_type("ext4"), |c| c.access_type = None),
             vec!["missing", "access_type must be block or mount"],
         ),
         (
             "a capability without access mode",
-            but(of_type("ext4"), |c| c.access_mode = None),
+            modified(of_type("ext4"), |c| c.access_mode = None),
             vec!["missing", "access_mode must be set"],
         ),
         (
@@ -147,29 +146,29 @@ pub(crate) fn bad_capabilities() -> Vec<(&'static str, csi::VolumeCapability, Ve
     ]
 }
 
-/// `CreateVolume` of 1 GiB of ext4 in the article's StorageClass.
+/// `CreateVolume` with 1 GiB, ext4 and the article's StorageClass.
 pub(crate) fn create(name: &str) -> csi::CreateVolumeRequest {
     create_request(name, GIB, Content::Fs("ext4"))
 }
 
-/// `create`, with these parameters alone.
+/// `create` with only these parameters.
 pub(crate) fn create_with<const N: usize>(
     name: &str,
     parameters: [(&str, &str); N],
 ) -> csi::CreateVolumeRequest {
-    but(create(name), |request| request.parameters = map(parameters))
+    modified(create(name), |request| request.parameters = map(parameters))
 }
 
-/// `create`, with the article's parameters and one more.
+/// `create` with the article's parameters and one more.
 pub(crate) fn create_and(name: &str, key: &str, value: &str) -> csi::CreateVolumeRequest {
-    but(create(name), |request| {
+    modified(create(name), |request| {
         drop(request.parameters.insert(key.to_owned(), value.to_owned()));
     })
 }
 
-/// `create`, of this size.
+/// `create` with this size range.
 pub(crate) fn create_sized(name: &str, required: i64, limit: i64) -> csi::CreateVolumeRequest {
-    but(create(name), |request| {
+    modified(create(name), |request| {
         request.capacity_range = Some(range(required, limit));
     })
 }
@@ -221,8 +220,8 @@ pub(crate) fn expand(id: &str, required: i64) -> csi::ControllerExpandVolumeRequ
     }
 }
 
-/// Secrets that no RPC may accept, with the words that say why. No value may be told.
-#[rustfmt::skip] // A row is a line.
+/// Secrets that every RPC must reject, with the expected words of the error, which must not contain a value.
+#[rustfmt::skip] // One row per line.
 pub(crate) fn bad_secrets() -> Vec<(&'static str, HashMap<String, String>, Vec<&'static str>)> {
     const USER: (&str, &str) = ("node.session.auth.username", "alice");
     const PASSWORD: &str = "node.session.auth.password";
@@ -243,7 +242,7 @@ pub(crate) fn bad_secrets() -> Vec<(&'static str, HashMap<String, String>, Vec<&
     ]
 }
 
-/// `ControllerExpandVolume` with both ends of the range.
+/// `ControllerExpandVolume` with both limits of the range.
 pub(crate) fn expand_within(
     id: &str,
     required: i64,

@@ -1,5 +1,5 @@
-//! Rows about a node that is at work: volumes staged and published, and other people's mounts and files in the way. And the
-//! oddities that are legal there.
+//! Table rows for a node in use: with staged and published volumes, and with foreign mounts and files in the way. Also
+//! unusual but legal calls there.
 
 use std::fs;
 use std::path::PathBuf;
@@ -19,7 +19,7 @@ use crate::node::text;
 use crate::request::*;
 use crate::table::{Row, Tally, nothing_to_do, row};
 
-/// `NodeStageVolume` of a volume, as a CO sends it.
+/// `NodeStageVolume` for a volume, as a CO sends it.
 pub(crate) fn stage(volume: &TestVolume) -> csi::NodeStageVolumeRequest {
     csi::NodeStageVolumeRequest {
         volume_id: volume.id.clone(),
@@ -31,7 +31,7 @@ pub(crate) fn stage(volume: &TestVolume) -> csi::NodeStageVolumeRequest {
     }
 }
 
-/// `NodePublishVolume` of a volume, as a CO sends it.
+/// `NodePublishVolume` for a volume, as a CO sends it.
 pub(crate) fn publish(volume: &TestVolume) -> csi::NodePublishVolumeRequest {
     csi::NodePublishVolumeRequest {
         volume_id: volume.id.clone(),
@@ -44,17 +44,17 @@ pub(crate) fn publish(volume: &TestVolume) -> csi::NodePublishVolumeRequest {
     }
 }
 
-/// A node at work.
-pub(crate) struct AtWork {
+/// A node in use.
+pub(crate) struct NodeInUse {
     /// xfs, staged and published.
     used: TestVolume,
     /// ext4, staged only.
     staged: TestVolume,
-    /// Published to the node, and no more.
+    /// Published to the node, but not staged.
     fresh: TestVolume,
     /// A raw device, staged and published.
     raw: TestVolume,
-    /// A folder where somebody has mounted something.
+    /// A folder with a foreign mount.
     occupied: PathBuf,
     /// A folder with a file in it.
     full: PathBuf,
@@ -62,16 +62,16 @@ pub(crate) struct AtWork {
     file: PathBuf,
 }
 
-impl AtWork {
-    /// Sets it up.
-    pub(crate) async fn set(world: &TestCluster) -> Result<Self> {
-        let mut used = TestVolume::create(world, "used", GIB, Content::Fs("xfs")).await?;
-        used.attach(world).await?;
-        let mut raw = TestVolume::create(world, "raw", GIB, Content::Block).await?;
-        raw.attach(world).await?;
-        let staged = published(world, "staged", "ext4").await;
-        staged.stage(world).await?;
-        let kubelet = world.folder().join("kubelet");
+impl NodeInUse {
+    /// Creates its volumes, mounts and files.
+    pub(crate) async fn create(cluster: &TestCluster) -> Result<Self> {
+        let mut used = TestVolume::create(cluster, "used", GIB, Content::Fs("xfs")).await?;
+        used.attach(cluster).await?;
+        let mut raw = TestVolume::create(cluster, "raw", GIB, Content::Block).await?;
+        raw.attach(cluster).await?;
+        let staged = published(cluster, "staged", "ext4").await;
+        staged.stage(cluster).await?;
+        let kubelet = cluster.folder().join("kubelet");
         let (occupied, full) = (kubelet.join("occupied"), kubelet.join("full"));
         fs::create_dir_all(&occupied)?;
         process::run(
@@ -91,7 +91,7 @@ impl AtWork {
         Ok(Self {
             used,
             staged,
-            fresh: published(world, "fresh", "ext4").await,
+            fresh: published(cluster, "fresh", "ext4").await,
             raw,
             occupied,
             full,
@@ -99,36 +99,36 @@ impl AtWork {
         })
     }
 
-    /// Takes it down, and with that shows that no row has broken anything.
-    pub(crate) async fn end(self, world: &TestCluster) -> Result<()> {
+    /// Tears it down, which also shows that no row has broken anything.
+    pub(crate) async fn tear_down(self, cluster: &TestCluster) -> Result<()> {
         process::run("umount", [&text(&self.occupied)])?;
         for volume in [&self.used, &self.raw] {
-            volume.node_unpublish(world).await?;
+            volume.node_unpublish(cluster).await?;
         }
         for volume in [&self.used, &self.staged, &self.raw] {
-            volume.unstage(world).await?;
+            volume.unstage(cluster).await?;
         }
         for volume in [&self.used, &self.staged, &self.raw, &self.fresh] {
-            volume.unpublish(world).await?;
-            volume.delete(world).await?;
+            volume.unpublish(cluster).await?;
+            volume.delete(cluster).await?;
         }
         Ok(())
     }
 
-    /// What is refused there.
-    #[rustfmt::skip] // A row is a line.
+    /// Rows that must be refused.
+    #[rustfmt::skip] // One row per line.
     pub(crate) fn rows(&self) -> Vec<Row> {
         let Self { used, staged, fresh, raw, .. } = self;
         let [occupied, full, file] = [&self.occupied, &self.full, &self.file].map(|path| text(path));
         let reader = |fs| capability(Content::Fs(fs), Mode::SingleNodeReaderOnly);
-        let restage = |capability| but(stage(used), |r| (r.volume_capability, r.volume_context) = (Some(capability), map([])));
-        let stage_at = |path: &str| but(stage(fresh), |r| path.clone_into(&mut r.staging_target_path));
-        let publish_at = |path: &str| but(publish(staged), |r| path.clone_into(&mut r.target_path));
-        let republish = |change: fn(&mut csi::NodePublishVolumeRequest)| but(publish(used), change);
+        let restage = |capability| modified(stage(used), |r| (r.volume_capability, r.volume_context) = (Some(capability), map([])));
+        let stage_at = |path: &str| modified(stage(fresh), |r| path.clone_into(&mut r.staging_target_path));
+        let publish_at = |path: &str| modified(publish(staged), |r| path.clone_into(&mut r.target_path));
+        let republish = |change: fn(&mut csi::NodePublishVolumeRequest)| modified(publish(used), change);
         let second = format!("{}-2", text(&used.target));
-        let grow = |path: &str, required, limit| but(node_expand(&used.id, path, 0), |r| r.capacity_range = Some(range(required, limit)));
+        let grow = |path: &str, required, limit| modified(node_expand(&used.id, path, 0), |r| r.capacity_range = Some(range(required, limit)));
         let (staging, target) = (text(&used.staging), text(&used.target));
-        let second_raw = |path: &str| but(publish(raw), |r| (r.target_path, r.volume_capability) = (path.to_owned(), Some(device(Mode::SingleNodeMultiWriter))));
+        let second_raw = |path: &str| modified(publish(raw), |r| (r.target_path, r.volume_capability) = (path.to_owned(), Some(device(Mode::SingleNodeMultiWriter))));
         let differs = "exists already and differs";
         vec![
             row("staged already, as another file system", restage(of_type("ext4")), AlreadyExists, [differs, &staging, "xfs", "asked for ext4"]),
@@ -140,15 +140,15 @@ impl AtWork {
             row("a second path for a single writer", republish(|r| r.target_path.push_str("-2")), FailedPrecondition, [&*used.id, &target, "allows one path", "unpublish it there"]),
             row("published already, read-only now", republish(|r| r.readonly = true), AlreadyExists, [differs, &target, "read-write", "asked for a file system, read-only"]),
             row("published as another file system than staged", republish(|r| (r.volume_capability, r.volume_context) = (Some(of_type("ext4")), map([]))), FailedPrecondition, ["staged as xfs, not ext4", "with the same capability"]),
-            row("a mount flag that it was not staged with", but(publish(staged), |r| r.volume_capability = Some(flagged("noatime"))), FailedPrecondition, ["without the mount flag noatime", "with the same capability"]),
-            row("another volume's staging path", but(publish(staged), |r| staging.clone_into(&mut r.staging_target_path)), FailedPrecondition, [&*staged.id, &staging, "stage the volume first"]),
+            row("a mount flag that it was not staged with", modified(publish(staged), |r| r.volume_capability = Some(flagged("noatime"))), FailedPrecondition, ["without the mount flag noatime", "with the same capability"]),
+            row("another volume's staging path", modified(publish(staged), |r| staging.clone_into(&mut r.staging_target_path)), FailedPrecondition, [&*staged.id, &staging, "stage the volume first"]),
             row("before it is staged", publish(fresh), FailedPrecondition, ["no file system", "stage the volume first"]),
             row("something else is mounted at the target path", publish_at(&occupied), FailedPrecondition, [&*occupied, "tmpfs of somebodys", "unmount it if it is not needed"]),
             row("another volume is published at the target path", publish_at(&target), FailedPrecondition, [&*target, "not this volume", "unmount it if it is not needed"]),
             row("the target path is a file", publish_at(&file), FailedPrecondition, [&*file, "something else exists", "remove it if it is not needed"]),
             row("the target path lies below a file", publish_at(&format!("{file}/below")), FailedPrecondition, ["precious/below", "make it"]),
             row("the target path lies nowhere", publish_at("/nowhere/at/all"), FailedPrecondition, ["/nowhere/at/all", "does not exist", "make it"]),
-            row("a raw device as a file system", but(publish(raw), |r| r.volume_capability = Some(of_type("ext4"))), FailedPrecondition, [&*raw.id, "stage the volume first"]),
+            row("a raw device as a file system", modified(publish(raw), |r| r.volume_capability = Some(of_type("ext4"))), FailedPrecondition, [&*raw.id, "stage the volume first"]),
             row("a raw device over a file with data", second_raw(&file), FailedPrecondition, [&*file, "something else exists", "remove it if it is not needed"]),
             row("a raw device over a folder", second_raw(&full), FailedPrecondition, [&*full, "something else exists", "remove it if it is not needed"]),
             row("unstaged while it is published", unstage(&used.id, &staging), FailedPrecondition, [&*used.id, &target, "unpublish it there first"]),
@@ -172,48 +172,48 @@ impl AtWork {
     }
 }
 
-/// Legal oddities of a node, each call twice.
-pub(crate) async fn legal(world: &TestCluster, tally: &mut Tally) {
-    a_life_of_oddities(world, tally).await;
-    several_targets(world, tally).await;
-    raw_device(world, tally).await;
-    static_volume(world, tally).await;
+/// Unusual but legal node calls, each made twice.
+pub(crate) async fn legal(cluster: &TestCluster, tally: &mut Tally) {
+    unusual_calls(cluster, tally).await;
+    several_targets(cluster, tally).await;
+    raw_device(cluster, tally).await;
+    static_volume(cluster, tally).await;
 }
 
 async fn all_twice<const N: usize>(
-    world: &TestCluster,
+    cluster: &TestCluster,
     tally: &mut Tally,
     calls: [(&'static str, Call); N],
 ) {
     for (name, call) in calls {
-        tally.twice(world, name, call).await;
+        tally.twice(cluster, name, call).await;
     }
 }
 
-/// Odd paths, a file system in odd case, growth without capability, staging path or range.
-#[rustfmt::skip] // A row is a line.
-async fn a_life_of_oddities(world: &TestCluster, tally: &mut Tally) {
-    let mut volume = published(world, "odd", "xfs").await;
-    volume.staging = world.folder().join("kubelet/odd  path/with 'quotes' and ünïcode");
-    volume.target = world.folder().join("kubelet/odd  path/#target\\012");
+/// Unnormalized paths, a file system in another case, expansion without capability, staging path or range.
+#[rustfmt::skip] // One row per line.
+async fn unusual_calls(cluster: &TestCluster, tally: &mut Tally) {
+    let mut volume = published(cluster, "odd", "xfs").await;
+    volume.staging = cluster.folder().join("kubelet/odd  path/with 'quotes' and ünïcode");
+    volume.target = cluster.folder().join("kubelet/odd  path/#target\\012");
     fs::create_dir_all(&volume.staging).unwrap();
     volume.volume_context = map([("fsType", "xFS"), ("storage.kubernetes.io/csiProvisionerIdentity", "x"), ("formatOptions", "-m reflink=0")]);
-    let staging = but(stage(&volume), |r| {
+    let staging = modified(stage(&volume), |r| {
         r.staging_target_path.push('/');
         r.volume_capability = Some(of_type("XFS"));
     });
     let id = &volume.id;
     let (staging_path, target) = (text(&volume.staging), text(&volume.target));
-    all_twice(world, tally, [
+    all_twice(cluster, tally, [
         ("odd words and paths", staging.into()),
         ("odd paths", publish(&volume).into()),
         ("an odd path", stats(id, &format!("{target}/")).into()),
-        ("no range", but(node_expand(id, &target, 0), |r| r.capacity_range = None).into()),
+        ("no range", modified(node_expand(id, &target, 0), |r| r.capacity_range = None).into()),
         ("a staging path as volume path", node_expand(id, &staging_path, GIB).into()),
         ("less than it has", node_expand(id, &target, 1).into()),
     ]).await;
-    volume.expand_lun(world, 2 * GIB).await.unwrap();
-    all_twice(world, tally, [
+    volume.expand_lun(cluster, 2 * GIB).await.unwrap();
+    all_twice(cluster, tally, [
         ("growth", node_expand(id, &target, 2 * GIB).into()),
         ("an odd path", node_unpublish(id, &target).into()),
         ("an odd path", unstage(id, &staging_path).into()),
@@ -222,69 +222,69 @@ async fn a_life_of_oddities(world: &TestCluster, tally: &mut Tally) {
     ]).await;
 }
 
-/// Two pods on one node, one of which may only read.
-#[rustfmt::skip] // A row is a line.
-async fn several_targets(world: &TestCluster, tally: &mut Tally) {
-    let volume = published(world, "several", "ext4").await;
+/// Two pods on one node, one of them read-only.
+#[rustfmt::skip] // One row per line.
+async fn several_targets(cluster: &TestCluster, tally: &mut Tally) {
+    let volume = published(cluster, "several", "ext4").await;
     let many = || Some(mounted(Mode::SingleNodeMultiWriter));
     let second = volume.target.with_file_name("second");
-    let reading = but(publish(&volume), |r| {
+    let reading = modified(publish(&volume), |r| {
         (r.volume_capability, r.readonly) = (many(), true);
         r.target_path = text(&second);
     });
-    all_twice(world, tally, [
-        ("many writers", but(stage(&volume), |r| r.volume_capability = many()).into()),
-        ("one of several", but(publish(&volume), |r| r.volume_capability = many()).into()),
+    all_twice(cluster, tally, [
+        ("many writers", modified(stage(&volume), |r| r.volume_capability = many()).into()),
+        ("one of several", modified(publish(&volume), |r| r.volume_capability = many()).into()),
         ("another, read-only", reading.into()),
     ]).await;
     tally.check(fs::write(second.join("x"), "").is_err(), || "a read-only target path can be written to".to_owned());
     tally.check(fs::write(volume.target.join("x"), "").is_ok(), || "the other target path cannot be written to".to_owned());
-    all_twice(world, tally, [
+    all_twice(cluster, tally, [
         ("one of several", node_unpublish(&volume.id, &text(&second)).into()),
         ("the last of several", node_unpublish(&volume.id, &text(&volume.target)).into()),
         ("what several used", unstage(&volume.id, &text(&volume.staging)).into()),
     ]).await;
-    volume.unpublish(world).await.unwrap();
-    volume.delete(world).await.unwrap();
+    volume.unpublish(cluster).await.unwrap();
+    volume.delete(cluster).await.unwrap();
 }
 
-/// A raw device may hold whatever it likes.
-#[rustfmt::skip] // A row is a line.
-async fn raw_device(world: &TestCluster, tally: &mut Tally) {
-    let mut volume = TestVolume::create(world, "raw-2", GIB, Content::Block).await.unwrap();
-    volume.publish(world).await.unwrap();
-    let file = world.nas.folder().join("luns").join(format!("{}.img", volume.uuid()));
+/// A raw device may contain any data.
+#[rustfmt::skip] // One row per line.
+async fn raw_device(cluster: &TestCluster, tally: &mut Tally) {
+    let mut volume = TestVolume::create(cluster, "raw-2", GIB, Content::Block).await.unwrap();
+    volume.publish(cluster).await.unwrap();
+    let file = cluster.nas.folder().join("luns").join(format!("{}.img", volume.uuid()));
     process::run("mkswap", [&text(&file)]).unwrap();
     let written = tools::sha256(&file, 1 << 20).unwrap();
-    all_twice(world, tally, [
+    all_twice(cluster, tally, [
         ("a raw device with swap space on it", stage(&volume).into()),
         ("a raw device", publish(&volume).into()),
         ("a raw device", stats(&volume.id, &text(&volume.target)).into()),
     ]).await;
     tally.check(tools::sha256(&volume.target, 1 << 20).unwrap() == written, || "the raw device has changed".to_owned());
-    volume.expand_lun(world, 2 * GIB).await.unwrap();
-    all_twice(world, tally, [
+    volume.expand_lun(cluster, 2 * GIB).await.unwrap();
+    all_twice(cluster, tally, [
         ("a raw device", node_expand(&volume.id, &text(&volume.target), 2 * GIB).into()),
         ("a raw device", node_unpublish(&volume.id, &text(&volume.target)).into()),
         ("a raw device", unstage(&volume.id, &text(&volume.staging)).into()),
     ]).await;
-    volume.unpublish(world).await.unwrap();
-    volume.delete(world).await.unwrap();
+    volume.unpublish(cluster).await.unwrap();
+    volume.delete(cluster).await.unwrap();
 }
 
-/// A PV that an administrator wrote by hand: no volume_context, no fs_type; the handle is all there is.
-#[rustfmt::skip] // A row is a line.
-async fn static_volume(world: &TestCluster, tally: &mut Tally) {
-    let volume = published(world, "static", "ext4").await;
+/// A PV that an administrator wrote by hand: without volume_context and fs_type, only with the volume handle.
+#[rustfmt::skip] // One row per line.
+async fn static_volume(cluster: &TestCluster, tally: &mut Tally) {
+    let volume = published(cluster, "static", "ext4").await;
     let bare = Some(of_type(""));
-    all_twice(world, tally, [
-        ("a static volume", but(stage(&volume), |r| (r.volume_capability, r.volume_context) = (bare.clone(), map([]))).into()),
-        ("a static volume", but(publish(&volume), |r| (r.volume_capability, r.volume_context) = (bare, map([]))).into()),
+    all_twice(cluster, tally, [
+        ("a static volume", modified(stage(&volume), |r| (r.volume_capability, r.volume_context) = (bare.clone(), map([]))).into()),
+        ("a static volume", modified(publish(&volume), |r| (r.volume_capability, r.volume_context) = (bare, map([]))).into()),
     ]).await;
-    let made = tools::fs_type(&volume.target).unwrap();
-    tally.check(made == "ext4", || format!("a static volume became {made}"));
-    volume.node_unpublish(world).await.unwrap();
-    volume.unstage(world).await.unwrap();
-    volume.unpublish(world).await.unwrap();
-    volume.delete(world).await.unwrap();
+    let fs_type = tools::fs_type(&volume.target).unwrap();
+    tally.check(fs_type == "ext4", || format!("a static volume became {fs_type}"));
+    volume.node_unpublish(cluster).await.unwrap();
+    volume.unstage(cluster).await.unwrap();
+    volume.unpublish(cluster).await.unwrap();
+    volume.delete(cluster).await.unwrap();
 }

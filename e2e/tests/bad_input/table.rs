@@ -1,4 +1,4 @@
-//! The table: rows, how they are judged, and what must not have changed when they are refused.
+//! The table: its rows, how they are checked, and the state that a refused call must not change.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,7 +12,7 @@ use tonic::Code;
 
 use crate::call::{Answer, Call};
 
-/// A call that must be answered with a code and words, and change nothing.
+/// A call with the expected code and words of the response; it must change nothing.
 pub(crate) struct Row {
     name: &'static str,
     call: Call,
@@ -20,7 +20,7 @@ pub(crate) struct Row {
     says: Vec<String>,
 }
 
-/// A row: each of `says` must be in the message: the field, its value, and what to do.
+/// A row. The message must contain each of `says`: the field, its value, and the remedy.
 pub(crate) fn row<S: AsRef<str>>(
     name: &'static str,
     call: impl Into<Call>,
@@ -38,89 +38,95 @@ pub(crate) fn row<S: AsRef<str>>(
     }
 }
 
-/// A row that is answered with OK although there is nothing to do, and nothing is done.
+/// A row for a no-op: the response is OK, and nothing changes.
 pub(crate) fn nothing_to_do(name: &'static str, call: impl Into<Call>) -> Row {
     row::<&str>(name, call, Code::Ok, [])
 }
 
-/// Counts rows, and collects what is wrong with them.
+/// Counts rows, and collects failures.
 #[derive(Default)]
 pub(crate) struct Tally {
     rows: BTreeMap<&'static str, usize>,
-    wrong: Vec<String>,
+    failures: Vec<String>,
 }
 
 impl Tally {
-    /// Makes each call and judges it: code, words, and that NAS and node are as before.
-    pub(crate) async fn refused(&mut self, world: &TestCluster, rows: Vec<Row>) {
+    /// Makes each call and checks the code, the words, and that NAS and node have not changed.
+    pub(crate) async fn refused(&mut self, cluster: &TestCluster, rows: Vec<Row>) {
         for row in rows {
-            self.refused_but(world, row, &[]).await;
+            self.refused_but(cluster, row, &[]).await;
         }
     }
 
-    /// The same for one call, after which what begins with one of `may_change` need not be as before.
-    pub(crate) async fn refused_but(&mut self, world: &TestCluster, row: Row, may_change: &[&str]) {
+    /// The same for one call, after which state whose name starts with one of `may_change` may differ.
+    pub(crate) async fn refused_but(
+        &mut self,
+        cluster: &TestCluster,
+        row: Row,
+        may_change: &[&str],
+    ) {
         let Row {
             name,
             call,
             code,
             says,
         } = row;
-        let before = seen(world).await.unwrap();
-        let answer = call.send(&world.plugin).await;
-        let after = seen(world).await.unwrap();
+        let before = state(cluster).await.unwrap();
+        let answer = call.send(&cluster.plugin).await;
+        let after = state(cluster).await.unwrap();
         let (got, message) = match &answer {
             Ok(answer) => (Code::Ok, answer.unconfirmed().unwrap_or_default()),
             Err(status) => (status.code(), status.message()),
         };
         self.count(call.rpc());
-        let mut wrong = changes(&before, &after);
-        wrong.retain(|what| !may_change.iter().any(|free| what.starts_with(free)));
+        let mut failures = changes(&before, &after);
+        failures.retain(|what| !may_change.iter().any(|free| what.starts_with(free)));
         if got != code {
-            wrong.push(format!("answered {got:?}, not {code:?}"));
+            failures.push(format!("answered {got:?}, not {code:?}"));
         }
         let lacks = |word: &&String| !message.contains(word.as_str());
-        wrong.extend(
+        failures.extend(
             says.iter()
                 .filter(lacks)
                 .map(|word| format!("the message lacks {word:?}")),
         );
-        // Every password in these tables is a planted one.
+        // Every password in these tables starts with "planted".
         if message.contains("planted") {
-            wrong.push("the message tells a secret".to_owned());
+            failures.push("the message contains a secret".to_owned());
         }
-        self.check(wrong.is_empty(), || {
+        self.check(failures.is_empty(), || {
             format!(
                 "{}, {name}: {}; it says {message:?}",
                 call.rpc(),
-                wrong.join("; ")
+                failures.join("; ")
             )
         });
     }
 
-    /// Makes the call twice: both must succeed with the same answer, and the second change nothing.
+    /// Makes the call twice: both must return the same response, and the second must change nothing.
     pub(crate) async fn twice(
         &mut self,
-        world: &TestCluster,
+        cluster: &TestCluster,
         name: &'static str,
         call: impl Into<Call>,
     ) -> Option<Answer> {
-        self.twice_by(world, &world.plugin, name, call.into()).await
+        self.twice_by(cluster, &cluster.plugin, name, call.into())
+            .await
     }
 
-    /// The same, by another driver.
+    /// The same with another driver.
     pub(crate) async fn twice_by(
         &mut self,
-        world: &TestCluster,
+        cluster: &TestCluster,
         plugin: &Plugin,
         name: &'static str,
         call: Call,
     ) -> Option<Answer> {
         self.count(call.rpc());
         let first = call.send(plugin).await;
-        let before = seen(world).await.unwrap();
+        let before = state(cluster).await.unwrap();
         let second = call.send(plugin).await;
-        let after = seen(world).await.unwrap();
+        let after = state(cluster).await.unwrap();
         match (first, second) {
             (Ok(first), Ok(second)) => {
                 self.check(first == second, || {
@@ -137,7 +143,7 @@ impl Tally {
                 Some(first)
             }
             (first, second) => {
-                self.wrong.push(format!(
+                self.failures.push(format!(
                     "{}, {name}: first {first:?}, then {second:?}",
                     call.rpc()
                 ));
@@ -146,10 +152,10 @@ impl Tally {
         }
     }
 
-    /// Notes what is wrong unless `right`.
+    /// Records a failure unless `right`.
     pub(crate) fn check(&mut self, right: bool, what: impl FnOnce() -> String) {
         if !right {
-            self.wrong.push(what());
+            self.failures.push(what());
         }
     }
 
@@ -157,7 +163,7 @@ impl Tally {
         *self.rows.entry(rpc).or_default() += 1;
     }
 
-    /// Prints the number of rows and fails if anything was wrong, or if rows have got lost.
+    /// Prints the number of rows. Panics if a check failed, or if there are fewer rows than `at_least`.
     pub(crate) fn finish(self, title: &str, at_least: usize) {
         let rows: usize = self.rows.values().sum();
         let by_rpc: Vec<String> = self
@@ -167,10 +173,10 @@ impl Tally {
             .collect();
         eprintln!("{title}: {rows} rows ({})", by_rpc.join(", "));
         assert!(
-            self.wrong.is_empty(),
+            self.failures.is_empty(),
             "{} of {rows} rows are wrong:\n{}",
-            self.wrong.len(),
-            self.wrong.join("\n")
+            self.failures.len(),
+            self.failures.join("\n")
         );
         assert!(
             rows >= at_least,
@@ -179,25 +185,25 @@ impl Tally {
     }
 }
 
-/// Everything that a refused call must leave as it is, by name.
-type Seen = Vec<(String, String)>;
+/// All state that a refused call must not change, by name.
+type State = Vec<(String, String)>;
 
-async fn seen(world: &TestCluster) -> Result<Seen> {
-    let state = world.nas.state().await?;
+async fn state(cluster: &TestCluster) -> Result<State> {
+    let state = cluster.nas.state().await?;
     let parts = state.as_object().into_iter().flatten();
-    let mut seen: Seen = parts
+    let mut state: State = parts
         .map(|(part, value)| (format!("{part} on the NAS"), lines(value)))
         .collect();
-    if let Some(initiator) = &world.initiator {
+    if let Some(initiator) = &cluster.initiator {
         let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
-        let folder = world.folder().to_string_lossy().into_owned();
-        let ours = |text: String| {
+        let folder = cluster.folder().to_string_lossy().into_owned();
+        let is_ours = |text: String| {
             text.lines()
                 .filter(|line| line.contains(&folder))
                 .collect::<Vec<_>>()
                 .join("\n")
         };
-        let mut see = |what: &str, text: String| seen.push((what.to_owned(), text));
+        let mut see = |what: &str, text: String| state.push((what.to_owned(), text));
         see("the node's sessions", initiator.status()?.to_string());
         see(
             "the node's records",
@@ -207,10 +213,10 @@ async fn seen(world: &TestCluster) -> Result<Seen> {
             "the node's tree",
             tree(&initiator.root().join("sys"))?.join("\n"),
         );
-        see("the mount table", ours(mounts));
+        see("the mount table", is_ours(mounts));
         see(
             "the loop devices",
-            ours(process::run(
+            is_ours(process::run(
                 "losetup",
                 [
                     "--list",
@@ -222,33 +228,33 @@ async fn seen(world: &TestCluster) -> Result<Seen> {
         );
         see(
             "the kubelet's folder",
-            tree(&world.folder().join("kubelet"))?.join("\n"),
+            tree(&cluster.folder().join("kubelet"))?.join("\n"),
         );
     }
-    Ok(seen)
+    Ok(state)
 }
 
-fn changes(before: &Seen, after: &Seen) -> Vec<String> {
+fn changes(before: &State, after: &State) -> Vec<String> {
     let pairs = before.iter().zip(after).filter(|(was, is)| was != is);
     pairs
         .map(|((what, was), (_, is))| {
             format!(
                 "{what} changed: gone {:?}, new {:?}",
-                lacking(was, is),
-                lacking(is, was)
+                missing_lines(was, is),
+                missing_lines(is, was)
             )
         })
         .collect()
 }
 
-/// Lines of `text` that `other` lacks.
-fn lacking<'a>(text: &'a str, other: &str) -> Vec<&'a str> {
+/// The lines of `text` that are not in `other`.
+fn missing_lines<'a>(text: &'a str, other: &str) -> Vec<&'a str> {
     text.lines()
         .filter(|line| !other.lines().any(|there| there == *line))
         .collect()
 }
 
-/// A list as a line per row.
+/// A JSON list with one line per row.
 fn lines(value: &Value) -> String {
     match value.as_array() {
         Some(rows) => rows
@@ -260,7 +266,7 @@ fn lines(value: &Value) -> String {
     }
 }
 
-/// Names below a folder, sorted; mounts in it are not entered.
+/// The sorted names below a folder, without the contents of mounts.
 fn tree(folder: &Path) -> Result<Vec<String>> {
     if !folder.exists() {
         return Ok(Vec::new());

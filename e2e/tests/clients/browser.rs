@@ -1,4 +1,4 @@
-//! The page at the control port, in a browser: what it shows, and that its knobs turn.
+//! The web page at the control port in a browser: what it shows, and that its controls work.
 
 use std::path::Path;
 
@@ -12,35 +12,35 @@ use serde_json::json;
 
 const LUN: &str = "SYNO.Core.ISCSI.LUN";
 const LISTENS: &str = "started successfully on port ";
-/// A browser that ran it would have another title.
+/// A page that executed it would have another title.
 const HOSTILE: &str = "<script>document.title='owned'</script><b>&\"'";
 
-/// A browser without a window, and the program that it is driven by.
+/// A headless browser and its WebDriver program.
 struct Browser {
     client: Client,
-    // Dropped after the client; ends the browser too.
+    // Dropped after the client; ends the browser, too.
     _driver: Process,
 }
 
 impl Browser {
     async fn start(folder: &Path) -> Result<Self> {
         let log = folder.join("chromedriver.log");
-        // What Chromium writes beside its profile, crash reports, stays in the folder too.
+        // Files that Chromium writes outside its profile, such as crash reports, stay in the folder, too.
         let config = format!("XDG_CONFIG_HOME={}", folder.display());
         let driver = Process::tool("env", [&config, "chromedriver", "--port=0"], &log)?;
-        let said = until(
+        let output = until(
             "chromedriver listens",
             async || Ok(std::fs::read_to_string(&log)?),
-            |said| said.contains(LISTENS),
+            |output| output.contains(LISTENS),
         );
-        let said = said.await?;
-        let port = said
+        let output = output.await?;
+        let port = output
             .split(LISTENS)
             .nth(1)
             .and_then(|rest| rest.split('.').next());
         let url = format!("http://127.0.0.1:{}", port.context("chromedriver's port")?);
         let profile = folder.join("profile");
-        // A root's browser, and one in a container, has no sandbox; it sees nothing but our page.
+        // As root or in a container Chromium has no sandbox; it only loads our page.
         let options = json!({"goog:chromeOptions": {"args": [
             "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1400,1600",
             format!("--user-data-dir={}", profile.display()),
@@ -55,7 +55,7 @@ impl Browser {
         })
     }
 
-    /// The text of what is found, once it holds `want`.
+    /// The text of the selected element, once it contains `want`.
     async fn shows(&self, selector: &str, want: &str) -> Result<String> {
         until(
             &format!("{selector} shows {want}"),
@@ -67,7 +67,7 @@ impl Browser {
 
     async fn text(&self, selector: &str) -> Result<String> {
         let element = self.client.find(Locator::Css(selector)).await?;
-        // The page may replace it just now.
+        // The page may be replacing the element at this moment.
         Ok(element.text().await.unwrap_or_default())
     }
 
@@ -77,7 +77,7 @@ impl Browser {
         Ok(element.send_keys(text).await?)
     }
 
-    /// Clicks a thing that the page may replace at any moment.
+    /// Clicks an element that the page may replace at any moment.
     async fn click(&self, selector: &str) -> Result<()> {
         until(
             &format!("{selector} is clicked"),
@@ -92,7 +92,7 @@ impl Browser {
     }
 }
 
-async fn furnish(nas: &Nas) -> Result<String> {
+async fn create_objects(nas: &Nas) -> Result<String> {
     let session = nas.session().await?;
     let uuid = session.call(
         LUN,
@@ -129,24 +129,24 @@ async fn outsider_chromium_sees_the_nas_and_turns_its_knobs() -> Result<()> {
     }
     let folder = tempfile::tempdir()?;
     let nas = Nas::start(folder.path(), Settings::default()).await?;
-    let uuid = furnish(&nas).await?;
+    let uuid = create_objects(&nas).await?;
     let browser = Browser::start(folder.path()).await?;
-    let seen = looks(&browser, &nas, &uuid).await;
-    // Also of a failure; and the browser ends in any case.
-    let picture = browser.client.screenshot().await;
+    let seen = shows_state(&browser, &nas, &uuid).await;
+    // Also after a failure; and the browser ends in any case.
+    let screenshot = browser.client.screenshot().await;
     browser.client.clone().close().await?;
-    std::fs::write(screenshot()?, picture?)?;
+    std::fs::write(screenshot_path()?, screenshot?)?;
     seen
 }
 
-/// Where the picture stays, for people and as an artefact of a pipeline.
-fn screenshot() -> Result<std::path::PathBuf> {
+/// The path of the screenshot, for people and as an artifact of a pipeline.
+fn screenshot_path() -> Result<std::path::PathBuf> {
     let own = std::env::current_exe()?;
     let target = own.ancestors().nth(3).context("target/")?;
     Ok(target.join("dsm-sim-page.png"))
 }
 
-async fn looks(browser: &Browser, nas: &Nas, uuid: &str) -> Result<()> {
+async fn shows_state(browser: &Browser, nas: &Nas, uuid: &str) -> Result<()> {
     browser.client.goto(&nas.control).await?;
     let overview = browser.shows("#overview", "pvc-1").await?;
     for want in [
@@ -173,10 +173,10 @@ async fn looks(browser: &Browser, nas: &Nas, uuid: &str) -> Result<()> {
     );
     fault(browser, nas, uuid).await?;
     journal(browser).await?;
-    knobs(browser, nas).await
+    controls(browser, nas).await
 }
 
-/// A fault that is set by hand hits, is seen, and goes away.
+/// A fault that is set on the page takes effect, is shown, and can be removed.
 async fn fault(browser: &Browser, nas: &Nas, uuid: &str) -> Result<()> {
     browser.fill("#fault [name=method]", "get").await?;
     browser.fill("#fault [name=object]", uuid).await?;
@@ -212,7 +212,7 @@ async fn journal(browser: &Browser) -> Result<()> {
     .map(drop)
 }
 
-async fn knobs(browser: &Browser, nas: &Nas) -> Result<()> {
+async fn controls(browser: &Browser, nas: &Nas) -> Result<()> {
     let choose = async || {
         let select = browser.client.find(Locator::Css("[data-latency]")).await?;
         Ok(select.select_by_label("ds918").await.is_ok())

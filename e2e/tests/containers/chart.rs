@@ -1,10 +1,10 @@
-//! How the chart starts a container: read from the plain manifests that it renders with both simulators. Text in, facts out.
+//! How the chart starts a container, parsed from the plain manifests that it renders with both simulators. No I/O.
 
 use anyhow::{Context as _, Result};
 use serde::Deserialize as _;
 use serde_yaml_ng::{Deserializer, Value};
 
-/// `cargo ci tidy` checks that it is what the chart renders.
+/// `cargo ci tidy` checks that these are what the chart renders.
 const MANIFESTS: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/../driver/deploy/manifests/synology-csi-sim.yaml"
@@ -15,53 +15,53 @@ const MANIFESTS: &str = concat!(
 pub(crate) struct Container {
     /// NAME:TAG.
     pub(crate) image: String,
-    /// Its arguments. `$(NODE_NAME)` stands for the node's name.
+    /// Its arguments. `$(NODE_NAME)` is a placeholder for the node's name.
     pub(crate) args: Vec<String>,
-    /// Its variables, but for the node's name.
+    /// Its environment variables, except the node's name.
     pub(crate) env: Vec<(String, String)>,
-    /// USER:GROUP, as numbers.
+    /// USER:GROUP, numeric.
     pub(crate) user: String,
-    /// Its root cannot be written to.
+    /// Whether its root file system is read-only.
     pub(crate) read_only: bool,
-    /// What it may do.
+    /// Its privileges.
     pub(crate) privileges: Privileges,
-    /// It is in the node's own network.
+    /// Whether it is in the host's network namespace.
     pub(crate) host_network: bool,
-    /// What is mounted where.
+    /// Its volume mounts.
     pub(crate) mounts: Vec<Mount>,
 }
 
-/// What a container may do.
+/// A container's privileges.
 #[derive(Clone, Debug)]
 pub(crate) enum Privileges {
-    /// Everything, with devices too.
+    /// Privileged: everything, including devices.
     All,
-    /// What an engine gives, less some.
+    /// The engine's defaults, with restrictions.
     Fewer {
-        /// Capabilities that it has not.
+        /// Dropped capabilities.
         drop: Vec<String>,
-        /// A program in it can get more rights than whoever starts it.
+        /// Whether a program in it can gain privileges.
         escalation: bool,
     },
 }
 
-/// A volume in a container.
+/// A volume mount of a container.
 #[derive(Clone, Debug)]
 pub(crate) struct Mount {
-    /// Where in the container.
+    /// The path in the container.
     pub(crate) path: String,
-    /// It cannot be written to.
+    /// Whether it is read-only.
     pub(crate) read_only: bool,
-    /// What it is.
+    /// The volume.
     pub(crate) volume: Volume,
 }
 
 /// A volume of a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Volume {
-    /// A directory of the node.
+    /// A directory of the node (hostPath).
     Host(String),
-    /// A directory that lives as long as the pod: its name.
+    /// A directory that lives as long as the pod (emptyDir): its name.
     Empty(String),
     /// The same, in memory.
     Memory,
@@ -70,10 +70,10 @@ pub(crate) enum Volume {
 }
 
 impl Container {
-    /// Reads the container `name` of the pod that the object `kind` `object` makes.
+    /// Parses the container `name` of the pod in the object `kind` `object`.
     ///
     /// # Errors
-    /// There is none, or it has another shape.
+    /// There is no such container, or it has another shape.
     pub(crate) fn read(kind: &str, object: &str, name: &str) -> Result<Self> {
         let text = std::fs::read_to_string(MANIFESTS).context(MANIFESTS)?;
         let objects: Result<Vec<Value>, _> = Deserializer::from_str(&text)
@@ -114,7 +114,7 @@ impl Container {
             env: env
                 .map(|it| Ok((text(&it["name"])?, text(&it["value"])?)))
                 .collect::<Result<_>>()?,
-            // Kubernetes, too, takes group 0 for a user that is named without one.
+            // Kubernetes, too, uses group 0 if only a user is set.
             user: format!("{user}:{}", id("runAsGroup").unwrap_or(0)),
             read_only: own["readOnlyRootFilesystem"] == true,
             privileges,

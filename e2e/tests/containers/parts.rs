@@ -1,4 +1,4 @@
-//! What runs in a scene: the NAS, and the two halves of the driver.
+//! The containers of a test: the NAS, and the two halves of the driver.
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
@@ -15,21 +15,21 @@ use serde_json::Value;
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::chart::Container;
-use crate::scene::{Running, Scene, check, words};
+use crate::scene::{Running, Scene, check, log_tail};
 
-/// The directory of a node's pods.
+/// The kubelet's directory on a node.
 const KUBELET: &str = "/var/lib/kubelet";
-/// The NAS's account: dsm-sim's own.
+/// The password of the NAS's account, dsm-sim's default.
 const PASSWORD: &str = "admin";
-/// How the chart calls the NAS that it simulates.
+/// The chart's name for the NAS that it simulates.
 const NAS: &str = "sim";
 
-/// The NAS, with HTTPS besides what the chart gives it.
+/// The NAS, with HTTPS in addition to the chart's configuration.
 pub(crate) struct Nas {
     pub(crate) container: Running,
-    /// What its certificate is for, besides itself.
+    /// An additional name in its certificate.
     pub(crate) name: String,
-    /// Its certificate's authority, in PEM form.
+    /// The CA certificate of its certificate, in PEM.
     pub(crate) authority: String,
 }
 
@@ -56,31 +56,31 @@ impl Nas {
         })
     }
 
-    /// Where the driver finds it.
+    /// The URL that the driver uses.
     pub(crate) fn url(&self) -> String {
         format!("https://{}:5001", self.name)
     }
 
-    /// Its address, which another start may change.
+    /// Its IP address, which a restart may change.
     pub(crate) async fn address(&self) -> Result<IpAddr> {
         Ok(self.container.get_bridge_ip_address().await?)
     }
 
-    /// What its control port says at `path`.
-    pub(crate) async fn knob(&self, path: &str) -> Result<Value> {
+    /// GETs `path` from its control API.
+    pub(crate) async fn control(&self, path: &str) -> Result<Value> {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder()
             .no_proxy()
             .tls_certs_only([])
             .build()?;
         let url = format!("http://{}:5080/{path}", self.address().await?);
-        let answer = http.get(url).send().await?.error_for_status()?;
-        Ok(serde_json::from_str(&answer.text().await?)?)
+        let wait_for_probe = http.get(url).send().await?.error_for_status()?;
+        Ok(serde_json::from_str(&wait_for_probe.text().await?)?)
     }
 
-    /// The NAMEs and sizes of its LUNs.
+    /// The names and sizes of its LUNs.
     pub(crate) async fn luns(&self) -> Result<Vec<(String, u64)>> {
-        let state = self.knob("state").await?;
+        let state = self.control("state").await?;
         let luns = state["luns"].as_array().context("luns")?;
         let lun = |lun: &Value| {
             let name = lun["name"].as_str().context("name")?;
@@ -89,20 +89,20 @@ impl Nas {
         luns.iter().map(lun).collect()
     }
 
-    /// How many targets it has.
+    /// The number of its targets.
     pub(crate) async fn targets(&self) -> Result<usize> {
-        let state = self.knob("state").await?;
+        let state = self.control("state").await?;
         Ok(state["targets"].as_array().context("targets")?.len())
     }
 
-    /// Kills it and starts it again.
+    /// Kills and restarts it.
     pub(crate) async fn restart(&self) -> Result<()> {
         restart(&self.container).await?;
         ready(&self.container).await
     }
 }
 
-/// Looks as the chart's readiness probe does: from outside of the container, whether its port can be connected to.
+/// Checks like the chart's readiness probe: whether its port accepts a connection from outside the container.
 pub(crate) async fn ready(nas: &Running) -> Result<()> {
     let opens = async || {
         check(nas).await?;
@@ -114,7 +114,7 @@ pub(crate) async fn ready(nas: &Running) -> Result<()> {
         .map(drop)
 }
 
-/// As a crash ends it: with SIGKILL.
+/// Like a crash: with SIGKILL.
 async fn restart(container: &Running) -> Result<()> {
     container.stop_with_timeout(Some(0)).await?;
     ensure!(!container.is_running().await?, "it was killed, and runs");
@@ -125,22 +125,22 @@ async fn restart(container: &Running) -> Result<()> {
 pub(crate) struct Driver {
     pub(crate) container: Running,
     socket: PathBuf,
-    /// The node's directory that is [`KUBELET`] in the container.
+    /// The node's directory that is mounted at [`KUBELET`] in the container.
     kubelet: PathBuf,
     line: Line,
 }
 
-/// How the controller reaches its NAS.
+/// How the controller connects to its NAS.
 #[derive(Clone, Debug)]
 pub(crate) struct Access<'a> {
     /// `https://…`.
     pub(crate) url: &'a str,
-    /// The authority that it trusts.
+    /// The trusted CA certificate.
     pub(crate) authority: &'a str,
 }
 
 impl Driver {
-    /// Starts the controller half, and waits until it answers `Probe`, as the chart's probes do.
+    /// Starts the controller half, and waits until it responds to `Probe`, like the chart's probes.
     pub(crate) async fn controller(scene: &Scene, access: &Access<'_>) -> Result<Self> {
         let chart = Container::read("Deployment", "synology-csi-controller", "driver")?;
         let mounted = "/etc/synology-csi";
@@ -158,10 +158,10 @@ impl Driver {
         }
         let container = scene.start("controller", &chart, &[]).await?;
         let socket = scene.volume("controller", "socket").join("csi.sock");
-        Self::await_answer(container, socket, scene.host(KUBELET)).await
+        Self::wait_until_ready(container, socket, scene.host(KUBELET)).await
     }
 
-    /// Starts the node half behind node-sim, as the chart's pod does.
+    /// Starts the node half with node-sim, like the chart's pod.
     pub(crate) async fn node(scene: &Scene) -> Result<Self> {
         let read = |container| Container::read("DaemonSet", "synology-csi-node", container);
         let init = scene.start("node-sim", &read("node-sim")?, &[]).await?;
@@ -170,15 +170,19 @@ impl Driver {
         ensure!(
             code == Some(0),
             "node-sim: {code:?}: {}",
-            words(&init).await?
+            log_tail(&init).await?
         );
         let container = scene.start("node", &read("driver")?, &[]).await?;
         let socket = scene.host("csi.synology.com").join("csi.sock");
-        Self::await_answer(container, socket, scene.host(KUBELET)).await
+        Self::wait_until_ready(container, socket, scene.host(KUBELET)).await
     }
 
-    async fn await_answer(container: Running, socket: PathBuf, kubelet: PathBuf) -> Result<Self> {
-        let line = answer(&container, &socket).await?;
+    async fn wait_until_ready(
+        container: Running,
+        socket: PathBuf,
+        kubelet: PathBuf,
+    ) -> Result<Self> {
+        let line = wait_for_probe(&container, &socket).await?;
         Ok(Self {
             container,
             socket,
@@ -187,16 +191,16 @@ impl Driver {
         })
     }
 
-    /// Kills it and starts it again; its socket is still there.
+    /// Kills and restarts it; its socket file remains.
     pub(crate) async fn restart(&mut self) -> Result<()> {
         restart(&self.container).await?;
-        self.line = answer(&self.container, &self.socket).await?;
+        self.line = wait_for_probe(&self.container, &self.socket).await?;
         Ok(())
     }
 }
 
-/// Waits until the driver answers `Probe`, which is what the livenessprobe sidecar asks.
-async fn answer(container: &Running, socket: &Path) -> Result<Line> {
+/// Waits until the driver responds to `Probe`, which is what the livenessprobe sidecar calls.
+async fn wait_for_probe(container: &Running, socket: &Path) -> Result<Line> {
     let opens = async || {
         check(container).await?;
         Ok(UnixStream::connect(socket).await.is_ok())
@@ -231,7 +235,7 @@ impl Csi for Driver {
     }
 }
 
-/// Both halves, as a CO speaks to them.
+/// Clients of both halves, like a CO's.
 pub(crate) struct Both {
     pub(crate) controller: Driver,
     pub(crate) node: Driver,

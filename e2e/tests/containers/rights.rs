@@ -1,4 +1,4 @@
-//! What a container's program may do, as the kernel tells it.
+//! The privileges of a container's process, from `/proc`.
 
 use std::fs;
 use std::path::PathBuf;
@@ -7,58 +7,59 @@ use anyhow::{Context as _, Result};
 
 use crate::scene::Running;
 
-/// Rights of a process.
+/// Privileges of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Rights {
-    /// Its user.
+    /// User id.
     pub(crate) user: u32,
-    /// Its group.
+    /// Group id.
     pub(crate) group: u32,
-    /// Capabilities that it has, and those that it could ever get, as bits.
+    /// Its capabilities and its bounding set, as bit masks.
     pub(crate) capabilities: [u64; 2],
-    /// It gets no more by starting a program.
+    /// `no_new_privs` is set.
     pub(crate) no_new_privileges: bool,
-    /// Its calls of the kernel are filtered.
+    /// A seccomp filter is active.
     pub(crate) filtered: bool,
-    /// Its root can be written to.
+    /// Its root file system is writable.
     pub(crate) writable_root: bool,
 }
 
 impl Rights {
-    /// Of the first process of a container.
+    /// Reads those of a container's first process.
     ///
     /// # Errors
-    /// There is none.
+    /// The container has no process.
     pub(crate) fn of(container: &Running) -> Result<Self> {
         let process = process_of(container.id())?;
         let status = fs::read_to_string(process.join("status"))?;
-        let words = |name: &str| {
+        let fields = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name));
-            let words = line.map(|line| line.split_whitespace().collect::<Vec<_>>());
-            words.with_context(|| format!("no {name} in {status}"))
+            let fields = line.map(|line| line.split_whitespace().collect::<Vec<_>>());
+            fields.with_context(|| format!("no {name} in {status}"))
         };
-        // Real, effective, saved, file system: all of them are the same.
-        let id = |name: &str| Ok::<u32, anyhow::Error>(words(name)?[1].parse()?);
-        let set = |name: &str| Ok::<_, anyhow::Error>(u64::from_str_radix(words(name)?[0], 16)?);
+        // Real, effective, saved and file system id are all the same.
+        let id = |name: &str| Ok::<u32, anyhow::Error>(fields(name)?[1].parse()?);
+        let set = |name: &str| Ok::<_, anyhow::Error>(u64::from_str_radix(fields(name)?[0], 16)?);
         let mounts = fs::read_to_string(process.join("mountinfo"))?;
-        // proc(5): the mount point is the fifth word, its options are the sixth.
+        // proc(5): field 5 is the mount point, field 6 its options.
         let root = mounts
             .lines()
             .map(|line| line.split(' ').collect::<Vec<_>>())
-            .find(|words| words.get(4) == Some(&"/"))
+            .find(|fields| fields.get(4) == Some(&"/"))
             .context("no root")?;
         Ok(Self {
             user: id("Uid:")?,
             group: id("Gid:")?,
             capabilities: [set("CapEff:")?, set("CapBnd:")?],
-            no_new_privileges: words("NoNewPrivs:")?[0] == "1",
-            filtered: words("Seccomp:")?[0] == "2",
+            no_new_privileges: fields("NoNewPrivs:")?[0] == "1",
+            filtered: fields("Seccomp:")?[0] == "2",
             writable_root: root[5].split(',').any(|option| option == "rw"),
         })
     }
 }
 
-/// Engines may count processes in a namespace of their own; a container's cgroup bears its id everywhere.
+/// Finds a process of the container by its cgroup, which contains the container's id even if the engine uses a PID namespace of
+/// its own.
 fn process_of(id: &str) -> Result<PathBuf> {
     for entry in fs::read_dir("/proc")? {
         let process = entry?.path();

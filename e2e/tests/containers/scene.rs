@@ -1,5 +1,5 @@
-//! Where the images are tried: a network, a folder that stands for a node's disks and for the volumes of pods, and what runs there.
-//! Nothing of it is left when it is dropped; behind a test that is killed `cargo ci containers` sweeps.
+//! The fixture of the image tests: a network, a folder for a node's disks and the pods' volumes, and the containers.
+//! Everything is removed on drop; if a test is killed, `cargo ci containers` cleans up.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, chown};
@@ -16,29 +16,29 @@ use testcontainers::{ContainerAsync, ContainerRequest, GenericImage, ImageExt as
 
 use crate::chart::{Container, Privileges, Volume};
 
-/// The chart's node: what `spec.nodeName` says.
+/// The node name in the chart (`spec.nodeName`).
 pub(crate) const NODE: &str = "worker-1";
-/// As many lines of what a container said are shown.
+/// How many lines of a container's log are shown.
 const LAST_LINES: usize = 30;
 
-/// Where the images are tried.
+/// A network and a folder for containers.
 #[derive(Debug)]
 pub(crate) struct Scene {
-    /// How its network and its containers are called, or begin to be.
+    /// The name of its network, and the prefix of its containers' names.
     name: String,
     folder: PathBuf,
     _janitor: Janitor,
 }
 
-/// A container that runs, or has run.
+/// A container that runs or has ended.
 pub(crate) type Running = ContainerAsync<GenericImage>;
 
 impl Scene {
-    /// Makes one for a test; `None` when no engine and no images are at hand: `cargo ci containers` sees to both.
+    /// Creates one for a test; `None` without engine and images: `cargo ci containers` provides both.
     ///
     /// # Errors
-    /// Its folder cannot be made.
-    pub(crate) fn set(test: &str) -> Result<Option<Self>> {
+    /// Its folder cannot be created.
+    pub(crate) fn create(test: &str) -> Result<Option<Self>> {
         static NUMBER: AtomicU32 = AtomicU32::new(1);
         #[expect(
             clippy::disallowed_methods,
@@ -49,9 +49,9 @@ impl Scene {
             return Ok(None);
         };
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        // Short: the path of a unix socket has at most 107 bytes.
+        // A short path: that of a unix socket has at most 107 bytes.
         let folder = TempDir::with_prefix("csi-")?.keep();
-        // The users of containers pass through it.
+        // The containers' users must be able to traverse it.
         fs::set_permissions(&folder, Permissions::from_mode(0o755))?;
         Ok(Some(Self {
             name: format!("synology-csi-tests-{run}-{number}"),
@@ -60,12 +60,12 @@ impl Scene {
         }))
     }
 
-    /// The name by which other containers of the scene find the container `part`.
+    /// The host name of the container `part` for other containers of this fixture.
     pub(crate) fn name_of(&self, part: &str) -> String {
         format!("{}-{part}", self.name)
     }
 
-    /// The node's directory that a pod knows by `path`.
+    /// The node's directory for `path` in a pod.
     pub(crate) fn host(&self, path: &str) -> PathBuf {
         let last = path.rsplit('/').next().unwrap_or_default();
         self.folder.join("host").join(last)
@@ -76,7 +76,7 @@ impl Scene {
         self.folder.join(pod).join(volume)
     }
 
-    /// Writes a file of a pod's ConfigMap or Secret: for the pod's own group, as the chart has it.
+    /// Writes a file of a pod's ConfigMap or Secret, with the pod's group, like the chart.
     pub(crate) fn file(&self, pod: &str, volume: &str, path: &str, text: &str) -> Result<()> {
         let file = self.volume(pod, volume).join(path);
         fs::create_dir_all(file.parent().context("below the volume")?)?;
@@ -85,10 +85,10 @@ impl Scene {
         Ok(chown(&file, None, Some(GROUP))?)
     }
 
-    /// Starts a container of `pod` as the chart does, with `more` arguments.
+    /// Starts a container of `pod` like the chart, with additional arguments.
     ///
     /// # Errors
-    /// It does not start; with its last words.
+    /// It does not start; includes the end of its log.
     pub(crate) async fn start(
         &self,
         pod: &str,
@@ -131,7 +131,7 @@ impl Scene {
                 Volume::Empty(name) | Volume::Files(name) => Some(self.volume(pod, name)),
             };
             if let Some(folder) = source.as_ref().filter(|folder| !folder.exists()) {
-                make(folder, &mount.volume)?;
+                create_volume(folder, &mount.volume)?;
             }
             let mounted = source.map_or_else(
                 || Mounted::tmpfs_mount(&mount.path),
@@ -166,7 +166,8 @@ fn with(
     }
 }
 
-/// Gives all rights, or where the machine has not all of them, those that it has: an engine cannot start a privileged container there.
+/// Makes it privileged, or if this machine lacks capabilities, adds those that it has: there an engine cannot start a privileged
+/// container.
 fn privileged(request: ContainerRequest<GenericImage>) -> ContainerRequest<GenericImage> {
     if can_grow_mounted_ext4() {
         return request.with_privileged(true);
@@ -181,11 +182,11 @@ fn privileged(request: ContainerRequest<GenericImage>) -> ContainerRequest<Gener
         })
 }
 
-/// The group of the controller's pod.
+/// The group of the controller's pod (`fsGroup`).
 const GROUP: u32 = 65532;
 
-/// A directory that lives as long as its pod is for the pod's group, as the kubelet makes it for `fsGroup`.
-fn make(folder: &Path, volume: &Volume) -> Result<()> {
+/// Creates a pod's volume directory, owned by the pod's group, as the kubelet does for `fsGroup`.
+fn create_volume(folder: &Path, volume: &Volume) -> Result<()> {
     fs::create_dir_all(folder)?;
     if matches!(volume, Volume::Empty(_)) {
         chown(folder, None, Some(GROUP))?;
@@ -194,27 +195,30 @@ fn make(folder: &Path, volume: &Volume) -> Result<()> {
     Ok(())
 }
 
-/// Fails, with its last words, when a container has ended.
+/// Checks that a container is still running.
 ///
 /// # Errors
-/// It has.
+/// It has ended; includes the end of its log.
 pub(crate) async fn check(container: &Running) -> Result<()> {
     if container.is_running().await? {
         return Ok(());
     }
-    bail!("it has ended; its last words:\n{}", words(container).await?)
+    bail!(
+        "it has ended; the end of its log:\n{}",
+        log_tail(container).await?
+    )
 }
 
-/// What a container has said last.
+/// The end of a container's log.
 ///
 /// # Errors
-/// The engine does not tell.
-pub(crate) async fn words(container: &Running) -> Result<String> {
-    let said = [
+/// The engine does not return it.
+pub(crate) async fn log_tail(container: &Running) -> Result<String> {
+    let output = [
         container.stdout_to_vec().await?,
         container.stderr_to_vec().await?,
     ];
-    let text = String::from_utf8_lossy(&said.concat()).into_owned();
+    let text = String::from_utf8_lossy(&output.concat()).into_owned();
     let lines: Vec<&str> = text.lines().collect();
     Ok(lines[lines.len().saturating_sub(LAST_LINES)..].join("\n"))
 }

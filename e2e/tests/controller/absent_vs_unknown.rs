@@ -1,4 +1,4 @@
-//! design.md#unknown-is-not-absent: however a question to the NAS fails, nobody hears "done" or "there is none".
+//! design.md#unknown-is-not-absent: whichever way a query to the NAS fails, no RPC reports success or "not found".
 
 use anyhow::Result;
 use e2e::GIB;
@@ -7,19 +7,19 @@ use serde_json::{Value, json};
 use tonic::{Code, Status};
 
 use super::common::{
-    Csi, LUN, NODE_A, NODE_B, TARGET, calls, exports, hang, lose, now, publication, refuse,
-    refused, until_called,
+    Csi, LUN, NODE_A, NODE_B, TARGET, calls, exports, hang, journal_end, lose_reply, publication,
+    refuse, refused, until_called,
 };
 
-/// The ways in which a question fails, for ever, without an effect of its own.
-fn ways() -> [Value; 9] {
+/// The ways in which a query can fail permanently, without a side effect.
+fn failures() -> [Value; 9] {
     [
         refuse(100),
         refuse(105),
         refuse(117),
         refuse(119),
         refuse(18_990_505 - 1),
-        lose(),
+        lose_reply(),
         json!({"kind": "garble"}),
         json!({"kind": "http", "status": 502}),
         json!({"kind": "http", "status": 302}),
@@ -28,22 +28,26 @@ fn ways() -> [Value; 9] {
 
 /// design.md#unknown-is-not-absent
 #[tokio::test]
-async fn no_answer_is_ever_taken_for_absence() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+async fn no_failed_query_is_taken_for_absence() -> Result<()> {
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let [idle, used] = [
         csi.create("idle", GIB).await?,
         csi.create("used", GIB).await?,
     ];
     csi.publish(&used, NODE_B).await?;
-    let before = world.nas.luns().await?;
-    // Every call that only looks.
+    let before = cluster.nas.luns().await?;
+    // Every read-only call.
     for (api, method) in [(LUN, "get"), (TARGET, "get"), (TARGET, "list"), ("*", "*")] {
-        for way in ways() {
-            world.nas.fault(api, method, 1, 0, way.clone()).await?;
+        for failure in failures() {
+            cluster
+                .nas
+                .fault(api, method, 1, 0, failure.clone())
+                .await?;
             let mut answers = Vec::new();
             if api != "*" {
-                // Publishing to a second node would make a target before it fails; that is for the tests of design.md#final-codes.
+                // Publishing to a second node would create a target before it fails; the tests of design.md#final-codes cover
+                // that.
                 answers.push(("publish", csi.publish(&used, NODE_A).await.map(drop)));
             }
             answers.push(("delete", csi.delete(&used).await));
@@ -56,26 +60,27 @@ async fn no_answer_is_ever_taken_for_absence() -> Result<()> {
                 (TARGET, _) => &["publish", "delete", "get", "list"],
                 _ => &["delete", "unpublish", "get", "list"],
             };
-            world.nas.no_faults().await?;
+            cluster.nas.no_faults().await?;
             for (call, answer) in answers
                 .into_iter()
                 .filter(|(call, _)| concerned.contains(call))
             {
-                let status: Status = answer.expect_err(&format!("{call} with {way} on {method}"));
+                let status: Status =
+                    answer.expect_err(&format!("{call} with {failure} on {method}"));
                 assert_eq!(
                     status.code(),
                     Code::Unavailable,
-                    "{call} with {way} on {method}: {}",
+                    "{call} with {failure} on {method}: {}",
                     status.message()
                 );
             }
-            // Unpublishing is the one change that may have succeeded: it does not need that call.
+            // Unpublish is the one change that may have succeeded: it does not need the failing call.
             csi.publish(&used, NODE_B).await?;
             assert_eq!(
-                exports(&world.nas, &used).await?,
+                exports(&cluster.nas, &used).await?,
                 [publication(&used, NODE_B)]
             );
-            assert_eq!(world.nas.luns().await?, before);
+            assert_eq!(cluster.nas.luns().await?, before);
         }
     }
     Ok(())
@@ -83,19 +88,19 @@ async fn no_answer_is_ever_taken_for_absence() -> Result<()> {
 
 /// design.md#unknown-is-not-absent
 #[tokio::test]
-async fn a_slow_answer_is_an_answer() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+async fn a_slow_reply_is_waited_for() -> Result<()> {
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
-    world.nas.fault(LUN, "get", 1, 1, hang()).await?;
-    let start = now(&world.nas).await?;
+    cluster.nas.fault(LUN, "get", 1, 1, hang()).await?;
+    let start = journal_end(&cluster.nas).await?;
     let answer = tokio::spawn({
         let (csi, id) = (csi.clone(), id.clone());
         async move { csi.get(&id).await }
     });
-    until_called(&world.nas, start, "LUN.get").await?;
+    until_called(&cluster.nas, start, "LUN.get").await?;
     assert!(!answer.is_finished());
-    world.nas.no_faults().await?;
+    cluster.nas.no_faults().await?;
     assert_eq!(answer.await??.0, GIB);
     Ok(())
 }
@@ -103,18 +108,18 @@ async fn a_slow_answer_is_an_answer() -> Result<()> {
 /// design.md#unknown-is-not-absent
 #[tokio::test]
 async fn a_nas_that_is_gone_is_unavailable_for_everything() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
     csi.publish(&id, NODE_A).await?;
-    let down = world
+    let down = cluster
         .another_driver("down", |settings| {
             settings.config = settings
                 .config
-                .replace(&world.nas.api, "http://127.0.0.1:9");
+                .replace(&cluster.nas.api, "http://127.0.0.1:9");
         })
         .await?;
-    let start = now(&world.nas).await?;
+    let start = journal_end(&cluster.nas).await?;
     let elsewhere = Csi::of(&down);
     for (_, answer) in elsewhere.every(&id).await {
         refused(
@@ -129,35 +134,35 @@ async fn a_nas_that_is_gone_is_unavailable_for_everything() -> Result<()> {
         Code::Unavailable,
         &["nas1"],
     );
-    assert_eq!(calls(&world.nas, start).await?.len(), 0);
+    assert_eq!(calls(&cluster.nas, start).await?.len(), 0);
     Ok(())
 }
 
 /// design.md#unknown-is-not-absent
 #[tokio::test]
 async fn a_nas_that_was_restarted_is_found_again() -> Result<()> {
-    let mut world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let mut cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
     let context = csi.publish(&id, NODE_A).await?;
     for _ in 0..3 {
-        world.nas.restart().await?;
-        // The session is gone, the connection is gone: the next call is as good as any.
+        cluster.nas.restart().await?;
+        // Session and connection are lost: the next call works like any other.
         assert_eq!(csi.publish(&id, NODE_A).await?, context);
         assert_eq!(csi.get(&id).await?, (GIB, vec![NODE_A.to_owned()]));
     }
     Ok(())
 }
 
-/// A NAS that is coming up denies targets that it has: whoever believed it would leave them there for ever.
+/// A booting NAS reports targets that it has as missing. A driver that believed it would leak them.
 /// design.md#unknown-is-not-absent
 #[tokio::test]
 async fn a_target_that_is_not_loaded_is_not_gone() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
     csi.publish(&id, NODE_A).await?;
-    world.nas.boot(60_000).await?;
+    cluster.nas.boot(60_000).await?;
     for node in [NODE_A, ""] {
         let answer = csi.unpublish(&id, node).await;
         refused(
@@ -166,8 +171,8 @@ async fn a_target_that_is_not_loaded_is_not_gone() -> Result<()> {
             &["has been up for", "15 minutes"],
         );
     }
-    // All is there again, but nobody can tell yet.
-    world.nas.advance(60_000).await?;
+    // Everything is loaded again, but the driver cannot know that yet.
+    cluster.nas.advance(60_000).await?;
     let answer = csi.unpublish(&id, NODE_B).await;
     refused(
         answer,
@@ -175,8 +180,8 @@ async fn a_target_that_is_not_loaded_is_not_gone() -> Result<()> {
         &["has been up for", "15 minutes"],
     );
     csi.unpublish(&id, NODE_A).await?;
-    assert!(world.nas.targets_now().await?.is_empty());
-    world.nas.advance(15 * 60_000).await?;
+    assert!(cluster.nas.targets_now().await?.is_empty());
+    cluster.nas.advance(15 * 60_000).await?;
     csi.unpublish(&id, NODE_B).await?;
     csi.delete(&id).await.map_err(Into::into)
 }

@@ -1,4 +1,4 @@
-//! A NAS that had other names: volumes are found and told of under each of them (design.md#volume-handle and #listvolumes).
+//! A NAS that was renamed: volumes are found and listed under each of its names (design.md#volume-handle and #listvolumes).
 
 use std::collections::HashMap;
 
@@ -10,9 +10,9 @@ use tonic::Code;
 
 use super::common::{Csi, NODE_A, refused, uuid};
 
-/// A driver to which the NAS is `new`, and was `nas1` and `old` before.
-async fn renamed(world: &TestCluster) -> Result<Plugin> {
-    world
+/// A driver whose configuration calls the NAS `new`, with `nas1` and `old` as aliases.
+async fn renamed(cluster: &TestCluster) -> Result<Plugin> {
+    cluster
         .another_driver("renamed", |settings| {
             let names = "- name: new\n    aliases: [old, nas1]\n";
             settings.config = settings.config.replace("- name: nas1\n", names);
@@ -20,7 +20,7 @@ async fn renamed(world: &TestCluster) -> Result<Plugin> {
         .await
 }
 
-/// Every volume id and its nodes, page by page.
+/// Every volume id with its published nodes, fetched in pages of `size`.
 async fn listed(csi: &Csi, size: i32) -> Result<Vec<(String, Vec<String>)>> {
     let (mut all, mut token) = (Vec::new(), String::new());
     loop {
@@ -40,21 +40,21 @@ async fn listed(csi: &Csi, size: i32) -> Result<Vec<(String, Vec<String>)>> {
 /// design.md#listvolumes
 #[tokio::test]
 async fn a_volume_is_listed_under_every_name_that_its_nas_has_had() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let before = Csi::of(&world.plugin);
-    let plugin = renamed(&world).await?;
+    let cluster = Plan::controller().start().await?;
+    let before = Csi::of(&cluster.plugin);
+    let plugin = renamed(&cluster).await?;
     let csi = Csi::of(&plugin);
     let mut ids = Vec::new();
     for n in 0..4 {
         ids.push(before.create(&format!("pvc-{n}"), GIB).await?);
     }
     csi.publish(&ids[0], NODE_A).await?;
-    let made = csi.create("pvc-4", GIB).await?;
-    assert!(made.starts_with("new/"), "{made}");
-    ids.push(made);
+    let created = csi.create("pvc-4", GIB).await?;
+    assert!(created.starts_with("new/"), "{created}");
+    ids.push(created);
     ids.sort_unstable_by(|a, b| uuid(a).cmp(uuid(b)));
     let names = ["nas1", "new", "old"];
-    let wanted: Vec<String> = ids
+    let expected: Vec<String> = ids
         .iter()
         .flat_map(|id| names.map(|name| format!("{name}/{}", uuid(id))))
         .collect();
@@ -64,16 +64,16 @@ async fn a_volume_is_listed_under_every_name_that_its_nas_has_had() -> Result<()
             .into_iter()
             .map(|(id, _)| id)
             .collect();
-        assert_eq!(seen, wanted, "pages of {size}");
+        assert_eq!(seen, expected, "pages of {size}");
     }
-    // The attacher looks for the id of its PV, and for the node there.
+    // The external-attacher looks up the volume id of its PV, and the node in that entry.
     let all: HashMap<_, _> = listed(&csi, 0).await?.into_iter().collect();
     for id in &ids {
         assert!(all.contains_key(id), "{id}");
     }
     let published = all.values().filter(|nodes| **nodes == [NODE_A]).count();
     assert_eq!(published, names.len());
-    // Any of them is the volume, for every call.
+    // Each alias identifies the volume, for every call.
     for name in names {
         let id = format!("{name}/{}", uuid(&ids[0]));
         assert_eq!(csi.get(&id).await?.0, GIB);

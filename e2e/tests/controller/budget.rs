@@ -1,14 +1,14 @@
-//! What each CSI call costs in requests to the NAS, on one with 100 other LUNs, and that nothing but ListVolumes grows with
-//! their number. Logins are left out: there is one for each driver's life.
+//! How many requests to the NAS each CSI call costs, on a NAS with 100 other LUNs, and that only ListVolumes grows with
+//! their number. Logins are not counted: there is one per driver process.
 
 use anyhow::Result;
 use e2e::GIB;
 use e2e::harness::nas::{Entry, Nas};
 use e2e::harness::test_cluster::Plan;
 
-use super::common::{Csi, LUN, NODE_A, NODE_B, VOLUME, calls, lun_size, now, shorts};
+use super::common::{Csi, LUN, NODE_A, NODE_B, VOLUME, call_names, calls, journal_end, lun_size};
 
-/// The requests since `since` and the calls in them.
+/// The number of requests since `since`, and the calls in them.
 async fn cost(nas: &Nas, since: u64) -> Result<(usize, Vec<Entry>)> {
     let calls = calls(nas, since).await?;
     let mut requests: Vec<u64> = calls.iter().map(|call| call.request).collect();
@@ -16,16 +16,16 @@ async fn cost(nas: &Nas, since: u64) -> Result<(usize, Vec<Entry>)> {
     Ok((requests.len(), calls))
 }
 
-/// Its answer is as long as the NAS has LUNs. Of targets a NAS has 128 at the most.
+/// Whether the reply grows with the number of LUNs. (A NAS has at most 128 targets.)
 fn grows(call: &Entry) -> bool {
     call.method == "list" && call.api == LUN
 }
 
 #[tokio::test]
-async fn every_call_keeps_to_its_budget() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
-    world.nas.seed(100).await?;
+async fn every_call_stays_within_its_budget() -> Result<()> {
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
+    cluster.nas.seed(100).await?;
     let mut id = String::new();
     let published = [NODE_A.to_owned()];
     for (call, budget) in [
@@ -43,7 +43,7 @@ async fn every_call_keeps_to_its_budget() -> Result<()> {
         ("capacity", 1),
         ("delete", 4),
     ] {
-        let start = now(&world.nas).await?;
+        let start = journal_end(&cluster.nas).await?;
         match call {
             "create" | "create again" => id = csi.create("pvc-1", GIB).await?,
             "publish" | "publish again" => drop(csi.publish(&id, NODE_A).await?),
@@ -57,65 +57,70 @@ async fn every_call_keeps_to_its_budget() -> Result<()> {
             "delete" => csi.delete(&id).await?,
             other => panic!("no such call: {other}"),
         }
-        let (requests, calls) = cost(&world.nas, start).await?;
+        let (requests, calls) = cost(&cluster.nas, start).await?;
         eprintln!(
             "{call:22} {requests} of {budget}: {}",
-            shorts(&calls).join(", ")
+            call_names(&calls).join(", ")
         );
         assert!(
             requests <= budget,
             "{call} makes {requests} requests: {:?}",
-            shorts(&calls)
+            call_names(&calls)
         );
-        assert!(call != "expand" || lun_size(&world.nas, &id).await? == 2 * GIB);
+        assert!(call != "expand" || lun_size(&cluster.nas, &id).await? == 2 * GIB);
         assert!(
             !call.starts_with("expand ") || requests == 1,
-            "{call}: nothing to do is one look"
+            "{call}: a no-op costs one request"
         );
         assert!(
             !calls.iter().any(grows),
             "{call} grows with the number of LUNs: {calls:?}"
         );
-        let asks = |call: &str| {
+        let may_read_volumes = |call: &str| {
             ["create", "expand", "capacity"]
                 .iter()
                 .any(|it| call.starts_with(it))
         };
         assert!(
-            calls.iter().all(|made| made.api != VOLUME || asks(call)),
-            "{call} looks at volumes"
+            calls
+                .iter()
+                .all(|made| made.api != VOLUME || may_read_volumes(call)),
+            "{call} reads the list of volumes"
         );
     }
-    assert_eq!(world.nas.luns().await?.len(), 100);
+    assert_eq!(cluster.nas.luns().await?.len(), 100);
     Ok(())
 }
 
 #[tokio::test]
 async fn listing_costs_two_requests_for_each_nas() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
-    world.nas.seed(100).await?;
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
+    cluster.nas.seed(100).await?;
     csi.create("pvc-1", GIB).await?;
-    let start = now(&world.nas).await?;
+    let start = journal_end(&cluster.nas).await?;
     assert_eq!(csi.list(0, "").await?.entries.len(), 1);
-    let (requests, calls) = cost(&world.nas, start).await?;
+    let (requests, calls) = cost(&cluster.nas, start).await?;
     assert_eq!(requests, 2);
-    assert_eq!(shorts(&calls), ["LUN.list", "Target.list", "System.info"]);
+    assert_eq!(
+        call_names(&calls),
+        ["LUN.list", "Target.list", "System.info"]
+    );
     Ok(())
 }
 
 #[tokio::test]
 async fn the_slow_paths_are_bounded() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
-    world.nas.seed(100).await?;
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
+    cluster.nas.seed(100).await?;
     let id = csi.create("pvc-1", GIB).await?;
     csi.publish(&id, NODE_A).await?;
-    let start = now(&world.nas).await?;
+    let start = journal_end(&cluster.nas).await?;
     assert!(csi.publish(&id, NODE_B).await.is_err());
-    // One look at who has it shows that nothing is left of an earlier try for this node.
+    // One list of the LUN's targets shows that no earlier attempt for this node left anything.
     assert_eq!(
-        shorts(&calls(&world.nas, start).await?),
+        call_names(&calls(&cluster.nas, start).await?),
         ["LUN.get", "Target.list"]
     );
     csi.unpublish(&id, NODE_A).await?;
@@ -125,14 +130,14 @@ async fn the_slow_paths_are_bounded() -> Result<()> {
         ("unpublish what is gone", 2),
         ("publish what is gone", 3),
     ] {
-        let start = now(&world.nas).await?;
+        let start = journal_end(&cluster.nas).await?;
         match call {
             "delete what is gone" => csi.delete(&id).await?,
             "unpublish what is gone" => csi.unpublish(&id, NODE_A).await?,
             _ => assert!(csi.publish(&id, NODE_A).await.is_err()),
         }
-        let (requests, calls) = cost(&world.nas, start).await?;
-        assert!(requests <= bound, "{call}: {:?}", shorts(&calls));
+        let (requests, calls) = cost(&cluster.nas, start).await?;
+        assert!(requests <= bound, "{call}: {:?}", call_names(&calls));
     }
     Ok(())
 }

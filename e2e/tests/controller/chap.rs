@@ -1,4 +1,5 @@
-//! CHAP on the NAS: what a publication's target is told, read back, and what is answered when the NAS will not have it.
+//! CHAP on the NAS: the settings that a publication's target gets, how they are read back, and which error is returned when the
+//! NAS rejects them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,8 +16,10 @@ use proto::csi::volume_capability::access_mode::Mode;
 use serde_json::json;
 use tonic::{Code, Status};
 
-use super::common::{Csi, NODE_A, TARGET, calls, lose, now, refuse, refused, shorts};
-use super::edited_replies::Edited;
+use super::common::{
+    Csi, NODE_A, TARGET, call_names, calls, journal_end, lose_reply, refuse, refused,
+};
+use super::edited_replies::EditedCluster;
 
 const BAD_AUTH_DATA: u32 = 18_990_708;
 
@@ -42,8 +45,8 @@ async fn publish(csi: &Csi, id: &str, password: &str) -> Result<String, Status> 
     Ok(answer.into_inner().publish_context["auth"].clone())
 }
 
-async fn auth_types(world: &TestCluster) -> Result<Vec<u64>> {
-    let targets = world.nas.targets_now().await?;
+async fn auth_types(cluster: &TestCluster) -> Result<Vec<u64>> {
+    let targets = cluster.nas.targets_now().await?;
     Ok(targets
         .iter()
         .filter_map(|target| target["auth_type"].as_u64())
@@ -51,9 +54,9 @@ async fn auth_types(world: &TestCluster) -> Result<Vec<u64>> {
 }
 
 #[tokio::test]
-async fn a_repeated_publication_tells_the_target_again() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+async fn a_repeated_publish_sets_chap_again() -> Result<()> {
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
     let set = vec![
         "LUN.get",
@@ -83,28 +86,28 @@ async fn a_repeated_publication_tells_the_target_again() -> Result<()> {
         ("planted-right", "chap", 1, set.clone()),
         ("planted-other", "chap", 1, set.clone()),
     ] {
-        let since = now(&world.nas).await?;
+        let since = journal_end(&cluster.nas).await?;
         assert_eq!(publish(&csi, &id, password).await?, auth);
-        assert_eq!(shorts(&calls(&world.nas, since).await?), wanted);
-        assert_eq!(auth_types(&world).await?, [auth_type]);
+        assert_eq!(call_names(&calls(&cluster.nas, since).await?), wanted);
+        assert_eq!(auth_types(&cluster).await?, [auth_type]);
     }
-    // Whoever made these proofs, a node may be logged in with them: they are not changed on one look.
+    // Regardless of who set these secrets, a node may be logged in with them: one observation is not enough to change them.
     refused(
         publish(&csi, &id, "").await,
         Code::Unavailable,
         &["chap_former_key_files", "delete the pods"],
     );
-    assert_eq!(auth_types(&world).await?, [1]);
+    assert_eq!(auth_types(&cluster).await?, [1]);
     csi.unpublish(&id, NODE_A).await?;
     assert_eq!(publish(&csi, &id, "").await?, "mutual");
     Ok(())
 }
 
-/// A driver with another configuration of proofs.
-async fn with(world: &TestCluster, name: &str, chap: &str) -> Result<Plugin> {
-    let key = world.nas.chap_key_file();
+/// A driver with other CHAP settings.
+async fn driver_with(cluster: &TestCluster, name: &str, chap: &str) -> Result<Plugin> {
+    let key = cluster.nas.chap_key_file();
     let line = format!("chap_key_file: {}\n", key.display());
-    world
+    cluster
         .another_driver(name, |settings| {
             settings.config = settings.config.replace(&line, chap);
         })
@@ -112,13 +115,13 @@ async fn with(world: &TestCluster, name: &str, chap: &str) -> Result<Plugin> {
 }
 
 #[tokio::test]
-async fn a_publication_keeps_its_proofs_when_the_key_changes() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+async fn a_publication_keeps_its_chap_secrets_when_the_key_changes() -> Result<()> {
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
     let context = csi.publish(&id, NODE_A).await?;
     assert_eq!(context["auth"], "mutual");
-    let old = world.nas.chap_key_file();
+    let old = cluster.nas.chap_key_file();
     let new = old.with_file_name("new-key");
     std::fs::write(&new, "planted-another-key-of-the-controllers")?;
     let (old, new) = (old.display(), new.display());
@@ -133,15 +136,15 @@ async fn a_publication_keeps_its_proofs_when_the_key_changes() -> Result<()> {
             format!("chap: off\nchap_former_key_files: ['{old}']\n"),
         ),
     ] {
-        let plugin = with(&world, name, &chap).await?;
+        let plugin = driver_with(&cluster, name, &chap).await?;
         assert_eq!(
             Csi::of(&plugin).publish(&id, NODE_A).await?,
             context,
             "{name}"
         );
     }
-    // Nobody has the key any more, and nobody was seen to be logged in.
-    let lost = with(&world, "lost", &format!("chap_key_file: {new}\n")).await?;
+    // The key is lost, and no node was seen logged in.
+    let lost = driver_with(&cluster, "lost", &format!("chap_key_file: {new}\n")).await?;
     let lost = Csi::of(&lost);
     refused(
         lost.publish(&id, NODE_A).await,
@@ -154,27 +157,27 @@ async fn a_publication_keeps_its_proofs_when_the_key_changes() -> Result<()> {
         "nothing was changed"
     );
 
-    // What was made without proofs stays so until it ends, and what is made is as the configuration says.
+    // What was created without CHAP stays so until unpublish; new targets follow the configuration.
     csi.unpublish(&id, NODE_A).await?;
-    let off = with(&world, "open", "chap: off\n").await?;
+    let off = driver_with(&cluster, "open", "chap: off\n").await?;
     let open = Csi::of(&off).publish(&id, NODE_A).await?;
     assert_eq!(
         (open["auth"].as_str(), open.contains_key("chap_password")),
         ("none", false)
     );
     assert_eq!(csi.publish(&id, NODE_A).await?, open);
-    assert_eq!(auth_types(&world).await?, [0]);
+    assert_eq!(auth_types(&cluster).await?, [0]);
     Ok(())
 }
 
 /// design.md#final-codes
 #[tokio::test]
-async fn bad_auth_data_is_final_only_when_nothing_was_made() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+async fn bad_auth_data_is_final_only_if_nothing_was_created() -> Result<()> {
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
     let field = "secrets[node.session.auth.password]";
-    world
+    cluster
         .nas
         .fault(TARGET, "create", 1, 1, refuse(BAD_AUTH_DATA))
         .await?;
@@ -183,15 +186,18 @@ async fn bad_auth_data_is_final_only_when_nothing_was_made() -> Result<()> {
         Code::InvalidArgument,
         &[field, "does not take"],
     );
-    assert_eq!(auth_types(&world).await?, Vec::<u64>::new());
+    assert_eq!(auth_types(&cluster).await?, Vec::<u64>::new());
 
-    // The reply is lost: the target that was made has these names and passwords.
-    world.nas.fault(TARGET, "create", 1, 1, lose()).await?;
+    // The reply is lost: the target was created with these names and passwords.
+    cluster
+        .nas
+        .fault(TARGET, "create", 1, 1, lose_reply())
+        .await?;
     publish(&csi, &id, "planted-right").await?;
-    assert_eq!(auth_types(&world).await?, [1]);
+    assert_eq!(auth_types(&cluster).await?, [1]);
 
-    // A publication that may be in use stays.
-    world
+    // A publication that may be in use is kept.
+    cluster
         .nas
         .fault(TARGET, "set", 1, 1, refuse(BAD_AUTH_DATA))
         .await?;
@@ -200,8 +206,8 @@ async fn bad_auth_data_is_final_only_when_nothing_was_made() -> Result<()> {
         Code::Unavailable,
         &[field, "CHAP settings of target"],
     );
-    assert_eq!(auth_types(&world).await?, [1]);
-    world
+    assert_eq!(auth_types(&cluster).await?, [1]);
+    cluster
         .nas
         .fault(TARGET, "set", 1, 1, json!({"kind": "lose_reply"}))
         .await?;
@@ -214,16 +220,16 @@ async fn bad_auth_data_is_final_only_when_nothing_was_made() -> Result<()> {
     Ok(())
 }
 
-/// A repeated publication under a running pod changes nothing of what its session has proven (F36): DSM tells no password, and what setting one does
-/// to a live session nobody knows.
+/// Publishing again under a running pod does not change the CHAP settings that its session was authenticated with (F36): DSM does
+/// not return passwords, and the effect of setting one on a live session is unknown.
 #[tokio::test(start_paused = true)]
-async fn a_secret_is_not_set_anew_under_a_node_that_is_logged_in() -> Result<()> {
-    let world = Edited::start()?;
-    let id = world.create("pvc-1", &[]).await?;
+async fn a_secret_is_not_changed_while_a_node_is_logged_in() -> Result<()> {
+    let cluster = EditedCluster::start()?;
+    let id = cluster.create("pvc-1", &[]).await?;
     let sets = Arc::new(AtomicUsize::new(0));
     let logged_in = Arc::new(AtomicBool::new(false));
     let (counted, seen) = (sets.clone(), logged_in.clone());
-    world.edit(move |api, method, answer| match (api, method) {
+    cluster.edit(move |api, method, answer| match (api, method) {
         (TARGET, "set") => drop(counted.fetch_add(1, Relaxed)),
         (TARGET, "list") if seen.load(Relaxed) => {
             for row in answer["data"]["targets"]
@@ -236,7 +242,7 @@ async fn a_secret_is_not_set_anew_under_a_node_that_is_logged_in() -> Result<()>
         }
         _ => {}
     });
-    let first = world
+    let first = cluster
         .publish_with(&id, NODE_A, secret("planted-right"))
         .await?;
     for (there, password, set) in [
@@ -247,16 +253,16 @@ async fn a_secret_is_not_set_anew_under_a_node_that_is_logged_in() -> Result<()>
     ] {
         logged_in.store(there, Relaxed);
         sets.store(0, Relaxed);
-        let again = world.publish_with(&id, NODE_A, secret(password)).await?;
-        assert_eq!(again, first);
+        let republished = cluster.publish_with(&id, NODE_A, secret(password)).await?;
+        assert_eq!(republished, first);
         assert_eq!(sets.load(Relaxed), set, "{there} {password}");
     }
-    // Another name is something that DSM tells.
+    // The user name, unlike the password, can be read back from DSM.
     logged_in.store(true, Relaxed);
     sets.store(0, Relaxed);
     let mut bob = secret("planted-right");
     bob.insert("node.session.auth.username".to_owned(), "bob".to_owned());
-    world.publish_with(&id, NODE_A, bob).await?;
+    cluster.publish_with(&id, NODE_A, bob).await?;
     assert_eq!(sets.load(Relaxed), 1);
     Ok(())
 }

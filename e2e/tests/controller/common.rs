@@ -1,4 +1,4 @@
-//! What the tests share: CSI calls on any driver, answers looked at, the NAS's journal.
+//! Shared helpers of the controller tests: CSI calls to any driver, checks of responses, the journal of the NAS.
 
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -24,7 +24,7 @@ pub(crate) const NODE_B: &str = "worker-b:0000000b";
 /// A well-formed uuid that no LUN has.
 pub(crate) const NO_UUID: &str = "00000000-0000-4000-8000-000000000000";
 
-/// The controller of a driver, with the arguments that most tests do not care about filled in.
+/// Client of a driver's controller that fills in the arguments which most tests do not care about.
 #[derive(Clone)]
 pub(crate) struct Csi(pub(crate) ControllerClient<Line>);
 
@@ -33,7 +33,7 @@ impl Csi {
         Self(plugin.controller())
     }
 
-    /// Creates an ext4 volume and answers its id.
+    /// Creates an ext4 volume and returns its id.
     pub(crate) async fn create(&self, name: &str, size: i64) -> Result<String, Status> {
         Ok(self
             .create_as(create_request(name, size, Content::Fs("ext4")))
@@ -41,7 +41,7 @@ impl Csi {
             .volume_id)
     }
 
-    /// The same for many at once.
+    /// Like `create`, but 1 GiB and with an owned name, for use in `join_all`.
     pub(crate) async fn create_owned(&self, name: String) -> Result<String, Status> {
         self.create(&name, GIB).await
     }
@@ -138,7 +138,7 @@ impl Csi {
             .capacity_bytes)
     }
 
-    /// The size and the nodes it is published to.
+    /// The size in bytes and the nodes it is published to.
     pub(crate) async fn get(&self, id: &str) -> Result<(i64, Vec<String>), Status> {
         let request = csi::ControllerGetVolumeRequest {
             volume_id: id.to_owned(),
@@ -155,7 +155,7 @@ impl Csi {
         ))
     }
 
-    /// Whether the usual capability was confirmed.
+    /// Whether the driver confirmed the usual capability (ext4, single-node writer).
     pub(crate) async fn validate(&self, id: &str) -> Result<bool, Status> {
         let request = csi::ValidateVolumeCapabilitiesRequest {
             volume_id: id.to_owned(),
@@ -184,7 +184,7 @@ impl Csi {
         Ok(self.0.clone().list_volumes(request).await?.into_inner())
     }
 
-    /// Free space that fits these parameters.
+    /// Free bytes for these parameters.
     pub(crate) async fn capacity(
         &self,
         parameters: HashMap<String, String>,
@@ -202,7 +202,7 @@ impl Csi {
             .available_capacity)
     }
 
-    /// Every call about one volume, by name, with what it answers when all is well left out.
+    /// Makes every call about one volume; the results by RPC, with responses dropped.
     pub(crate) async fn every(&self, id: &str) -> Vec<(&'static str, Result<(), Status>)> {
         vec![
             ("delete", self.delete(id).await),
@@ -220,18 +220,18 @@ pub(crate) fn uuid(id: &str) -> &str {
     id.rsplit('/').next().unwrap_or_default()
 }
 
-/// A publication in words: the names of its targets are new each time.
+/// Human-readable name of a publication, because target IQNs contain a random nonce.
 pub(crate) fn publication(id: &str, node: &str) -> String {
     format!("{} to {node}", uuid(id))
 }
 
-/// What an IQN is the target of, in the same words; itself when that is no publication.
-fn told(iqn: &str) -> String {
+/// The publication that an IQN belongs to, as `publication` writes it; the IQN itself if it is not one of ours.
+fn describe_iqn(iqn: &str) -> String {
     e2e::testbed::publication(iqn)
         .map_or_else(|| iqn.to_owned(), |(lun, node)| format!("{lun} to {node}"))
 }
 
-/// The IQN of the release before, which had no nonce.
+/// The IQN format of the previous release, which had no nonce.
 pub(crate) fn old_iqn(id: &str, node: &str) -> String {
     format!(
         "iqn.2000-01.com.synology:{}.{node}",
@@ -239,17 +239,17 @@ pub(crate) fn old_iqn(id: &str, node: &str) -> String {
     )
 }
 
-/// The IQN of the only target of a publication.
+/// The IQN of a publication's only target.
 pub(crate) async fn iqn(nas: &Nas, id: &str, node: &str) -> Result<String> {
     let targets = nas.targets_now().await?;
     let names = targets.iter().filter_map(|target| target["iqn"].as_str());
-    let mut of_it = names.filter(|iqn| told(iqn) == publication(id, node));
-    let found = of_it.next().map(str::to_owned);
-    anyhow::ensure!(of_it.next().is_none(), "two targets of one publication");
+    let mut matching = names.filter(|iqn| describe_iqn(iqn) == publication(id, node));
+    let found = matching.next().map(str::to_owned);
+    anyhow::ensure!(matching.next().is_none(), "two targets of one publication");
     found.ok_or_else(|| anyhow::anyhow!("no target of {}", publication(id, node)))
 }
 
-/// Asserts that a call was refused with `code`, in words that name all of `words`.
+/// Asserts that a call failed with `code`, and that the message contains all of `words`.
 #[track_caller]
 pub(crate) fn refused<T: Debug>(answer: Result<T, Status>, code: Code, words: &[&str]) {
     let status = answer.expect_err("refused");
@@ -263,7 +263,7 @@ pub(crate) fn refused<T: Debug>(answer: Result<T, Status>, code: Code, words: &[
     }
 }
 
-/// Asserts that a failed call does not let the CO forget anything (design.md#final-codes).
+/// Asserts that an error code is not final, so that the CO does not forget the volume (design.md#final-codes).
 #[track_caller]
 pub(crate) fn not_final(what: &str, status: &Status) {
     let unfinished = matches!(
@@ -278,7 +278,7 @@ pub(crate) fn not_final(what: &str, status: &Status) {
     );
 }
 
-/// The calls since `seq`, logins left out.
+/// The calls since journal position `since`, without logins.
 pub(crate) async fn calls(nas: &Nas, since: u64) -> Result<Vec<Entry>> {
     Ok(nas
         .journal(since)
@@ -289,27 +289,27 @@ pub(crate) async fn calls(nas: &Nas, since: u64) -> Result<Vec<Entry>> {
         .collect())
 }
 
-/// Where the journal stands.
-pub(crate) async fn now(nas: &Nas) -> Result<u64> {
+/// The current end of the journal.
+pub(crate) async fn journal_end(nas: &Nas) -> Result<u64> {
     Ok(nas.journal(0).await?.1)
 }
 
-/// The calls in short: `["LUN.get", "LUN.set"]`.
-pub(crate) fn shorts(entries: &[Entry]) -> Vec<String> {
+/// The calls in short form: `["LUN.get", "LUN.set"]`.
+pub(crate) fn call_names(entries: &[Entry]) -> Vec<String> {
     entries.iter().map(Entry::short).collect()
 }
 
-/// The publications, or else the IQNs, of all targets on the NAS.
+/// All targets on the NAS: as publications where they are ours, otherwise as IQNs.
 pub(crate) async fn publications(nas: &Nas) -> Result<Vec<String>> {
     Ok(nas
         .targets_now()
         .await?
         .iter()
-        .map(|target| told(target["iqn"].as_str().unwrap_or_default()))
+        .map(|target| describe_iqn(target["iqn"].as_str().unwrap_or_default()))
         .collect())
 }
 
-/// The same of the targets to which a LUN is mapped.
+/// Like `publications`, but only targets to which this LUN is mapped.
 pub(crate) async fn exports(nas: &Nas, id: &str) -> Result<Vec<String>> {
     let maps = |target: &&Value| {
         target["mapped_luns"]
@@ -320,11 +320,11 @@ pub(crate) async fn exports(nas: &Nas, id: &str) -> Result<Vec<String>> {
     Ok(targets
         .iter()
         .filter(maps)
-        .map(|target| told(target["iqn"].as_str().unwrap_or_default()))
+        .map(|target| describe_iqn(target["iqn"].as_str().unwrap_or_default()))
         .collect())
 }
 
-/// A LUN on the NAS.
+/// The LUN's row in the state of the NAS.
 pub(crate) async fn lun(nas: &Nas, id: &str) -> Result<Option<Value>> {
     Ok(nas
         .luns()
@@ -333,7 +333,7 @@ pub(crate) async fn lun(nas: &Nas, id: &str) -> Result<Option<Value>> {
         .find(|lun| lun["uuid"] == uuid(id)))
 }
 
-/// Its size.
+/// The LUN's size in bytes, 0 if there is no such LUN.
 pub(crate) async fn lun_size(nas: &Nas, id: &str) -> Result<i64> {
     Ok(lun(nas, id)
         .await?
@@ -341,35 +341,35 @@ pub(crate) async fn lun_size(nas: &Nas, id: &str) -> Result<i64> {
         .unwrap_or_default())
 }
 
-/// `refuse` with a code.
+/// Fault `refuse` with a DSM error code.
 pub(crate) fn refuse(code: u32) -> Value {
     json!({"kind": "refuse", "code": code})
 }
 
-/// `lose_reply`: done, but the connection is cut before the answer.
-pub(crate) fn lose() -> Value {
+/// Fault `lose_reply`: the call is carried out, but the connection is cut before the reply.
+pub(crate) fn lose_reply() -> Value {
     json!({"kind": "lose_reply"})
 }
 
-/// `hang`: until the faults are taken away.
+/// Fault `hang`: until the faults are cleared.
 pub(crate) fn hang() -> Value {
     json!({"kind": "hang"})
 }
 
-/// Waits until a call hangs or has been made, for instance `LUN.set`.
+/// Waits until a call, for instance `LUN.set`, has arrived at the NAS. It may still be hanging.
 pub(crate) async fn until_called(nas: &Nas, since: u64, short: &str) -> Result<()> {
     e2e::harness::until::until(
         short,
-        async || Ok(shorts(&calls(nas, since).await?)),
+        async || Ok(call_names(&calls(nas, since).await?)),
         |seen| seen.iter().any(|call| call == short),
     )
     .await?;
     Ok(())
 }
 
-/// An administrator's call of the Web API on the NAS, which must succeed.
-pub(crate) async fn administrator(world: &TestCluster, call: &[(&str, &str)]) -> Result<Value> {
-    let answer = world.nas.dsm(call).await?;
+/// A Web API call by an administrator, which must succeed.
+pub(crate) async fn admin_call(cluster: &TestCluster, call: &[(&str, &str)]) -> Result<Value> {
+    let answer = cluster.nas.dsm(call).await?;
     anyhow::ensure!(answer["success"] == true, "{call:?}: {answer}");
     Ok(answer)
 }

@@ -1,4 +1,5 @@
-//! Creating: design.md#final-codes, #create-first and #parameters. Create first, look later; a final answer only when nothing was made.
+//! CreateVolume: design.md#final-codes, #create-first and #parameters. It creates first and looks up on failure; an error is
+//! final only if nothing was created.
 
 use anyhow::Result;
 use e2e::GIB;
@@ -9,7 +10,9 @@ use proto::csi;
 use serde_json::json;
 use tonic::Code;
 
-use super::common::{Csi, LUN, NODE_A, VOLUME, calls, lose, lun, now, refuse, refused, shorts};
+use super::common::{
+    Csi, LUN, NODE_A, VOLUME, call_names, calls, journal_end, lose_reply, lun, refuse, refused,
+};
 
 fn with(name: &str, parameters: &[(&str, &str)]) -> csi::CreateVolumeRequest {
     let mut request = create_request(name, GIB, Content::Fs("ext4"));
@@ -23,44 +26,44 @@ fn with(name: &str, parameters: &[(&str, &str)]) -> csi::CreateVolumeRequest {
 /// design.md#create-first
 #[tokio::test]
 async fn a_lost_create_is_found_by_its_name() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     for (name, way, looks) in [
-        ("lost", lose(), 1),
-        // The one that shared its request was garbled, too.
+        ("lost", lose_reply(), 1),
+        // The call that shared its compound request was garbled, too.
         ("garbled", json!({"kind": "garble"}), 2),
     ] {
-        world.nas.fault(LUN, "create", 1, 1, way).await?;
-        let start = now(&world.nas).await?;
+        cluster.nas.fault(LUN, "create", 1, 1, way).await?;
+        let start = journal_end(&cluster.nas).await?;
         let id = csi.create(name, GIB).await?;
-        let sent = shorts(&calls(&world.nas, start).await?);
+        let sent = call_names(&calls(&cluster.nas, start).await?);
         assert_eq!(sent[..2], ["Volume.get", "LUN.create"]);
         assert_eq!(sent[2..], vec!["LUN.get"; looks]);
         assert_eq!(csi.create(name, GIB).await?, id);
     }
-    assert_eq!(world.nas.luns().await?.len(), 2);
-    // The look-up fails too: nobody knows, so nothing is final, and the next call finds it.
-    world.nas.fault(LUN, "create", 1, 1, lose()).await?;
-    world.nas.fault(LUN, "get", 1, 1, lose()).await?;
+    assert_eq!(cluster.nas.luns().await?.len(), 2);
+    // The lookup fails too: the outcome is unknown, so the error is not final, and the next call finds the LUN.
+    cluster.nas.fault(LUN, "create", 1, 1, lose_reply()).await?;
+    cluster.nas.fault(LUN, "get", 1, 1, lose_reply()).await?;
     refused(
         csi.create("twice", GIB).await,
         Code::Unavailable,
         &["no answer"],
     );
     csi.create("twice", GIB).await?;
-    assert_eq!(world.nas.luns().await?.len(), 3);
+    assert_eq!(cluster.nas.luns().await?.len(), 3);
     Ok(())
 }
 
 /// design.md#create-first
 #[tokio::test]
-async fn a_refusal_of_a_lun_that_exists_hands_it_out() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+async fn a_refused_create_of_an_existing_lun_returns_it() -> Result<()> {
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
-    // Whatever DSM says about a create, the name decides: 18990068 says "failed" of a LUN that it has made.
+    // Whatever error DSM returns for a create, the lookup by name decides: 18990068 means "failed", for a LUN that was created.
     for code in [18_990_068, 18_990_538, 18_990_002, 18_990_501, 100, 117] {
-        world.nas.fault(LUN, "create", 1, 1, refuse(code)).await?;
+        cluster.nas.fault(LUN, "create", 1, 1, refuse(code)).await?;
         assert_eq!(csi.create("pvc-1", GIB).await?, id, "{code}");
     }
     Ok(())
@@ -68,20 +71,20 @@ async fn a_refusal_of_a_lun_that_exists_hands_it_out() -> Result<()> {
 
 /// design.md#final-codes
 #[tokio::test]
-async fn only_what_was_provably_not_made_is_final() -> Result<()> {
+async fn an_error_is_final_only_if_nothing_was_created() -> Result<()> {
     let nas = Settings {
         more: vec!["--model", "DS423"],
         ..Settings::default()
     };
-    let world = Plan {
+    let cluster = Plan {
         nas,
         ..Plan::controller()
     }
     .start()
     .await?;
-    let csi = Csi::of(&world.plugin);
-    let before = world.nas.state().await?;
-    // Without a floor of the driver's (design.md#free-space) it is the NAS that refuses.
+    let csi = Csi::of(&cluster.plugin);
+    let before = cluster.nas.state().await?;
+    // With the driver's own free-space floor turned off (design.md#free-space), the NAS refuses.
     let thick = [
         ("location", "/volume2"),
         ("type", "thick"),
@@ -120,16 +123,16 @@ async fn only_what_was_provably_not_made_is_final() -> Result<()> {
         Code::InvalidArgument,
         &["type"],
     );
-    assert_eq!(world.nas.state().await?, before);
-    world.nas.seed(4).await?;
+    assert_eq!(cluster.nas.state().await?, before);
+    cluster.nas.seed(4).await?;
     refused(
         csi.create("x", GIB).await,
         Code::ResourceExhausted,
         &["18990541"],
     );
-    assert_eq!(world.nas.luns().await?.len(), 4);
-    // A volume that is out of order is not the user's mistake, and may hold what an earlier try has made.
-    world
+    assert_eq!(cluster.nas.luns().await?.len(), 4);
+    // A degraded or crashed volume is not the user's mistake, and may hold the LUN of an earlier attempt.
+    cluster
         .nas
         .patch_volume("volume1", &json!({"status": "crashed"}))
         .await?;
@@ -138,7 +141,7 @@ async fn only_what_was_provably_not_made_is_final() -> Result<()> {
         Code::Unavailable,
         &["18990541", "/volume1"],
     );
-    world
+    cluster
         .nas
         .patch_volume("volume2", &json!({"status": "crashed"}))
         .await?;
@@ -153,13 +156,14 @@ async fn only_what_was_provably_not_made_is_final() -> Result<()> {
 /// design.md#final-codes
 #[tokio::test]
 async fn a_refusal_is_final_only_if_an_earlier_try_left_nothing() -> Result<()> {
-    let world = Plan::controller().proving().start().await?;
-    let csi = Csi::of(&world.plugin);
-    // An earlier try made the LUN and its answer was lost; then the NAS starts again, and knows neither its volumes nor its LUNs.
+    let cluster = Plan::controller().proving().start().await?;
+    let csi = Csi::of(&cluster.plugin);
+    // An earlier attempt created the LUN and its reply was lost. Then the NAS reboots and lists neither its volumes nor its LUNs
+    // yet.
     let id = csi.create("pvc-1", GIB).await?;
     for code in [18_990_501, 18_990_002, 18_990_502, 18_990_541, 18_990_500] {
-        world.nas.fault(LUN, "create", 1, 1, refuse(code)).await?;
-        world
+        cluster.nas.fault(LUN, "create", 1, 1, refuse(code)).await?;
+        cluster
             .nas
             .fault(LUN, "get", 1, 1, refuse(18_990_531))
             .await?;
@@ -168,8 +172,8 @@ async fn a_refusal_is_final_only_if_an_earlier_try_left_nothing() -> Result<()> 
             Code::Unavailable,
             &["list shows it"],
         );
-        world.nas.fault(LUN, "create", 1, 1, refuse(code)).await?;
-        world
+        cluster.nas.fault(LUN, "create", 1, 1, refuse(code)).await?;
+        cluster
             .nas
             .patch_volume("volume1", &json!({"status": "crashed"}))
             .await?;
@@ -178,24 +182,24 @@ async fn a_refusal_is_final_only_if_an_earlier_try_left_nothing() -> Result<()> 
             Code::Unavailable,
             &["/volume1", "crashed"],
         );
-        world
+        cluster
             .nas
             .patch_volume("volume1", &json!({"status": "normal"}))
             .await?;
     }
     assert_eq!(csi.create("pvc-1", GIB).await?, id);
-    assert_eq!(world.nas.luns().await?.len(), 1);
+    assert_eq!(cluster.nas.luns().await?.len(), 1);
     Ok(())
 }
 
 /// design.md#create-first
 #[tokio::test]
 async fn a_fresh_lun_is_waited_for_until_it_is_unlocked() -> Result<()> {
-    let world = Plan::controller().slow().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().slow().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
     assert_eq!(
-        lun(&world.nas, &id).await?.expect("the LUN")["is_action_locked"],
+        lun(&cluster.nas, &id).await?.expect("the LUN")["is_action_locked"],
         false
     );
     csi.publish(&id, NODE_A).await?;
@@ -205,8 +209,8 @@ async fn a_fresh_lun_is_waited_for_until_it_is_unlocked() -> Result<()> {
 /// design.md#parameters
 #[tokio::test]
 async fn the_type_follows_the_volume_and_parameters_are_checked() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     for (name, parameters, location, kind) in [
         ("a", vec![], "/volume1", "BLUN"),
         ("b", vec![("location", "/volume2")], "/volume2", "ADV"),
@@ -234,13 +238,13 @@ async fn the_type_follows_the_volume_and_parameters_are_checked() -> Result<()> 
         ),
     ] {
         let id = csi.create_as(with(name, &parameters)).await?.volume_id;
-        let lun = lun(&world.nas, &id).await?.expect("the LUN");
+        let lun = lun(&cluster.nas, &id).await?.expect("the LUN");
         assert_eq!(
             (lun["location"].as_str(), lun["type"].as_str()),
             (Some(location), Some(kind))
         );
     }
-    let before = world.nas.state().await?;
+    let before = cluster.nas.state().await?;
     for (key, value) in [
         ("colour", "red"),
         ("location", "/etc"),
@@ -291,20 +295,20 @@ async fn the_type_follows_the_volume_and_parameters_are_checked() -> Result<()> 
         Code::InvalidArgument,
         &["mutable_parameters"],
     );
-    assert_eq!(world.nas.state().await?, before);
+    assert_eq!(cluster.nas.state().await?, before);
     Ok(())
 }
 
 /// design.md#parameters
 #[tokio::test]
 async fn a_busy_nas_is_not_a_missing_volume() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
-    // 117 means both "no such volume" and "busy": the list decides.
-    world.nas.fault(VOLUME, "get", 1, 0, refuse(117)).await?;
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
+    // 117 means both "no such volume" and "busy": the list of volumes decides.
+    cluster.nas.fault(VOLUME, "get", 1, 0, refuse(117)).await?;
     csi.create_as(with("a", &[("location", "/volume1")]))
         .await?;
-    world.nas.fault(VOLUME, "list", 1, 1, refuse(117)).await?;
+    cluster.nas.fault(VOLUME, "list", 1, 1, refuse(117)).await?;
     refused(
         csi.create_as(with("b", &[("location", "/volume1")])).await,
         Code::Unavailable,

@@ -1,4 +1,4 @@
-//! Deleting: design.md#unknown-is-not-absent and #deletevolume. Success means that the LUN is proven to be gone.
+//! DeleteVolume: design.md#unknown-is-not-absent and #deletevolume. Success means that the LUN is verified to be gone.
 
 use anyhow::Result;
 use e2e::GIB;
@@ -7,65 +7,66 @@ use serde_json::json;
 use tonic::Code;
 
 use super::common::{
-    Csi, LUN, NO_UUID, NODE_A, TARGET, VOLUME, administrator, calls, hang, iqn, lose, lun, now,
-    refuse, refused, shorts, until_called, uuid,
+    Csi, LUN, NO_UUID, NODE_A, TARGET, VOLUME, admin_call, call_names, calls, hang, iqn,
+    journal_end, lose_reply, lun, refuse, refused, until_called, uuid,
 };
 use super::transport::wiretap;
 
-/// Codes with which DSM denies a LUN, rightly or not.
+/// Error codes with which DSM reports a LUN as missing, whether or not it is.
 const DENIALS: [u32; 2] = [18_990_531, 18_990_505];
 
 /// design.md#deletevolume
 #[tokio::test]
 async fn a_published_volume_is_not_deleted() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
     csi.publish(&id, NODE_A).await?;
-    let before = world.nas.state().await?;
+    let before = cluster.nas.state().await?;
     refused(
         csi.delete(&id).await,
         Code::FailedPrecondition,
-        &[NODE_A, &iqn(&world.nas, &id, NODE_A).await?, "unpublish"],
+        &[NODE_A, &iqn(&cluster.nas, &id, NODE_A).await?, "unpublish"],
     );
-    // Nobody knows who uses it: nothing is deleted.
-    world.nas.fault(TARGET, "list", 1, 1, refuse(117)).await?;
+    // Whether the LUN is in use cannot be determined: nothing is deleted.
+    cluster.nas.fault(TARGET, "list", 1, 1, refuse(117)).await?;
     refused(csi.delete(&id).await, Code::Unavailable, &["117"]);
-    assert_eq!(world.nas.state().await?, before);
+    assert_eq!(cluster.nas.state().await?, before);
     csi.unpublish(&id, NODE_A).await?;
     csi.delete(&id).await?;
     csi.delete(&id).await?;
-    assert_eq!(world.leftovers().await?, Vec::<String>::new());
+    assert_eq!(cluster.leftovers().await?, Vec::<String>::new());
     Ok(())
 }
 
 /// design.md#deletevolume
 #[tokio::test]
-async fn a_volume_made_again_is_never_the_dying_one() -> Result<()> {
-    let world = Plan::controller().slow().start().await?;
+async fn a_recreated_volume_is_never_the_one_being_deleted() -> Result<()> {
+    let cluster = Plan::controller().slow().start().await?;
     let found = json!({"deleted_luns_stay_listed": true, "deleted_luns_answer_get": true});
-    world.nas.patch_settings(&found).await?;
-    let csi = Csi::of(&world.plugin);
+    cluster.nas.patch_settings(&found).await?;
+    let csi = Csi::of(&cluster.plugin);
     let first = csi.create("pvc-1", GIB).await?;
     csi.delete(&first).await?;
     assert_eq!(
-        lun(&world.nas, &first).await?,
+        lun(&cluster.nas, &first).await?,
         None,
         "DeleteVolume has waited until the NAS had finished"
     );
     let second = csi.create("pvc-1", GIB).await?;
     assert_ne!(first, second);
 
-    // While it dies nobody gets it, neither to use nor to delete once more.
-    let plugin = world.another_driver("rival", |_| {}).await?;
-    let start = now(&world.nas).await?;
+    // While it is being deleted it can be neither published nor deleted again.
+    let plugin = cluster.another_driver("rival", |_| {}).await?;
+    let start = journal_end(&cluster.nas).await?;
     let deletion = tokio::spawn({
         let (csi, id) = (csi.clone(), second.clone());
         async move { csi.delete(&id).await }
     });
-    until_called(&world.nas, start, "LUN.delete").await?;
-    let rival = Csi::of(&plugin);
-    let (made, deleted) = futures::join!(csi.create("pvc-1", GIB), rival.delete(&second));
+    until_called(&cluster.nas, start, "LUN.delete").await?;
+    let second_controller = Csi::of(&plugin);
+    let (made, deleted) =
+        futures::join!(csi.create("pvc-1", GIB), second_controller.delete(&second));
     refused(made, Code::Aborted, &["is_action_locked true"]);
     refused(deleted, Code::Aborted, &["is_action_locked true"]);
     deletion.await??;
@@ -74,23 +75,24 @@ async fn a_volume_made_again_is_never_the_dying_one() -> Result<()> {
     Ok(())
 }
 
-/// The other way in which a NAS may lag: it denies the LUN at once, while its list shows it and its name is taken.
+/// The other way in which a NAS may lag: `get` reports the LUN as missing at once, while it is still listed and its name is still
+/// taken.
 /// design.md#deletevolume
 #[tokio::test]
-async fn a_volume_made_again_waits_for_the_name_of_the_dying_one() -> Result<()> {
-    let world = Plan::controller().slow().start().await?;
+async fn a_recreated_volume_waits_until_the_old_name_is_free() -> Result<()> {
+    let cluster = Plan::controller().slow().start().await?;
     let listed = json!({"deleted_luns_stay_listed": true});
-    world.nas.patch_settings(&listed).await?;
-    let csi = Csi::of(&world.plugin);
+    cluster.nas.patch_settings(&listed).await?;
+    let csi = Csi::of(&cluster.plugin);
     let first = csi.create("pvc-1", GIB).await?;
     csi.delete(&first).await?;
-    assert!(lun(&world.nas, &first).await?.is_some(), "it is listed");
+    assert!(lun(&cluster.nas, &first).await?.is_some(), "it is listed");
     refused(
         csi.create("pvc-1", GIB).await,
         Code::Unavailable,
         &["pvc-1"],
     );
-    world.nas.advance(2_000).await?;
+    cluster.nas.advance(2_000).await?;
     let second = csi.create("pvc-1", GIB).await?;
     assert_ne!(first, second);
     Ok(())
@@ -98,43 +100,43 @@ async fn a_volume_made_again_waits_for_the_name_of_the_dying_one() -> Result<()>
 
 /// design.md#unknown-is-not-absent
 #[tokio::test]
-async fn a_denied_lun_that_the_list_shows_is_not_gone() -> Result<()> {
-    let world = Plan::controller().proving().start().await?;
-    let csi = Csi::of(&world.plugin);
+async fn a_lun_that_get_does_not_find_but_list_shows_is_not_gone() -> Result<()> {
+    let cluster = Plan::controller().proving().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
-    let before = world.nas.state().await?;
+    let before = cluster.nas.state().await?;
     for code in DENIALS {
-        world.nas.fault(LUN, "get", 1, 0, refuse(code)).await?;
+        cluster.nas.fault(LUN, "get", 1, 0, refuse(code)).await?;
         for (call, answer) in csi.every(&id).await {
             match call {
                 "unpublish" => assert!(answer.is_ok(), "{answer:?}"),
                 _ => refused(answer, Code::Unavailable, &[uuid(&id), "list shows it"]),
             }
         }
-        world.nas.no_faults().await?;
+        cluster.nas.no_faults().await?;
     }
-    assert_eq!(world.nas.state().await?, before);
+    assert_eq!(cluster.nas.state().await?, before);
     csi.delete(&id).await?;
     Ok(())
 }
 
 /// design.md#unknown-is-not-absent
 #[tokio::test]
-async fn a_deletion_that_was_not_done_is_not_proven_by_a_denial() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+async fn a_not_found_error_does_not_prove_a_refused_deletion() -> Result<()> {
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
-    // The NAS goes down between the calls: it refuses to delete, then knows no LUN.
+    // The NAS reboots between the calls: it refuses to delete, then reports no LUNs.
     for (code, denial) in [
         (117, DENIALS[0]),
         (100, DENIALS[1]),
         (DENIALS[0], DENIALS[0]),
     ] {
-        world.nas.fault(LUN, "delete", 1, 1, refuse(code)).await?;
-        world.nas.fault(LUN, "get", 2, 0, refuse(denial)).await?;
+        cluster.nas.fault(LUN, "delete", 1, 1, refuse(code)).await?;
+        cluster.nas.fault(LUN, "get", 2, 0, refuse(denial)).await?;
         refused(csi.delete(&id).await, Code::Unavailable, &[uuid(&id)]);
-        world.nas.no_faults().await?;
-        assert!(lun(&world.nas, &id).await?.is_some());
+        cluster.nas.no_faults().await?;
+        assert!(lun(&cluster.nas, &id).await?.is_some());
     }
     csi.delete(&id).await?;
     Ok(())
@@ -142,30 +144,30 @@ async fn a_deletion_that_was_not_done_is_not_proven_by_a_denial() -> Result<()> 
 
 /// design.md#unknown-is-not-absent
 #[tokio::test]
-async fn a_refused_deletion_is_told_at_once() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+async fn a_refused_deletion_is_reported_at_once() -> Result<()> {
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
-    world.nas.fault(LUN, "delete", 1, 1, refuse(117)).await?;
-    let start = now(&world.nas).await?;
+    cluster.nas.fault(LUN, "delete", 1, 1, refuse(117)).await?;
+    let start = journal_end(&cluster.nas).await?;
     refused(
         csi.delete(&id).await,
         Code::Unavailable,
         &["LUN.delete", "117"],
     );
-    let looks = shorts(&calls(&world.nas, start).await?)
+    let reads = call_names(&calls(&cluster.nas, start).await?)
         .into_iter()
         .filter(|call| call == "LUN.get")
         .count();
-    assert_eq!(looks, 2, "the NAS said no: there is nothing to wait for");
+    assert_eq!(reads, 2, "the NAS refused: there is nothing to wait for");
     Ok(())
 }
 
-async fn gone_by_other_hands(world: &TestCluster, csi: &Csi) -> Result<String> {
+async fn deleted_by_administrator(cluster: &TestCluster, csi: &Csi) -> Result<String> {
     let id = csi.create("pvc-1", GIB).await?;
     let lun = format!("\"{}\"", uuid(&id));
-    administrator(
-        world,
+    admin_call(
+        cluster,
         &[
             ("api", LUN),
             ("version", "1"),
@@ -179,10 +181,10 @@ async fn gone_by_other_hands(world: &TestCluster, csi: &Csi) -> Result<String> {
 
 /// design.md#unknown-is-not-absent
 #[tokio::test]
-async fn absence_needs_a_full_list_and_volumes_that_hide_nothing() -> Result<()> {
-    let world = Plan::controller().proving().start().await?;
-    let csi = Csi::of(&world.plugin);
-    let id = gone_by_other_hands(&world, &csi).await?;
+async fn absence_needs_a_full_list_and_healthy_volumes() -> Result<()> {
+    let cluster = Plan::controller().proving().start().await?;
+    let csi = Csi::of(&cluster.plugin);
+    let id = deleted_by_administrator(&cluster, &csi).await?;
     for (status, hides) in [
         ("crashed", true),
         ("unmounted", true),
@@ -191,13 +193,13 @@ async fn absence_needs_a_full_list_and_volumes_that_hide_nothing() -> Result<()>
         ("background", false),
         ("a word of DSM 8", false),
     ] {
-        world
+        cluster
             .nas
             .patch_volume("volume1", &json!({"status": status}))
             .await?;
         for (call, answer) in csi.every(&id).await {
             match call {
-                // Targets stand on no volume.
+                // Targets do not depend on a volume.
                 "unpublish" => assert!(answer.is_ok(), "{answer:?}"),
                 _ if hides => refused(answer, Code::Unavailable, &["/volume1", status]),
                 "delete" => assert!(answer.is_ok(), "{answer:?}"),
@@ -205,19 +207,19 @@ async fn absence_needs_a_full_list_and_volumes_that_hide_nothing() -> Result<()>
             }
         }
     }
-    world
+    cluster
         .nas
         .patch_volume("volume1", &json!({"status": "normal"}))
         .await?;
     for kind in [
         refuse(100),
         refuse(117),
-        lose(),
+        lose_reply(),
         json!({"kind": "garble"}),
         json!({"kind": "http", "status": 503}),
     ] {
         for (api, method) in [(LUN, "get"), (LUN, "list"), (VOLUME, "list")] {
-            world.nas.fault(api, method, 1, 1, kind.clone()).await?;
+            cluster.nas.fault(api, method, 1, 1, kind.clone()).await?;
             let doing = if method == "get" { "get" } else { "absence" };
             refused(csi.delete(&id).await, Code::Unavailable, &[doing]);
         }
@@ -232,74 +234,74 @@ async fn absence_needs_a_full_list_and_volumes_that_hide_nothing() -> Result<()>
     Ok(())
 }
 
-/// A volume may be crashed for weeks: what never lay on it is gone all the same.
+/// A volume may stay crashed for weeks: a LUN that was never on it is still verifiably gone.
 /// design.md#unknown-is-not-absent
 #[tokio::test]
 async fn a_crashed_volume_hides_no_lun_that_was_seen_on_another() -> Result<()> {
-    let mut world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let mut cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
     csi.delete(&id).await?;
     for (volume, hides) in [("volume1", true), ("volume2", false)] {
         let state = |status| json!({"status": status});
-        world.nas.patch_volume(volume, &state("crashed")).await?;
+        cluster.nas.patch_volume(volume, &state("crashed")).await?;
         let answer = csi.delete(&id).await;
         if hides {
             refused(answer, Code::Unavailable, &[volume]);
-            world.nas.patch_volume(volume, &state("normal")).await?;
+            cluster.nas.patch_volume(volume, &state("normal")).await?;
         } else {
             answer?;
         }
     }
-    // Who has not seen it there cannot know.
-    world.restart_driver().await?;
-    let answer = Csi::of(&world.plugin).delete(&id).await;
+    // A driver that has not seen the LUN on the other volume cannot know.
+    cluster.restart_driver().await?;
+    let answer = Csi::of(&cluster.plugin).delete(&id).await;
     refused(answer, Code::Unavailable, &["/volume", "crashed"]);
     Ok(())
 }
 
 /// design.md#unknown-is-not-absent
 #[tokio::test]
-async fn the_volumes_are_looked_at_before_the_list_that_they_vouch_for() -> Result<()> {
-    let world = Plan::controller().proving().start().await?;
-    let csi = Csi::of(&world.plugin);
-    let start = now(&world.nas).await?;
+async fn the_volumes_are_read_before_the_lun_list() -> Result<()> {
+    let cluster = Plan::controller().proving().start().await?;
+    let csi = Csi::of(&cluster.plugin);
+    let start = journal_end(&cluster.nas).await?;
     csi.delete(&format!("nas1/{NO_UUID}")).await?;
-    // The other way round a volume could come up in between: too late for the list, in time for the proof.
-    let calls = calls(&world.nas, start).await?;
+    // In the reverse order a volume could come up between the two: too late for the LUN list, but in time for the volume check.
+    let calls = calls(&cluster.nas, start).await?;
     assert_eq!(
-        shorts(&calls),
+        call_names(&calls),
         ["LUN.get", "Volume.list", "LUN.list", "System.info"]
     );
     assert_eq!(
         calls[2].params.get("types"),
         None,
-        "a list of some types is no full list"
+        "a list of some LUN types is not a full list"
     );
     Ok(())
 }
 
 /// design.md#deletevolume
 #[tokio::test]
-async fn a_lost_reply_of_delete_is_made_good_by_proof() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+async fn a_lost_reply_of_delete_is_recovered_by_confirming_absence() -> Result<()> {
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
-    world.nas.fault(LUN, "delete", 1, 1, lose()).await?;
+    cluster.nas.fault(LUN, "delete", 1, 1, lose_reply()).await?;
     csi.delete(&id).await?;
-    assert_eq!(lun(&world.nas, &id).await?, None);
+    assert_eq!(lun(&cluster.nas, &id).await?, None);
     Ok(())
 }
 
 /// design.md#create-first
 #[tokio::test]
-async fn a_locked_lun_is_aborted_for_all_that_would_change_it() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+async fn every_change_of_a_locked_lun_is_aborted() -> Result<()> {
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
     let patch = json!({"is_action_locked": true});
-    world.nas.patch_lun(uuid(&id), &patch).await?;
-    let before = world.nas.state().await?;
+    cluster.nas.patch_lun(uuid(&id), &patch).await?;
+    let before = cluster.nas.state().await?;
     let seen = ["is_action_locked true"];
     for (call, answer) in csi.every(&id).await {
         match call {
@@ -308,51 +310,51 @@ async fn a_locked_lun_is_aborted_for_all_that_would_change_it() -> Result<()> {
         }
     }
     refused(csi.create("pvc-1", GIB).await, Code::Aborted, &seen);
-    // What is large enough needs no change, so the lock is no obstacle.
+    // It is already large enough and needs no change, so the lock does not matter.
     assert_eq!(csi.expand(&id, GIB).await?, GIB);
-    assert_eq!(world.nas.state().await?, before);
+    assert_eq!(cluster.nas.state().await?, before);
     Ok(())
 }
 
 /// design.md#create-first
 #[tokio::test]
-async fn a_sick_lun_is_not_used_and_can_be_deleted() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+async fn a_crashed_lun_is_not_used_and_can_be_deleted() -> Result<()> {
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
     let patch = json!({"status": "crashed"});
-    world.nas.patch_lun(uuid(&id), &patch).await?;
+    cluster.nas.patch_lun(uuid(&id), &patch).await?;
     let seen = ["crashed", "SAN Manager"];
     refused(csi.create("pvc-1", GIB).await, Code::Aborted, &seen);
     refused(csi.publish(&id, NODE_A).await, Code::Aborted, &seen);
     refused(csi.expand(&id, 2 * GIB).await, Code::Aborted, &seen);
     assert_eq!(csi.get(&id).await?.0, GIB);
     csi.delete(&id).await?;
-    assert_eq!(lun(&world.nas, &id).await?, None);
+    assert_eq!(lun(&cluster.nas, &id).await?, None);
     Ok(())
 }
 
 /// design.md#deletevolume
 #[tokio::test]
-async fn a_deletion_is_not_believed_while_the_lun_is_seen() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+async fn a_deletion_returns_only_after_the_lun_is_gone() -> Result<()> {
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
-    world.nas.fault(LUN, "delete", 1, 1, hang()).await?;
-    let start = now(&world.nas).await?;
+    cluster.nas.fault(LUN, "delete", 1, 1, hang()).await?;
+    let start = journal_end(&cluster.nas).await?;
     let deletion = tokio::spawn({
         let (csi, id) = (csi.clone(), id.clone());
         async move { csi.delete(&id).await }
     });
-    until_called(&world.nas, start, "LUN.delete").await?;
-    assert!(!deletion.is_finished() && lun(&world.nas, &id).await?.is_some());
-    world.nas.no_faults().await?;
+    until_called(&cluster.nas, start, "LUN.delete").await?;
+    assert!(!deletion.is_finished() && lun(&cluster.nas, &id).await?.is_some());
+    cluster.nas.no_faults().await?;
     deletion.await??;
-    assert_eq!(lun(&world.nas, &id).await?, None);
+    assert_eq!(lun(&cluster.nas, &id).await?, None);
     Ok(())
 }
 
-/// Makes the `lun_uuid` filter of a list ask for a LUN that is not there.
+/// Replaces the UUID in a list's `lun_uuid` filter with that of a LUN that does not exist.
 fn spoil_filter(sent: &mut [u8]) {
     let filter = b"lun_uuid=%22";
     if let Some(at) = sent.windows(filter.len()).position(|seen| seen == filter) {
@@ -366,27 +368,27 @@ fn spoil_filter(sent: &mut [u8]) {
 
 /// design.md#deletevolume
 #[tokio::test]
-async fn a_filter_that_shows_nobody_deletes_nothing() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let (url, _) = wiretap(&world.nas.api, spoil_filter).await?;
-    let spoilt = world
+async fn a_filter_that_hides_the_mapping_deletes_nothing() -> Result<()> {
+    let cluster = Plan::controller().start().await?;
+    let (url, _) = wiretap(&cluster.nas.api, spoil_filter).await?;
+    let spoilt = cluster
         .another_driver("spoilt", |settings| {
-            settings.config = settings.config.replace(&world.nas.api, &url);
+            settings.config = settings.config.replace(&cluster.nas.api, &url);
         })
         .await?;
-    let (csi, blind) = (Csi::of(&world.plugin), Csi::of(&spoilt));
+    let (csi, blind) = (Csi::of(&cluster.plugin), Csi::of(&spoilt));
     let id = csi.create("pvc-1", GIB).await?;
     csi.publish(&id, NODE_A).await?;
-    let before = world.nas.state().await?;
-    // Whether a NAS really filters by LUN is not proven: is_mapped and the full list stand against it.
+    let before = cluster.nas.state().await?;
+    // Whether a real NAS filters by LUN is not verified: `is_mapped` and the full list contradict the filtered list.
     refused(
         blind.delete(&id).await,
         Code::FailedPrecondition,
-        &[NODE_A, &iqn(&world.nas, &id, NODE_A).await?],
+        &[NODE_A, &iqn(&cluster.nas, &id, NODE_A).await?],
     );
-    assert_eq!(world.nas.state().await?, before);
+    assert_eq!(cluster.nas.state().await?, before);
     csi.unpublish(&id, NODE_A).await?;
     blind.delete(&id).await?;
-    assert_eq!(lun(&world.nas, &id).await?, None);
+    assert_eq!(lun(&cluster.nas, &id).await?, None);
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! A target that a person has disabled: it may be a fence, so nobody but a person enables it. What ends it is the end of its publication.
+//! A target that an administrator disabled may be a fence: the driver never enables it. It goes away when its publication ends.
 
 use anyhow::{Context as _, Result};
 use e2e::GIB;
@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 use tonic::{Code, Status};
 
 use super::common::{
-    Csi, NODE_A, NODE_B, calls, iqn, now, publication, publications, refused, shorts,
+    Csi, NODE_A, NODE_B, call_names, calls, iqn, journal_end, publication, publications, refused,
 };
 
-/// A person does this to a target in SAN Manager.
-async fn person(nas: &Nas, act: &str, iqn: &str) -> Result<()> {
-    let path = format!("san/targets/{act}");
+/// An administrator's action on a target in SAN Manager.
+async fn admin_target_action(nas: &Nas, action: &str, iqn: &str) -> Result<()> {
+    let path = format!("san/targets/{action}");
     nas.change_setting(&path, &json!({"iqn": iqn}))
         .await
         .map(drop)
@@ -28,16 +28,16 @@ async fn only(nas: &Nas) -> Result<Value> {
 /// design.md#one-target-per-publication
 #[tokio::test]
 async fn a_disabled_target_is_never_enabled_and_ends_with_its_publication() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
     let first = csi.publish(&id, NODE_A).await?;
-    let fenced = iqn(&world.nas, &id, NODE_A).await?;
-    person(&world.nas, "disable", &fenced).await?;
-    let before = world.nas.state().await?;
-    let target = only(&world.nas).await?;
+    let fenced = iqn(&cluster.nas, &id, NODE_A).await?;
+    admin_target_action(&cluster.nas, "disable", &fenced).await?;
+    let before = cluster.nas.state().await?;
+    let target = only(&cluster.nas).await?;
     let name = target["name"].as_str().context("a name")?;
-    let start = now(&world.nas).await?;
+    let start = journal_end(&cluster.nas).await?;
     for _ in 0..3 {
         let answer = csi.publish(&id, NODE_A).await;
         let text = answer
@@ -58,9 +58,9 @@ async fn a_disabled_target_is_never_enabled_and_ends_with_its_publication() -> R
         ];
         refused(answer, Code::Unavailable, &words);
     }
-    let asked = shorts(&calls(&world.nas, start).await?);
-    assert_eq!(asked, ["LUN.get", "Target.list"].repeat(3));
-    // It is somebody's still: no other node gets the volume, nor is it deleted.
+    let calls_made = call_names(&calls(&cluster.nas, start).await?);
+    assert_eq!(calls_made, ["LUN.get", "Target.list"].repeat(3));
+    // It is still in use: no other node gets the volume, and it is not deleted.
     refused(
         csi.publish(&id, NODE_B).await,
         Code::FailedPrecondition,
@@ -68,20 +68,23 @@ async fn a_disabled_target_is_never_enabled_and_ends_with_its_publication() -> R
     );
     refused(csi.delete(&id).await, Code::FailedPrecondition, &[&fenced]);
     assert_eq!(csi.get(&id).await?.1, [NODE_A]);
-    assert_eq!(world.nas.state().await?, before);
+    assert_eq!(cluster.nas.state().await?, before);
 
-    // A person takes the fence away.
-    person(&world.nas, "enable", &fenced).await?;
+    // The administrator removes the fence.
+    admin_target_action(&cluster.nas, "enable", &fenced).await?;
     assert_eq!(csi.publish(&id, NODE_A).await?, first);
-    person(&world.nas, "disable", &fenced).await?;
+    admin_target_action(&cluster.nas, "disable", &fenced).await?;
 
-    // Or the publication ends, and the next one is another.
+    // Alternatively the publication ends, and the next one has a new target.
     csi.unpublish(&id, NODE_A).await?;
-    assert_eq!(publications(&world.nas).await?, Vec::<String>::new());
+    assert_eq!(publications(&cluster.nas).await?, Vec::<String>::new());
     let next = csi.publish(&id, NODE_A).await?;
     assert_ne!(next["iqn"], first["iqn"]);
-    assert_eq!(only(&world.nas).await?["is_enabled"], true);
-    assert_eq!(publications(&world.nas).await?, [publication(&id, NODE_A)]);
+    assert_eq!(only(&cluster.nas).await?["is_enabled"], true);
+    assert_eq!(
+        publications(&cluster.nas).await?,
+        [publication(&id, NODE_A)]
+    );
     csi.unpublish(&id, NODE_A).await?;
     csi.publish(&id, NODE_B).await?;
     Ok(())

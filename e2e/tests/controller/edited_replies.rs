@@ -1,5 +1,5 @@
-//! A controller and a NAS in this process, with somebody in between who edits what the NAS says: states and rows that dsm-sim's makers
-//! have not thought of. Time is tokio's and paused.
+//! A controller and a simulated NAS in this process, with a transport between them that edits the replies: states and rows that
+//! dsm-sim does not produce. Runs in tokio's paused time.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -37,18 +37,18 @@ use super::common::{LUN, NODE_A, NODE_B, TARGET, VOLUME};
 
 pub(super) const SYSTEM: &str = "SYNO.Core.System";
 
-/// Changes the answer, envelope and all, to a call of this API and method.
+/// Edits the JSON reply, including its envelope, to a call of this API and method.
 type Edit = Box<dyn Fn(&str, &str, &mut Value) + Send>;
 
-pub(super) struct Line {
+pub(super) struct EditingTransport {
     pub(super) nas: Embedded,
     edit: Mutex<Edit>,
-    /// How far the NAS's clock has followed the runtime's.
-    told: Mutex<Duration>,
+    /// How far the NAS's clock has been advanced to follow the runtime's.
+    synced: Mutex<Duration>,
     started: Instant,
 }
 
-impl fmt::Debug for Line {
+impl fmt::Debug for EditingTransport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Line").finish_non_exhaustive()
     }
@@ -58,7 +58,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Line {
+impl EditingTransport {
     fn edited(&self, form: &str, body: &[u8]) -> Option<Vec<u8>> {
         let field = |name: &str| {
             url::form_urlencoded::parse(form.as_bytes())
@@ -80,11 +80,11 @@ impl Line {
     }
 }
 
-impl Transport for Line {
+impl Transport for EditingTransport {
     fn send(&self, request: Request<String>) -> BoxFuture<'_, Result<Response<Bytes>, Failure>> {
         Box::pin(async move {
             let elapsed = self.started.elapsed();
-            let last = std::mem::replace(&mut *lock(&self.told), elapsed);
+            let last = std::mem::replace(&mut *lock(&self.synced), elapsed);
             self.nas.advance_clock(elapsed.saturating_sub(last));
             let form = request.body().clone();
             match self.nas.answer(request.map(Body::from)).await {
@@ -100,14 +100,14 @@ impl Transport for Line {
     }
 }
 
-/// The controller, and the line to its NAS.
-pub(super) struct Edited {
+/// The controller, and the transport to its NAS.
+pub(super) struct EditedCluster {
     controller: Controller,
-    pub(super) line: Arc<Line>,
+    pub(super) line: Arc<EditingTransport>,
     _folder: tempfile::TempDir,
 }
 
-impl Edited {
+impl EditedCluster {
     pub(super) fn start() -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let volumes: Result<Vec<_>, _> = ["/volume1=btrfs:2TiB", "/volume2=btrfs:1TiB"]
@@ -122,10 +122,10 @@ impl Edited {
             .volumes(volumes.map_err(anyhow::Error::msg)?)
             .embed()
             .map_err(anyhow::Error::msg)?;
-        let line = Arc::new(Line {
+        let line = Arc::new(EditingTransport {
             nas,
             edit: Mutex::new(Box::new(|_, _, _| {})),
-            told: Mutex::default(),
+            synced: Mutex::default(),
             started: Instant::now(),
         });
         let name: driver::volume::NasName = "nas1".parse().ok().context("a name")?;
@@ -171,8 +171,8 @@ impl Edited {
         if parameters.is_empty() {
             request.parameters.clear();
         }
-        let made = self.controller.create_volume(Rpc::new(request)).await?;
-        Ok(made.into_inner().volume.unwrap_or_default().volume_id)
+        let created = self.controller.create_volume(Rpc::new(request)).await?;
+        Ok(created.into_inner().volume.unwrap_or_default().volume_id)
     }
 
     pub(super) async fn publish(&self, id: &str, node: &str) -> Result<String, Status> {
@@ -192,11 +192,11 @@ impl Edited {
             secrets,
             ..csi::ControllerPublishVolumeRequest::default()
         };
-        let made = self
+        let created = self
             .controller
             .controller_publish_volume(Rpc::new(request))
             .await?;
-        Ok(made.into_inner().publish_context["iqn"].clone())
+        Ok(created.into_inner().publish_context["iqn"].clone())
     }
 
     pub(super) async fn unpublish(&self, id: &str, node: &str) -> Result<(), Status> {
@@ -205,10 +205,10 @@ impl Edited {
             node_id: node.to_owned(),
             ..csi::ControllerUnpublishVolumeRequest::default()
         };
-        let done = self
+        let result = self
             .controller
             .controller_unpublish_volume(Rpc::new(request));
-        done.await.map(drop)
+        result.await.map(drop)
     }
 
     pub(super) async fn delete(&self, id: &str) -> Result<(), Status> {
@@ -216,8 +216,8 @@ impl Edited {
             volume_id: id.to_owned(),
             ..csi::DeleteVolumeRequest::default()
         };
-        let done = self.controller.delete_volume(Rpc::new(request));
-        done.await.map(drop)
+        let result = self.controller.delete_volume(Rpc::new(request));
+        result.await.map(drop)
     }
 
     pub(super) async fn expand(&self, id: &str, size: i64) -> Result<i64, Status> {
@@ -259,8 +259,8 @@ impl Edited {
         Ok(state.await?["targets"].as_array().map_or(0, Vec::len))
     }
 
-    /// Everything that a volume goes through, each call twice.
-    async fn life(&self, name: &str) -> Result<(), Status> {
+    /// A volume's whole life cycle, each call twice.
+    async fn volume(&self, name: &str) -> Result<(), Status> {
         let id = self.create(name, &[]).await?;
         assert_eq!(self.create(name, &[]).await?, id);
         let iqn = self.publish(&id, NODE_A).await?;
@@ -282,7 +282,7 @@ impl Edited {
 }
 
 pub(super) fn refused<T: fmt::Debug>(answer: Result<T, Status>, code: Code, words: &[&str]) {
-    let status = answer.expect_err("it was to be refused");
+    let status = answer.expect_err("the call must fail");
     assert_eq!(status.code(), code, "{status:?}");
     for word in words {
         assert!(status.message().contains(word), "{word}: {status:?}");
@@ -290,12 +290,12 @@ pub(super) fn refused<T: fmt::Debug>(answer: Result<T, Status>, code: Code, word
 }
 
 pub(super) async fn seconds(seconds: u64) {
-    // sleep: time is paused, this is how it goes on
+    // sleep: advances the paused clock
     tokio::time::sleep(Duration::from_secs(seconds)).await;
 }
 
-/// Sets the status of the first volume, as far as it is told anywhere.
-fn volume_says(word: &Value, method: &str, answer: &mut Value) {
+/// Sets the status of the first volume in every reply that contains it.
+fn set_volume_status(word: &Value, method: &str, answer: &mut Value) {
     let volume = match method {
         "list" => &mut answer["data"]["volumes"][0],
         _ => &mut answer["data"]["volume"],
@@ -306,8 +306,8 @@ fn volume_says(word: &Value, method: &str, answer: &mut Value) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_word_that_nobody_knows_stops_nothing() -> Result<()> {
-    let world = Edited::start()?;
+async fn an_unknown_status_is_not_an_error() -> Result<()> {
+    let cluster = EditedCluster::start()?;
     let words = [
         "attention",
         "has_unverified_disk",
@@ -319,19 +319,19 @@ async fn a_word_that_nobody_knows_stops_nothing() -> Result<()> {
         "",
     ];
     for (n, word) in words.into_iter().enumerate() {
-        world.edit(move |api, method, answer| {
+        cluster.edit(move |api, method, answer| {
             if api == VOLUME {
-                volume_says(&json!(word), method, answer);
+                set_volume_status(&json!(word), method, answer);
             }
         });
-        let done = world.life(&format!("volume-{n}")).await;
-        done.with_context(|| format!("volume status {word:?}"))?;
+        let result = cluster.volume(&format!("volume-{n}")).await;
+        result.with_context(|| format!("volume status {word:?}"))?;
     }
     for (n, word) in ["finished", "soft_limit_reach", "a word of DSM 8", ""]
         .into_iter()
         .enumerate()
     {
-        world.edit(move |api, method, answer| {
+        cluster.edit(move |api, method, answer| {
             let data = &mut answer["data"];
             match (api, method) {
                 (LUN, "get") if data["lun"].is_object() => data["lun"]["status"] = json!(word),
@@ -343,15 +343,15 @@ async fn a_word_that_nobody_knows_stops_nothing() -> Result<()> {
                 _ => {}
             }
         });
-        let done = world.life(&format!("lun-{n}")).await;
-        done.with_context(|| format!("LUN status {word:?}"))?;
+        let result = cluster.volume(&format!("lun-{n}")).await;
+        result.with_context(|| format!("LUN status {word:?}"))?;
     }
     Ok(())
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_row_of_somebody_else_hides_nothing() -> Result<()> {
-    let world = Edited::start()?;
+async fn a_foreign_row_hides_nothing() -> Result<()> {
+    let cluster = EditedCluster::start()?;
     let luns = json!([
         {"uuid": "not one", "name": "vm", "size": "huge", "description": "a person's"},
         {"uuid": 5, "name": "x", "location": null},
@@ -367,7 +367,7 @@ async fn a_row_of_somebody_else_hides_nothing() -> Result<()> {
         {"volume_path": "/volume8", "status": 3, "fs_type": null, "readonly": false},
         {"volume_path": "/volume9", "status": "read_only", "readonly": true},
     ]);
-    world.edit(move |api, method, answer| {
+    cluster.edit(move |api, method, answer| {
         let (rows, more) = match (api, method) {
             (LUN, "list") => (&mut answer["data"]["luns"], &luns),
             (TARGET, "list") => (&mut answer["data"]["targets"], &targets),
@@ -380,18 +380,18 @@ async fn a_row_of_somebody_else_hides_nothing() -> Result<()> {
             }
         }
     });
-    world.life("pvc-1").await.map_err(Into::into)
+    cluster.volume("pvc-1").await.map_err(Into::into)
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_row_that_could_be_ours_is_a_doubt_about_that_volume_alone() -> Result<()> {
-    let world = Edited::start()?;
+async fn an_unreadable_row_affects_only_the_volume_it_could_be() -> Result<()> {
+    let cluster = EditedCluster::start()?;
     let (id, other) = (
-        world.create("pvc-1", &[]).await?,
-        world.create("pvc-2", &[]).await?,
+        cluster.create("pvc-1", &[]).await?,
+        cluster.create("pvc-2", &[]).await?,
     );
-    let iqn = world.publish(&id, NODE_A).await?;
-    world.edit(move |api, method, answer| {
+    let iqn = cluster.publish(&id, NODE_A).await?;
+    cluster.edit(move |api, method, answer| {
         if (api, method) == (TARGET, "list") {
             for row in answer["data"]["targets"]
                 .as_array_mut()
@@ -405,21 +405,25 @@ async fn a_row_that_could_be_ours_is_a_doubt_about_that_volume_alone() -> Result
         }
     });
     let words = &["cannot be read"];
-    refused(world.unpublish(&id, NODE_A).await, Code::Unavailable, words);
-    refused(world.publish(&id, NODE_A).await, Code::Unavailable, words);
-    refused(world.publish(&id, NODE_B).await, Code::Unavailable, words);
-    refused(world.delete(&id).await, Code::Unavailable, words);
-    refused(world.list().await, Code::Unavailable, words);
-    world.publish(&other, NODE_B).await?;
-    world.unpublish(&other, NODE_B).await?;
-    world.delete(&other).await?;
-    world.edit(|_, _, _| {});
-    world.unpublish(&id, NODE_A).await?;
-    world.delete(&id).await.map_err(Into::into)
+    refused(
+        cluster.unpublish(&id, NODE_A).await,
+        Code::Unavailable,
+        words,
+    );
+    refused(cluster.publish(&id, NODE_A).await, Code::Unavailable, words);
+    refused(cluster.publish(&id, NODE_B).await, Code::Unavailable, words);
+    refused(cluster.delete(&id).await, Code::Unavailable, words);
+    refused(cluster.list().await, Code::Unavailable, words);
+    cluster.publish(&other, NODE_B).await?;
+    cluster.unpublish(&other, NODE_B).await?;
+    cluster.delete(&other).await?;
+    cluster.edit(|_, _, _| {});
+    cluster.unpublish(&id, NODE_A).await?;
+    cluster.delete(&id).await.map_err(Into::into)
 }
 
-/// The NAS says that it has been up for so long, in its own form.
-fn up(api: &str, method: &str, answer: &mut Value, text: &Value) {
+/// Sets the uptime in the NAS's reply.
+fn set_up_time(api: &str, method: &str, answer: &mut Value, text: &Value) {
     if (api, method) == (SYSTEM, "info") {
         answer["data"]["up_time"] = text.clone();
     }
@@ -427,56 +431,56 @@ fn up(api: &str, method: &str, answer: &mut Value, text: &Value) {
 
 /// design.md#unknown-is-not-absent
 #[tokio::test(start_paused = true)]
-async fn a_nas_that_has_just_started_proves_no_absence() -> Result<()> {
-    let world = Edited::start()?;
-    let id = world.create("pvc-1", &[]).await?;
-    let gone = world.create("pvc-2", &[]).await?;
-    world.delete(&gone).await?;
-    world.edit(|api, method, answer| up(api, method, answer, &json!("0:14:59")));
+async fn a_nas_that_has_just_booted_cannot_confirm_absence() -> Result<()> {
+    let cluster = EditedCluster::start()?;
+    let id = cluster.create("pvc-1", &[]).await?;
+    let gone = cluster.create("pvc-2", &[]).await?;
+    cluster.delete(&gone).await?;
+    cluster.edit(|api, method, answer| set_up_time(api, method, answer, &json!("0:14:59")));
     let words = ["899 s", "15 minutes"];
     refused(
-        world.unpublish(&id, NODE_A).await,
+        cluster.unpublish(&id, NODE_A).await,
         Code::Unavailable,
         &words,
     );
-    refused(world.delete(&gone).await, Code::Unavailable, &words);
-    refused(world.list().await, Code::Unavailable, &words);
-    // What does not rest on absence goes on.
-    world.publish(&id, NODE_A).await?;
-    world.unpublish(&id, NODE_A).await?;
-    world.edit(|api, method, answer| up(api, method, answer, &json!("0:15:1")));
-    world.unpublish(&id, NODE_A).await?;
-    world.delete(&gone).await?;
-    assert_eq!(world.list().await?, [id]);
+    refused(cluster.delete(&gone).await, Code::Unavailable, &words);
+    refused(cluster.list().await, Code::Unavailable, &words);
+    // Calls that do not depend on absence still work.
+    cluster.publish(&id, NODE_A).await?;
+    cluster.unpublish(&id, NODE_A).await?;
+    cluster.edit(|api, method, answer| set_up_time(api, method, answer, &json!("0:15:1")));
+    cluster.unpublish(&id, NODE_A).await?;
+    cluster.delete(&gone).await?;
+    assert_eq!(cluster.list().await?, [id]);
     Ok(())
 }
 
 /// design.md#unknown-is-not-absent
 #[tokio::test(start_paused = true)]
-async fn where_the_up_time_cannot_be_read_two_lists_are_compared() -> Result<()> {
-    let ways = [
+async fn without_an_uptime_two_lists_are_compared() -> Result<()> {
+    let cases = [
         json!({"success": false, "error": {"code": 105}}),
         json!({"success": true, "data": {}}),
         json!({"success": true, "data": {"up_time": "since Monday"}}),
     ];
-    for way in ways {
-        let world = Edited::start()?;
-        let id = world.create("pvc-1", &[]).await?;
+    for way in cases {
+        let cluster = EditedCluster::start()?;
+        let id = cluster.create("pvc-1", &[]).await?;
         let blind = way.clone();
-        world.edit(move |api, _, answer| {
+        cluster.edit(move |api, _, answer| {
             if api == SYSTEM {
                 *answer = blind.clone();
             }
         });
         for pause in [0, 30] {
             seconds(pause).await;
-            let answer = world.unpublish(&id, NODE_A).await;
+            let answer = cluster.unpublish(&id, NODE_A).await;
             refused(answer, Code::Unavailable, &["may just have started"]);
         }
         seconds(30).await;
-        world.unpublish(&id, NODE_A).await?;
-        // A volume that was there before is missing.
-        world.edit(move |api, method, answer| match (api, method) {
+        cluster.unpublish(&id, NODE_A).await?;
+        // A volume that existed before is missing.
+        cluster.edit(move |api, method, answer| match (api, method) {
             (SYSTEM, _) => *answer = way.clone(),
             (VOLUME, "list") => drop(
                 answer["data"]["volumes"]
@@ -486,7 +490,7 @@ async fn where_the_up_time_cannot_be_read_two_lists_are_compared() -> Result<()>
             _ => {}
         });
         seconds(61).await;
-        let answer = world.unpublish(&id, NODE_A).await;
+        let answer = cluster.unpublish(&id, NODE_A).await;
         refused(answer, Code::Unavailable, &["/volume1", "missing"]);
     }
     Ok(())
@@ -494,18 +498,18 @@ async fn where_the_up_time_cannot_be_read_two_lists_are_compared() -> Result<()>
 
 /// design.md#unknown-is-not-absent
 #[tokio::test(start_paused = true)]
-async fn a_volume_that_has_crashed_may_hold_what_is_missing() -> Result<()> {
-    let world = Edited::start()?;
+async fn a_missing_lun_may_be_on_a_crashed_volume() -> Result<()> {
+    let cluster = EditedCluster::start()?;
     let (id, gone) = (
-        world.create("pvc-1", &[]).await?,
-        world.create("pvc-2", &[]).await?,
+        cluster.create("pvc-1", &[]).await?,
+        cluster.create("pvc-2", &[]).await?,
     );
-    world.publish(&id, NODE_A).await?;
-    world.delete(&gone).await?;
+    cluster.publish(&id, NODE_A).await?;
+    cluster.delete(&gone).await?;
     for word in ["crashed", "locked"] {
-        world.edit(move |api, method, answer| {
+        cluster.edit(move |api, method, answer| {
             if api == VOLUME {
-                volume_says(&json!(word), method, answer);
+                set_volume_status(&json!(word), method, answer);
                 if let Some(volumes) = answer["data"]["volumes"].as_array_mut() {
                     volumes[0]
                         .as_object_mut()
@@ -514,18 +518,18 @@ async fn a_volume_that_has_crashed_may_hold_what_is_missing() -> Result<()> {
             }
         });
         refused(
-            world.delete(&gone).await,
+            cluster.delete(&gone).await,
             Code::Unavailable,
             &["/volume1", word, "Storage Manager"],
         );
-        // Targets are not on volumes, and the other volume is as good as ever.
-        world.unpublish(&id, NODE_A).await?;
-        world.unpublish(&id, NODE_A).await?;
-        world.publish(&id, NODE_A).await?;
-        assert_eq!(world.list().await?, std::slice::from_ref(&id));
-        let other = world.create("pvc-3", &[]).await?;
-        world.delete(&other).await?;
-        assert!(world.capacity().await? > 0);
+        // Targets are not stored on volumes, and the other volume is healthy.
+        cluster.unpublish(&id, NODE_A).await?;
+        cluster.unpublish(&id, NODE_A).await?;
+        cluster.publish(&id, NODE_A).await?;
+        assert_eq!(cluster.list().await?, std::slice::from_ref(&id));
+        let other = cluster.create("pvc-3", &[]).await?;
+        cluster.delete(&other).await?;
+        assert!(cluster.capacity().await? > 0);
     }
     Ok(())
 }

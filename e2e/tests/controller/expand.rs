@@ -1,4 +1,5 @@
-//! Growing: design.md#expansion-is-read-back and #large-enough-already. What counts is the size that the NAS shows afterwards, and no size ever shrinks.
+//! ControllerExpandVolume: design.md#expansion-is-read-back and #large-enough-already. The size that the NAS reports afterwards
+//! counts, and a volume never shrinks.
 
 use anyhow::Result;
 use e2e::harness::test_cluster::Plan;
@@ -9,14 +10,15 @@ use serde_json::json;
 use tonic::Code;
 
 use super::common::{
-    Csi, LUN, calls, lose, lun_size, not_final, now, refuse, refused, shorts, until_called, uuid,
+    Csi, LUN, call_names, calls, journal_end, lose_reply, lun_size, not_final, refuse, refused,
+    until_called, uuid,
 };
 
 /// design.md#expansion-is-read-back
 #[tokio::test]
 async fn the_answer_is_the_measured_size() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", 10 * GIB).await?;
     for (asked, size) in [
         (15 * GIB, 15 * GIB),
@@ -25,7 +27,7 @@ async fn the_answer_is_the_measured_size() -> Result<()> {
     ] {
         assert_eq!(csi.expand(&id, asked).await?, size);
         assert_eq!(
-            (lun_size(&world.nas, &id).await?, csi.get(&id).await?.0),
+            (lun_size(&cluster.nas, &id).await?, csi.get(&id).await?.0),
             (size, size)
         );
     }
@@ -34,42 +36,42 @@ async fn the_answer_is_the_measured_size() -> Result<()> {
 
 /// design.md#expansion-is-read-back
 #[tokio::test]
-async fn a_lost_reply_is_made_good_by_reading_back() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+async fn a_lost_reply_is_recovered_by_reading_back() -> Result<()> {
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
-    world.nas.fault(LUN, "set", 1, 1, lose()).await?;
+    cluster.nas.fault(LUN, "set", 1, 1, lose_reply()).await?;
     assert_eq!(csi.expand(&id, 2 * GIB).await?, 2 * GIB);
-    // Nor is a refusal the end of the matter, if the size is there all the same: another controller may have been faster.
-    world
+    // A refusal is not an error either if the size is already reached: another controller may have been faster.
+    cluster
         .nas
         .fault(LUN, "set", 1, 1, json!({"kind": "hang"}))
         .await?;
-    let start = now(&world.nas).await?;
+    let start = journal_end(&cluster.nas).await?;
     let expansion = tokio::spawn({
         let (csi, id) = (csi.clone(), id.clone());
         async move { csi.expand(&id, 3 * GIB).await }
     });
-    until_called(&world.nas, start, "LUN.set").await?;
-    world
+    until_called(&cluster.nas, start, "LUN.set").await?;
+    cluster
         .nas
         .patch_lun(uuid(&id), &json!({"size": 4 * GIB}))
         .await?;
     // The NAS now refuses the smaller size.
-    world.nas.no_faults().await?;
+    cluster.nas.no_faults().await?;
     assert_eq!(expansion.await??, 4 * GIB);
-    assert_eq!(lun_size(&world.nas, &id).await?, 4 * GIB);
+    assert_eq!(lun_size(&cluster.nas, &id).await?, 4 * GIB);
     Ok(())
 }
 
 /// design.md#expansion-is-read-back
 #[tokio::test]
-async fn a_success_that_did_nothing_is_no_success() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+async fn a_success_without_effect_is_an_error() -> Result<()> {
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
-    // The NAS says yes, and while its answer is under way the size falls back.
-    world
+    // The NAS reports success, but the size falls back before the reply arrives.
+    cluster
         .nas
         .fault(LUN, "set", 1, 1, json!({"kind": "delay", "ms": 500}))
         .await?;
@@ -79,25 +81,25 @@ async fn a_success_that_did_nothing_is_no_success() -> Result<()> {
     });
     e2e::harness::until::until(
         "the LUN has grown",
-        async || lun_size(&world.nas, &id).await,
+        async || lun_size(&cluster.nas, &id).await,
         |size| *size == 2 * GIB,
     )
     .await?;
-    world
+    cluster
         .nas
         .patch_lun(uuid(&id), &json!({"size": GIB}))
         .await?;
-    // It is asked again and again; only the size that is seen ends the call.
-    let start = now(&world.nas).await?;
-    let looks = async || {
-        Ok(shorts(&calls(&world.nas, start).await?)
+    // The driver polls; only the size that it reads back ends the call.
+    let start = journal_end(&cluster.nas).await?;
+    let reads = async || {
+        Ok(call_names(&calls(&cluster.nas, start).await?)
             .iter()
             .filter(|call| *call == "LUN.get")
             .count())
     };
-    e2e::harness::until::until("several looks", looks, |looks| *looks >= 3).await?;
+    e2e::harness::until::until("several reads", reads, |reads| *reads >= 3).await?;
     assert!(!expansion.is_finished());
-    world
+    cluster
         .nas
         .patch_lun(uuid(&id), &json!({"size": 3 * GIB}))
         .await?;
@@ -107,38 +109,38 @@ async fn a_success_that_did_nothing_is_no_success() -> Result<()> {
 
 /// design.md#expansion-is-read-back
 #[tokio::test]
-async fn a_lun_still_at_work_is_waited_for() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+async fn a_locked_lun_is_waited_for_after_an_expansion() -> Result<()> {
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
-    world
+    cluster
         .nas
         .fault(LUN, "set", 1, 1, json!({"kind": "delay", "ms": 300}))
         .await?;
-    let start = now(&world.nas).await?;
+    let start = journal_end(&cluster.nas).await?;
     let expansion = tokio::spawn({
         let (csi, id) = (csi.clone(), id.clone());
         async move { csi.expand(&id, 2 * GIB).await }
     });
     e2e::harness::until::until(
         "the LUN has grown",
-        async || lun_size(&world.nas, &id).await,
+        async || lun_size(&cluster.nas, &id).await,
         |size| *size == 2 * GIB,
     )
     .await?;
-    world
+    cluster
         .nas
         .patch_lun(uuid(&id), &json!({"is_action_locked": true}))
         .await?;
     let gets = async || {
-        Ok(shorts(&calls(&world.nas, start).await?)
+        Ok(call_names(&calls(&cluster.nas, start).await?)
             .iter()
             .filter(|call| *call == "LUN.get")
             .count())
     };
-    e2e::harness::until::until("two looks after the change", gets, |gets| *gets >= 3).await?;
+    e2e::harness::until::until("two reads after the change", gets, |gets| *gets >= 3).await?;
     assert!(!expansion.is_finished());
-    world
+    cluster
         .nas
         .patch_lun(uuid(&id), &json!({"is_action_locked": false}))
         .await?;
@@ -148,45 +150,45 @@ async fn a_lun_still_at_work_is_waited_for() -> Result<()> {
 
 /// design.md#expansion-is-read-back
 #[tokio::test]
-async fn a_full_nas_keeps_the_old_size_and_a_smaller_wish_succeeds() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
-    // Thick LUNs take their space at once; /volume2 has 2 TiB.
+async fn a_full_nas_keeps_the_old_size_and_a_smaller_request_succeeds() -> Result<()> {
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
+    // Thick LUNs allocate their space at once; /volume2 has 2 TiB.
     let mut thick = create_request("thick", GIB, Content::Fs("ext4"));
     thick.parameters.extend([
         ("location".to_owned(), "/volume2".to_owned()),
         ("type".to_owned(), "thick".to_owned()),
-        // Without a floor of the driver's (design.md#free-space) it is the NAS that refuses.
+        // With the driver's own free-space floor turned off (design.md#free-space), the NAS refuses.
         ("minFreeSpace".to_owned(), "0".to_owned()),
     ]);
     let id = csi.create_as(thick).await?.volume_id;
-    let before = world.nas.state().await?;
+    let before = cluster.nas.state().await?;
     refused(
         csi.expand(&id, 4096 * GIB).await,
         Code::OutOfRange,
         &["18990002", "4 TiB"],
     );
-    assert_eq!(world.nas.state().await?, before);
+    assert_eq!(cluster.nas.state().await?, before);
     assert_eq!(csi.expand(&id, 20 * GIB).await?, 20 * GIB);
-    // Any other refusal may hide an effect.
+    // Any other refusal may have had an effect.
     for code in [100, 117, 18_990_500] {
-        world.nas.fault(LUN, "set", 1, 1, refuse(code)).await?;
+        cluster.nas.fault(LUN, "set", 1, 1, refuse(code)).await?;
         not_final(
             &code.to_string(),
             &csi.expand(&id, 30 * GIB).await.expect_err("refused"),
         );
     }
-    assert_eq!(lun_size(&world.nas, &id).await?, 20 * GIB);
+    assert_eq!(lun_size(&cluster.nas, &id).await?, 20 * GIB);
     Ok(())
 }
 
 /// design.md#large-enough-already
 #[tokio::test]
-async fn enough_is_enough_and_nothing_shrinks() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+async fn a_large_enough_volume_succeeds_and_never_shrinks() -> Result<()> {
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", 10 * GIB).await?;
-    let (before, start) = (world.nas.state().await?, now(&world.nas).await?);
+    let (before, start) = (cluster.nas.state().await?, journal_end(&cluster.nas).await?);
     for (required_bytes, limit_bytes) in [
         (10 * GIB, 0),
         (GIB, 0),
@@ -235,13 +237,13 @@ async fn enough_is_enough_and_nothing_shrinks() -> Result<()> {
         Code::InvalidArgument,
         &["capacity_range"],
     );
-    assert_eq!(world.nas.state().await?, before);
+    assert_eq!(cluster.nas.state().await?, before);
     assert!(
-        calls(&world.nas, start)
+        calls(&cluster.nas, start)
             .await?
             .iter()
             .all(|call| ["LUN.get", "Volume.list"].contains(&call.short().as_str())),
-        "nothing but looking"
+        "only reads"
     );
     Ok(())
 }
@@ -249,13 +251,13 @@ async fn enough_is_enough_and_nothing_shrinks() -> Result<()> {
 /// design.md#large-enough-already
 #[tokio::test]
 async fn no_smaller_size_is_ever_sent() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", 4 * GIB).await?;
     for size in [5, 3, 8, 1, 8, 2, 9] {
         csi.expand(&id, size * GIB).await?;
     }
-    let sets = calls(&world.nas, 0)
+    let sets = calls(&cluster.nas, 0)
         .await?
         .into_iter()
         .filter(|call| call.short() == "LUN.set");

@@ -1,5 +1,5 @@
-//! First installs, each from the usual mistake to a volume that works: what the driver says is what to do, and nobody deletes a
-//! pod or a claim.
+//! First installs, each from a common mistake to a working volume: the driver's error says what to do, and no pod or
+//! claim has to be deleted.
 
 use std::time::Duration;
 
@@ -20,42 +20,43 @@ use tonic::Code;
 
 use super::common::{AUTH, Csi, NODE_A, refused};
 
-/// A CO asks until its volume is there, is formatted, mounted and grown; how long that took.
-fn heals(
+/// Retries as a CO does until its volume is created, formatted, mounted and expanded; returns how long that took.
+fn recovers_after(
     mistake: serde_json::Value,
     words: &[&str],
     remedy: &serde_json::Value,
 ) -> Result<Duration> {
-    run(2, async |world| {
-        world.post_control("/sessions/expire", json!({})).await?;
-        world.post_control("/accounts", mistake).await?;
-        let seat = world.clients(0, 0);
-        let ask = async || TestVolume::create(&seat, "first", GIB, Content::Fs("ext4")).await;
+    run(2, async |bed| {
+        bed.post_control("/sessions/expire", json!({})).await?;
+        bed.post_control("/accounts", mistake).await?;
+        let clients = bed.clients(0, 0);
+        let try_create =
+            async || TestVolume::create(&clients, "first", GIB, Content::Fs("ext4")).await;
         for _ in 0..5 {
-            refused(ask().await, Code::Unavailable, words);
+            refused(try_create().await, Code::Unavailable, words);
             // sleep: as a provisioner does between two tries; time is simulated.
             sleep(Duration::from_secs(10)).await;
         }
-        world.post_control("/accounts", remedy.clone()).await?;
-        let mended = Instant::now();
-        let mut life = loop {
-            match ask().await {
-                Ok(life) => break life,
+        bed.post_control("/accounts", remedy.clone()).await?;
+        let fixed_at = Instant::now();
+        let mut volume = loop {
+            match try_create().await {
+                Ok(volume) => break volume,
                 Err(status) => ensure!(
-                    mended.elapsed() < Duration::from_secs(3_600),
-                    "it does not heal: {}",
+                    fixed_at.elapsed() < Duration::from_secs(3_600),
+                    "it does not recover: {}",
                     status.message()
                 ),
             }
             // sleep: as above.
             sleep(Duration::from_secs(10)).await;
         };
-        let took = mended.elapsed();
-        life.attach(&seat).await?;
-        life.expand_lun(&seat, 2 * GIB).await?;
-        life.expand_on_node(&seat, 2 * GIB).await?;
-        life.detach(&seat).await?;
-        life.delete(&seat).await?;
+        let took = fixed_at.elapsed();
+        volume.attach(&clients).await?;
+        volume.expand_lun(&clients, 2 * GIB).await?;
+        volume.expand_on_node(&clients, 2 * GIB).await?;
+        volume.detach(&clients).await?;
+        volume.delete(&clients).await?;
         Ok(took)
     })
 }
@@ -64,7 +65,7 @@ fn heals(
 fn an_account_without_rights_is_put_into_administrators() -> Result<()> {
     let account = |administrator: bool| json!({"name": "admin", "password": PASSWORD, "administrator": administrator});
     let words = ["402", "group administrators", "next try at", "kubectl"];
-    let took = heals(account(false), &words, &account(true))?;
+    let took = recovers_after(account(false), &words, &account(true))?;
     ensure!(took <= Duration::from_secs(300), "{took:?}");
     Ok(())
 }
@@ -73,35 +74,35 @@ fn an_account_without_rights_is_put_into_administrators() -> Result<()> {
 fn a_password_rotated_in_the_driver_before_the_nas_waits_for_it() -> Result<()> {
     let account = |password: &str| json!({"name": "admin", "password": password});
     let words = ["400", "on the NAS", "next try at"];
-    let took = heals(account("the old one"), &words, &account(PASSWORD))?;
+    let took = recovers_after(account("the old one"), &words, &account(PASSWORD))?;
     ensure!(took <= Duration::from_secs(900), "{took:?}");
     Ok(())
 }
 
-/// All who wait for a NAS that hangs hear of it before a sidecar's patience ends, and what it was.
+/// Every caller that waits for a NAS that hangs gets the cause, before its sidecar's timeout.
 #[test]
-fn a_nas_that_hangs_at_the_login_keeps_nobody_for_long() -> Result<()> {
-    run(2, async |world| {
-        world.post_control("/sessions/expire", json!({})).await?;
+fn a_nas_that_hangs_at_the_login_fails_every_call_soon() -> Result<()> {
+    run(2, async |bed| {
+        bed.post_control("/sessions/expire", json!({})).await?;
         let hang = json!({"api": AUTH, "method": "login", "times": 0, "fault": {"kind": "hang"}});
-        world.post_control("/faults", hang).await?;
-        let seat = world.clients(0, 0);
+        bed.post_control("/faults", hang).await?;
+        let clients = bed.clients(0, 0);
         let started = Instant::now();
-        let ask = async |name: String| {
-            let answer = TestVolume::create(&seat, &name, GIB, Content::Block).await;
+        let try_create = async |name: String| {
+            let answer = TestVolume::create(&clients, &name, GIB, Content::Block).await;
             refused(answer, Code::Unavailable, &["Auth.login", "no answer"]);
         };
-        join_all((0..3).map(|number| ask(format!("pvc-{number}")))).await;
+        join_all((0..3).map(|number| try_create(format!("pvc-{number}")))).await;
         let took = started.elapsed();
         ensure!(took <= Duration::from_secs(31), "{took:?}");
-        world.clear_faults().await
+        bed.clear_faults().await
     })
 }
 
-/// A restart of the controller after the repair: no waiting at all.
+/// After the account is fixed and the controller restarted, there is no wait.
 #[tokio::test]
-async fn an_account_put_right_is_tried_at_once_after_a_restart() -> Result<()> {
-    let mut world = Plan::controller().start().await?;
+async fn a_fixed_account_is_tried_at_once_after_a_restart() -> Result<()> {
+    let mut cluster = Plan::controller().start().await?;
     for (mistake, code) in [
         (
             json!({"name": "admin", "password": PASSWORD, "administrator": false}),
@@ -109,21 +110,21 @@ async fn an_account_put_right_is_tried_at_once_after_a_restart() -> Result<()> {
         ),
         (json!({"name": "admin", "password": "the old one"}), "400"),
     ] {
-        world.nas.change_setting("accounts", &mistake).await?;
-        world.nas.expire_sessions().await?;
+        cluster.nas.change_setting("accounts", &mistake).await?;
+        cluster.nas.expire_sessions().await?;
         for _ in 0..3 {
-            let answer = Csi::of(&world.plugin).create("first", GIB).await;
+            let answer = Csi::of(&cluster.plugin).create("first", GIB).await;
             refused(answer, Code::Unavailable, &[code, "next try at"]);
         }
         let right = json!({"name": "admin", "password": PASSWORD});
-        world.nas.change_setting("accounts", &right).await?;
-        world.restart_driver().await?;
-        works(&Csi::of(&world.plugin)).await?;
+        cluster.nas.change_setting("accounts", &right).await?;
+        cluster.restart_driver().await?;
+        works(&Csi::of(&cluster.plugin)).await?;
     }
     Ok(())
 }
 
-/// A volume's life, as far as the controller has to do with it.
+/// Create, publish and delete a volume through the controller.
 async fn works(csi: &Csi) -> Result<()> {
     let id = csi.create("first", GIB).await?;
     csi.publish(&id, NODE_A).await?;
@@ -133,7 +134,7 @@ async fn works(csi: &Csi) -> Result<()> {
     Ok(())
 }
 
-/// A NAS that shows this certificate over HTTPS.
+/// A NAS that serves this certificate over HTTPS.
 async fn nas_with(
     certificate: &str,
     key: &KeyPair,
@@ -166,14 +167,14 @@ async fn nas_with(
     .await
 }
 
-/// The operator writes `url` and these lines into the values, which restarts the controller.
+/// Sets `url` and these lines in the values, which restarts the controller.
 async fn configured(
-    world: &TestCluster,
+    cluster: &TestCluster,
     url: &str,
     lines: &str,
 ) -> Result<(e2e::harness::plugin::Plugin, Csi)> {
-    let text = format!("url: {}", world.nas.api);
-    let plugin = world
+    let text = format!("url: {}", cluster.nas.api);
+    let plugin = cluster
         .another_driver("second", |settings| {
             let with = format!("url: {url}\n    {lines}");
             settings.config = settings.config.replace(&text, with.trim_end());
@@ -183,7 +184,7 @@ async fn configured(
     Ok((plugin, csi))
 }
 
-/// What stands between `from` and `to` in a refusal.
+/// The text between `from` and `to` in an error message.
 fn between<'a>(text: &'a str, from: &str, to: &str) -> Result<&'a str> {
     let rest = text.split_once(from).with_context(|| text.to_owned())?.1;
     Ok(rest.split_once(to).with_context(|| text.to_owned())?.0)
@@ -199,13 +200,13 @@ async fn dsm_s_own_certificate_is_trusted_under_its_name_or_by_its_key() -> Resu
     let issuer = Issuer::new(params, issuer_key);
     let key = KeyPair::generate()?;
     let certificate = CertificateParams::new(["synology".to_owned()])?.signed_by(&key, &issuer)?;
-    let world = nas_with(&certificate.pem(), &key, files.path()).await?;
-    let https = world.nas.https()?;
+    let cluster = nas_with(&certificate.pem(), &key, files.path()).await?;
+    let https = cluster.nas.https()?;
     let ca = files.path().join("ca.crt");
     std::fs::write(&ca, authority)?;
     let ca = format!("ca_file: {}", ca.display());
 
-    let (_plugin, csi) = configured(&world, &https, &ca).await?;
+    let (_plugin, csi) = configured(&cluster, &https, &ca).await?;
     let refusal = csi.create("first", GIB).await.expect_err("another name");
     refused(
         Err::<(), _>(refusal.clone()),
@@ -214,12 +215,12 @@ async fn dsm_s_own_certificate_is_trusted_under_its_name_or_by_its_key() -> Resu
     );
     let line = between(refusal.message(), "write ", " below")?;
     let head: String = refusal.message().chars().take(200).collect();
-    ensure!(head.contains(line), "the remedy comes early: {head}");
-    let (_plugin, csi) = configured(&world, &https, &format!("{ca}\n    {line}")).await?;
+    ensure!(head.contains(line), "the remedy must come early: {head}");
+    let (_plugin, csi) = configured(&cluster, &https, &format!("{ca}\n    {line}")).await?;
     works(&csi).await?;
 
-    // Nobody has the authority's certificate at hand: the key.
-    let (_plugin, csi) = configured(&world, &https, "").await?;
+    // The authority's certificate is not available: pin the key instead.
+    let (_plugin, csi) = configured(&cluster, &https, "").await?;
     let refusal = csi
         .create("first", GIB)
         .await
@@ -228,11 +229,11 @@ async fn dsm_s_own_certificate_is_trusted_under_its_name_or_by_its_key() -> Resu
         "tls_pins: {}]",
         between(refusal.message(), "tls_pins: ", "]")?
     );
-    let (_plugin, csi) = configured(&world, &https, &line).await?;
+    let (_plugin, csi) = configured(&cluster, &https, &line).await?;
     works(&csi).await?;
-    // Another key is not the NAS.
+    // A server with another key is not this NAS.
     let other = format!("tls_pins: ['sha256//{}']", "A".repeat(43) + "=");
-    let (_plugin, csi) = configured(&world, &https, &other).await?;
+    let (_plugin, csi) = configured(&cluster, &https, &other).await?;
     refused(
         csi.create("first", GIB).await,
         Code::Unavailable,
@@ -242,38 +243,38 @@ async fn dsm_s_own_certificate_is_trusted_under_its_name_or_by_its_key() -> Resu
 }
 
 #[tokio::test]
-async fn a_self_signed_certificate_as_openssl_makes_it_is_given_as_it_is() -> Result<()> {
+async fn a_self_signed_certificate_of_openssl_works_as_ca_file() -> Result<()> {
     let files = tempfile::tempdir()?;
     let mut params = CertificateParams::new([])?;
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let key = KeyPair::generate()?;
     let certificate = params.self_signed(&key)?.pem();
-    let world = nas_with(&certificate, &key, files.path()).await?;
-    let https = world.nas.https()?;
-    let (_plugin, csi) = configured(&world, &https, "").await?;
+    let cluster = nas_with(&certificate, &key, files.path()).await?;
+    let https = cluster.nas.https()?;
+    let (_plugin, csi) = configured(&cluster, &https, "").await?;
     refused(
         csi.create("first", GIB).await,
         Code::Unavailable,
         &["not trusted", "this very"],
     );
     let ca = format!("ca_file: {}", files.path().join("cert.pem").display());
-    let (_plugin, csi) = configured(&world, &https, &ca).await?;
+    let (_plugin, csi) = configured(&cluster, &https, &ca).await?;
     works(&csi).await?;
-    // Over the port of plain HTTP it says so, too.
-    let wrong = world.nas.api.replace("http://", "https://");
-    let (_plugin, csi) = configured(&world, &wrong, &ca).await?;
+    // An https URL with the plain HTTP port gets a specific error, too.
+    let wrong = cluster.nas.api.replace("http://", "https://");
+    let (_plugin, csi) = configured(&cluster, &wrong, &ca).await?;
     refused(
         csi.create("first", GIB).await,
         Code::Unavailable,
         &["speaks no TLS", "5001"],
     );
-    // A file that says nothing is refused at the start.
+    // A file without a certificate is rejected at startup.
     let key = format!("ca_file: {}", files.path().join("key.pem").display());
-    let refusal = configured(&world, &https, &key)
+    let refusal = configured(&cluster, &https, &key)
         .await
         .err()
         .context("no certificate in it")?;
-    let log = std::fs::read_to_string(world.folder().join("second/driver.log"))?;
+    let log = std::fs::read_to_string(cluster.folder().join("second/driver.log"))?;
     ensure!(
         log.contains("key.pem holds no certificate"),
         "{refusal}: {log}"
@@ -281,8 +282,8 @@ async fn a_self_signed_certificate_as_openssl_makes_it_is_given_as_it_is() -> Re
     Ok(())
 }
 
-/// A web server that answers anything with this, once it has heard all of it.
-async fn answering(answer: String) -> Result<String> {
+/// A web server that sends this response to every request, once it has read the request.
+async fn web_server(answer: String) -> Result<String> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("http://{}", listener.local_addr()?);
     let answer = answer.replacen("\r\n", "\r\nConnection: close\r\n", 1);
@@ -290,9 +291,9 @@ async fn answering(answer: String) -> Result<String> {
         while let Ok((mut stream, _)) = listener.accept().await {
             let answer = answer.clone();
             tokio::spawn(async move {
-                let mut heard = Vec::new();
-                while !heard.windows(9).any(|end| end == b"token=yes") {
-                    if !matches!(stream.read_buf(&mut heard).await, Ok(1..)) {
+                let mut received = Vec::new();
+                while !received.windows(9).any(|end| end == b"token=yes") {
+                    if !matches!(stream.read_buf(&mut received).await, Ok(1..)) {
                         return;
                     }
                 }
@@ -310,24 +311,24 @@ async fn plain_http_that_is_sent_to_https_says_which_url_to_write() -> Result<()
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let key = KeyPair::generate()?;
     let certificate = params.self_signed(&key)?.pem();
-    let world = nas_with(&certificate, &key, files.path()).await?;
-    let https = world.nas.https()?;
+    let cluster = nas_with(&certificate, &key, files.path()).await?;
+    let https = cluster.nas.https()?;
     for status in ["301 Moved Permanently", "307 Temporary Redirect"] {
         let moved = format!(
             "HTTP/1.1 {status}\r\nLocation: {https}/webapi/auth.cgi\r\nContent-Length: 0\r\n\r\n"
         );
-        let (_plugin, csi) = configured(&world, &answering(moved).await?, "").await?;
+        let (_plugin, csi) = configured(&cluster, &web_server(moved).await?, "").await?;
         let refusal = csi.create("first", GIB).await.expect_err("a redirection");
         let url = between(refusal.message(), "write url: ", " into")?;
         ensure!(url == https, "{url}");
         let ca = format!("ca_file: {}", files.path().join("cert.pem").display());
-        let (_plugin, csi) = configured(&world, url, &ca).await?;
+        let (_plugin, csi) = configured(&cluster, url, &ca).await?;
         works(&csi).await?;
     }
-    // The port of HTTPS itself, as nginx answers there.
+    // The HTTPS port itself, as nginx responds there to plain HTTP.
     let bad = "HTTP/1.1 400 Bad Request\r\nContent-Length: 2\r\n\r\nno".to_owned();
-    let port = answering(bad).await?;
-    let (_plugin, csi) = configured(&world, &port, "").await?;
+    let port = web_server(bad).await?;
+    let (_plugin, csi) = configured(&cluster, &port, "").await?;
     let secure = format!("url: {}", port.replace("http://", "https://"));
     refused(
         csi.create("first", GIB).await,
@@ -338,13 +339,14 @@ async fn plain_http_that_is_sent_to_https_says_which_url_to_write() -> Result<()
 }
 
 #[tokio::test]
-async fn plain_http_over_a_network_takes_a_word() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let refusal = configured(&world, "http://nas.example:5000", "").await;
+async fn plain_http_over_a_network_needs_an_option() -> Result<()> {
+    let cluster = Plan::controller().start().await?;
+    let refusal = configured(&cluster, "http://nas.example:5000", "").await;
     ensure!(refusal.is_err(), "the password would be sent in the clear");
-    let log = || std::fs::read_to_string(world.folder().join("second/driver.log"));
+    let log = || std::fs::read_to_string(cluster.folder().join("second/driver.log"));
     ensure!(log()?.contains("plain_http: true"), "{}", log()?);
-    let (_plugin, csi) = configured(&world, "http://nas.invalid:5000", "plain_http: true").await?;
+    let (_plugin, csi) =
+        configured(&cluster, "http://nas.invalid:5000", "plain_http: true").await?;
     refused(
         csi.create("first", GIB).await,
         Code::Unavailable,
@@ -354,16 +356,16 @@ async fn plain_http_over_a_network_takes_a_word() -> Result<()> {
     Ok(())
 }
 
-/// Whatever somebody answers who is not the NAS, the driver does not grow with it.
+/// A server that is not the NAS cannot make the driver's memory grow.
 #[tokio::test]
 async fn an_endless_answer_is_not_read_to_its_end() -> Result<()> {
-    let world = Plan::controller().start().await?;
+    let cluster = Plan::controller().start().await?;
     let long = format!("{{\"success\":true,\"data\":[{}0]}}", "[],".repeat(5 << 20));
     let answer = format!(
         "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{long}",
         long.len()
     );
-    let (mut plugin, csi) = configured(&world, &answering(answer).await?, "").await?;
+    let (mut plugin, csi) = configured(&cluster, &web_server(answer).await?, "").await?;
     let endless = format!(
         "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{}",
         1_u64 << 40,
@@ -376,7 +378,7 @@ async fn an_endless_answer_is_not_read_to_its_end() -> Result<()> {
     );
     let grown = plugin.process.peak_kib()?;
     ensure!(grown < 96 << 10, "15 MiB of small values took {grown} KiB");
-    let (other, csi) = configured(&world, &answering(endless).await?, "").await?;
+    let (other, csi) = configured(&cluster, &web_server(endless).await?, "").await?;
     refused(
         csi.create("first", GIB).await,
         Code::Unavailable,

@@ -1,4 +1,5 @@
-//! Room on the NAS's volumes: design.md#free-space. A volume that is full stops every thin LUN on it, so none is made or grown below a floor.
+//! Free space on the NAS's volumes: design.md#free-space. A full volume stops every thin LUN on it, so no LUN is created or grown
+//! below a floor.
 
 use std::collections::HashMap;
 
@@ -11,7 +12,8 @@ use serde_json::json;
 use tonic::{Code, Status};
 
 use super::common::{
-    Csi, LUN, VOLUME, calls, lose, lun, lun_size, now, refuse, refused, shorts, uuid,
+    Csi, LUN, VOLUME, call_names, calls, journal_end, lose_reply, lun, lun_size, refuse, refused,
+    uuid,
 };
 
 fn with(name: &str, size: i64, parameters: &[(&str, &str)]) -> csi::CreateVolumeRequest {
@@ -31,9 +33,9 @@ fn and<'a>(some: &[(&'a str, &'a str)], more: (&'a str, &'a str)) -> Vec<(&'a st
     [some, &[more]].concat()
 }
 
-async fn free(world: &TestCluster, volume: &str, bytes: i64) -> Result<()> {
+async fn free(cluster: &TestCluster, volume: &str, bytes: i64) -> Result<()> {
     let free = json!({"free": bytes});
-    world.nas.patch_volume(volume, &free).await
+    cluster.nas.patch_volume(volume, &free).await
 }
 
 async fn created(csi: &Csi, request: csi::CreateVolumeRequest) -> Result<String, Status> {
@@ -42,13 +44,13 @@ async fn created(csi: &Csi, request: csi::CreateVolumeRequest) -> Result<String,
 
 /// design.md#free-space
 #[tokio::test]
-async fn no_lun_is_made_where_too_little_is_free() -> Result<()> {
-    let world = Plan::controller().proving().start().await?;
-    let csi = Csi::of(&world.plugin);
+async fn no_lun_is_created_below_the_free_space_floor() -> Result<()> {
+    let cluster = Plan::controller().proving().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     for volume in ["volume1", "volume2"] {
-        free(&world, volume, GIB - MIB).await?;
+        free(&cluster, volume, GIB - MIB).await?;
     }
-    let (before, start) = (world.nas.state().await?, now(&world.nas).await?);
+    let (before, start) = (cluster.nas.state().await?, journal_end(&cluster.nas).await?);
     let words = [
         "1023 MiB free",
         "1 GiB that stay free",
@@ -71,46 +73,46 @@ async fn no_lun_is_made_where_too_little_is_free() -> Result<()> {
         assert!(text.find("free space").is_some_and(|at| at < 200), "{text}");
         refused(answer, Code::ResourceExhausted, &words);
     }
-    assert_eq!(world.nas.state().await?, before);
-    let sent = shorts(&calls(&world.nas, start).await?);
+    assert_eq!(cluster.nas.state().await?, before);
+    let sent = call_names(&calls(&cluster.nas, start).await?);
     assert!(!sent.contains(&"LUN.create".to_owned()), "{sent:?}");
-    // At the floor itself, however large: what thin LUNs hold in all has no bound.
-    free(&world, "volume1", GIB).await?;
+    // Exactly at the floor, whatever the size: the total of thin LUNs is not bounded.
+    free(&cluster, "volume1", GIB).await?;
     let id = created(&csi, with("pvc-1", 10 << 40, &NAMED)).await?;
-    assert_eq!(lun_size(&world.nas, &id).await?, 10 << 40);
-    // The place that the driver chooses has room.
-    free(&world, "volume2", 3 * GIB).await?;
+    assert_eq!(lun_size(&cluster.nas, &id).await?, 10 << 40);
+    // The volume that the driver chooses has space.
+    free(&cluster, "volume2", 3 * GIB).await?;
     let id = created(&csi, with("pvc-2", GIB, &[])).await?;
-    let chosen = lun(&world.nas, &id).await?.unwrap_or_default();
+    let chosen = lun(&cluster.nas, &id).await?.unwrap_or_default();
     assert_eq!(chosen["location"], "/volume2");
     Ok(())
 }
 
 /// design.md#free-space
 #[tokio::test]
-async fn a_volume_that_exists_is_handed_out_on_a_full_nas() -> Result<()> {
-    let world = Plan::controller().proving().start().await?;
-    let csi = Csi::of(&world.plugin);
+async fn an_existing_volume_is_returned_on_a_full_nas() -> Result<()> {
+    let cluster = Plan::controller().proving().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
-    // Of this one nobody heard.
+    // The caller never got the reply for this one.
     for method in ["create", "get"] {
-        world.nas.fault(LUN, method, 1, 1, lose()).await?;
+        cluster.nas.fault(LUN, method, 1, 1, lose_reply()).await?;
     }
     csi.create("pvc-2", GIB).await.expect_err("lost");
-    world.nas.no_faults().await?;
-    free(&world, "volume1", 0).await?;
+    cluster.nas.no_faults().await?;
+    free(&cluster, "volume1", 0).await?;
     assert_eq!(csi.create("pvc-1", GIB).await?, id);
     csi.create("pvc-2", GIB).await?;
-    assert_eq!(world.nas.luns().await?.len(), 2);
-    // It has to be the same volume still, and a look that fails proves nothing.
+    assert_eq!(cluster.nas.luns().await?.len(), 2);
+    // It must still be the same volume, and a lookup that fails proves nothing.
     refused(
         csi.create("pvc-1", 2 * GIB).await,
         Code::AlreadyExists,
         &["it has 1 GiB"],
     );
-    world.nas.fault(LUN, "get", 1, 1, refuse(117)).await?;
+    cluster.nas.fault(LUN, "get", 1, 1, refuse(117)).await?;
     refused(csi.create("pvc-3", GIB).await, Code::Unavailable, &["117"]);
-    world
+    cluster
         .nas
         .fault(LUN, "get", 1, 1, refuse(18_990_531))
         .await?;
@@ -124,13 +126,13 @@ async fn a_volume_that_exists_is_handed_out_on_a_full_nas() -> Result<()> {
 
 /// design.md#free-space
 #[tokio::test]
-async fn growth_stops_at_the_floor_and_a_smaller_wish_is_heard() -> Result<()> {
-    let world = Plan::controller().proving().start().await?;
-    let csi = Csi::of(&world.plugin);
+async fn expansion_stops_at_the_floor_and_a_smaller_request_succeeds() -> Result<()> {
+    let cluster = Plan::controller().proving().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", 10 * GIB).await?;
-    free(&world, "volume1", 512 * MIB).await?;
-    let start = now(&world.nas).await?;
-    // RESOURCE_EXHAUSTED would have the resizer ask for the same size for ever.
+    free(&cluster, "volume1", 512 * MIB).await?;
+    let start = journal_end(&cluster.nas).await?;
+    // With RESOURCE_EXHAUSTED the resizer would retry the same size forever.
     refused(
         csi.expand(&id, 20 * GIB).await,
         Code::OutOfRange,
@@ -141,22 +143,22 @@ async fn growth_stops_at_the_floor_and_a_smaller_wish_is_heard() -> Result<()> {
         ],
     );
     assert_eq!(
-        shorts(&calls(&world.nas, start).await?),
+        call_names(&calls(&cluster.nas, start).await?),
         ["LUN.get", "Volume.list"]
     );
-    // What is large enough takes nothing.
+    // A volume that is already large enough needs no space.
     assert_eq!(csi.expand(&id, 10 * GIB).await?, 10 * GIB);
-    free(&world, "volume1", GIB).await?;
+    free(&cluster, "volume1", GIB).await?;
     assert_eq!(csi.expand(&id, 20 * GIB).await?, 20 * GIB);
     Ok(())
 }
 
 /// design.md#free-space
 #[tokio::test]
-async fn thick_luns_leave_the_floor() -> Result<()> {
-    let world = Plan::controller().proving().start().await?;
-    let csi = Csi::of(&world.plugin);
-    free(&world, "volume1", 11 * GIB).await?;
+async fn thick_luns_stay_above_the_floor() -> Result<()> {
+    let cluster = Plan::controller().proving().start().await?;
+    let csi = Csi::of(&cluster.plugin);
+    free(&cluster, "volume1", 11 * GIB).await?;
     refused(
         created(&csi, with("thick", 10 * GIB + MIB, &THICK)).await,
         Code::ResourceExhausted,
@@ -176,15 +178,15 @@ async fn thick_luns_leave_the_floor() -> Result<()> {
 /// design.md#free-space
 #[tokio::test]
 async fn the_class_sets_the_floor_for_growth_too() -> Result<()> {
-    let world = Plan::controller().proving().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().proving().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let careful = and(&NAMED, ("minFreeSpace", "100Gi"));
     let careless = and(&NAMED, ("minFreeSpace", "0"));
     let [a, b] = [
         created(&csi, with("careful", GIB, &careful)).await?,
         created(&csi, with("careless", GIB, &careless)).await?,
     ];
-    free(&world, "volume1", 99 * GIB).await?;
+    free(&cluster, "volume1", 99 * GIB).await?;
     for request in [
         with("another", GIB, &careful),
         with("another", GIB, &[("minFreeSpace", "5000Gi")]),
@@ -195,23 +197,24 @@ async fn the_class_sets_the_floor_for_growth_too() -> Result<()> {
             &["GiB that stay free"],
         );
     }
-    // The class is not told of when a volume grows: it stands in the LUN's mark, whatever people add to that.
-    let marked = lun(&world.nas, &a).await?.unwrap_or_default();
-    let text = marked["description"].as_str().unwrap_or_default();
+    // The StorageClass is not known when a volume grows: the floor is stored in the owner tag in the LUN's description, whatever
+    // people add to that.
+    let tagged = lun(&cluster.nas, &a).await?.unwrap_or_default();
+    let text = tagged["description"].as_str().unwrap_or_default();
     assert!(text.contains(" f=100G - careful"), "{text}");
     let edited = json!({"description": format!("Finance: {text}")});
-    world.nas.patch_lun(uuid(&a), &edited).await?;
+    cluster.nas.patch_lun(uuid(&a), &edited).await?;
     refused(
         csi.expand(&a, 2 * GIB).await,
         Code::OutOfRange,
         &["100 GiB that stay free", "f=100G in the description"],
     );
-    free(&world, "volume1", 0).await?;
+    free(&cluster, "volume1", 0).await?;
     assert_eq!(csi.expand(&b, 2 * GIB).await?, 2 * GIB);
     created(&csi, with("another", GIB, &careless)).await?;
-    // Nobody who asks for the same volume with another floor has made another one.
-    let again = with("careful", GIB, &careless);
-    assert_eq!(created(&csi, again).await?, a);
+    // A request for the same volume with another floor does not create another volume.
+    let repeated = with("careful", GIB, &careless);
+    assert_eq!(created(&csi, repeated).await?, a);
     for bad in ["1", "-1Gi", "1.5Gi", "10%", "20000Mi", ""] {
         refused(
             csi.create_as(with("x", GIB, &and(&NAMED, ("minFreeSpace", bad))))
@@ -226,14 +229,14 @@ async fn the_class_sets_the_floor_for_growth_too() -> Result<()> {
 /// design.md#free-space
 #[tokio::test]
 async fn the_configuration_sets_the_floor_of_a_nas() -> Result<()> {
-    let world = Plan::controller().proving().start().await?;
-    free(&world, "volume1", 50 * GIB).await?;
+    let cluster = Plan::controller().proving().start().await?;
+    free(&cluster, "volume1", 50 * GIB).await?;
     for (value, least, fits) in [
         ("100Gi", 100 * GIB, false),
         ("0", 0, true),
         ("10Gi", 10 * GIB, true),
     ] {
-        let plugin = world
+        let plugin = cluster
             .another_driver(&format!("floor-{value}"), |settings| {
                 let with = format!("    min_free_space: {value}\nstate_file:");
                 settings.config = settings.config.replace("state_file:", &with);
@@ -246,9 +249,9 @@ async fn the_configuration_sets_the_floor_of_a_nas() -> Result<()> {
             (50 * GIB - least).max(0),
             "{value}"
         );
-        let made = csi.create(&format!("pvc-{least}"), GIB).await;
-        assert_eq!(made.is_ok(), fits, "{value}: {made:?}");
-        // The class has the last word.
+        let result = csi.create(&format!("pvc-{least}"), GIB).await;
+        assert_eq!(result.is_ok(), fits, "{value}: {result:?}");
+        // The StorageClass overrides the configuration.
         created(
             &csi,
             with(
@@ -264,25 +267,28 @@ async fn the_configuration_sets_the_floor_of_a_nas() -> Result<()> {
 
 /// design.md#free-space
 #[tokio::test]
-async fn a_nas_that_does_not_tell_is_believed_to_have_room() -> Result<()> {
-    let world = Plan::controller().proving().start().await?;
-    let csi = Csi::of(&world.plugin);
-    free(&world, "volume1", 0).await?;
+async fn a_nas_that_reports_no_free_space_is_assumed_to_have_some() -> Result<()> {
+    let cluster = Plan::controller().proving().start().await?;
+    let csi = Csi::of(&cluster.plugin);
+    free(&cluster, "volume1", 0).await?;
     for (n, code) in [102, 103, 105, 117].into_iter().enumerate() {
         for method in ["get", "list"] {
-            world.nas.fault(VOLUME, method, 1, 0, refuse(code)).await?;
+            cluster
+                .nas
+                .fault(VOLUME, method, 1, 0, refuse(code))
+                .await?;
         }
         let name = format!("pvc-{n}");
         let id = csi.create(&name, GIB).await?;
         assert_eq!(csi.expand(&id, 2 * GIB).await?, 2 * GIB, "{code}");
-        world.nas.no_faults().await?;
+        cluster.nas.no_faults().await?;
     }
     let silent = json!({"without": ["size_free_byte"]});
-    world.nas.patch_volume("volume1", &silent).await?;
+    cluster.nas.patch_volume("volume1", &silent).await?;
     let id = csi.create("silent", GIB).await?;
     assert_eq!(csi.expand(&id, 2 * GIB).await?, 2 * GIB);
-    // No answer is another thing.
-    world.nas.fault(VOLUME, "get", 1, 1, lose()).await?;
+    // No reply at all is different.
+    cluster.nas.fault(VOLUME, "get", 1, 1, lose_reply()).await?;
     refused(
         csi.create("lost", GIB).await,
         Code::Unavailable,
@@ -293,33 +299,33 @@ async fn a_nas_that_does_not_tell_is_believed_to_have_room() -> Result<()> {
 
 /// design.md#free-space
 #[tokio::test]
-async fn looking_costs_no_request() -> Result<()> {
-    let world = Plan::controller().proving().start().await?;
-    let csi = Csi::of(&world.plugin);
+async fn checking_free_space_costs_no_request() -> Result<()> {
+    let cluster = Plan::controller().proving().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     for (n, parameters) in [&NAMED[..], &[("location", "/volume1")], &[]]
         .into_iter()
         .enumerate()
     {
-        let start = now(&world.nas).await?;
+        let start = journal_end(&cluster.nas).await?;
         let id = created(&csi, with(&format!("pvc-{n}"), GIB, parameters)).await?;
-        let mut made = calls(&world.nas, start).await?;
-        made.dedup_by_key(|call| call.request);
-        assert_eq!(made.len(), 2, "{:?}", shorts(&made));
-        let start = now(&world.nas).await?;
+        let mut created = calls(&cluster.nas, start).await?;
+        created.dedup_by_key(|call| call.request);
+        assert_eq!(created.len(), 2, "{:?}", call_names(&created));
+        let start = journal_end(&cluster.nas).await?;
         csi.expand_within(&id, at_least(2 * GIB)).await?;
-        let mut made = calls(&world.nas, start).await?;
-        made.dedup_by_key(|call| call.request);
-        assert_eq!(made.len(), 3, "{:?}", shorts(&made));
+        let mut created = calls(&cluster.nas, start).await?;
+        created.dedup_by_key(|call| call.request);
+        assert_eq!(created.len(), 3, "{:?}", call_names(&created));
     }
     Ok(())
 }
 
-/// What shares a request is asked for by itself where the NAS has no compound requests, or misses the session inside of one.
+/// Calls in a compound request are repeated separately if the NAS has no compound requests, or loses the session in one.
 /// design.md#free-space
 #[tokio::test]
-async fn what_shares_a_request_can_do_without() -> Result<()> {
-    let world = Plan::controller().proving().start().await?;
-    let csi = Csi::of(&world.plugin);
+async fn calls_work_without_compound_requests() -> Result<()> {
+    let cluster = Plan::controller().proving().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     for (n, (api, method, code)) in [
         ("SYNO.Entry.Request", "request", 103),
         (LUN, "create", 119),
@@ -331,33 +337,33 @@ async fn what_shares_a_request_can_do_without() -> Result<()> {
     .into_iter()
     .enumerate()
     {
-        let fault = async || world.nas.fault(api, method, 1, 1, refuse(code)).await;
+        let fault = async || cluster.nas.fault(api, method, 1, 1, refuse(code)).await;
         let name = format!("pvc-{n}");
         fault().await?;
         let id = csi.create(&name, GIB).await?;
-        world.nas.no_faults().await?;
+        cluster.nas.no_faults().await?;
         fault().await?;
         let grown = csi.expand(&id, 2 * GIB).await;
-        world.nas.no_faults().await?;
-        // That DSM is busy is no answer to what the call is about.
+        cluster.nas.no_faults().await?;
+        // "DSM is busy" is not a result for the call itself.
         assert_eq!(grown.is_ok(), code != 117, "{api} {method}: {grown:?}");
         assert_eq!(csi.create(&name, GIB).await?, id);
         fault().await?;
         let deleted = csi.delete(&id).await;
-        world.nas.no_faults().await?;
+        cluster.nas.no_faults().await?;
         assert_eq!(deleted.is_ok(), code != 117, "{api} {method}: {deleted:?}");
         csi.delete(&id).await?;
     }
-    assert_eq!(world.leftovers().await?, Vec::<String>::new());
+    assert_eq!(cluster.leftovers().await?, Vec::<String>::new());
     Ok(())
 }
 
-/// A unit that can be unplugged says so in either of two fields, and holds nothing that did not ask for it.
+/// An external (unpluggable) device is marked in either of two fields. No LUN is put on it unless the request names it.
 /// design.md#create-first
 #[tokio::test]
-async fn no_unit_beside_the_nas_is_chosen() -> Result<()> {
-    let world = Plan::controller().proving().start().await?;
-    let csi = Csi::of(&world.plugin);
+async fn no_external_device_is_chosen() -> Result<()> {
+    let cluster = Plan::controller().proving().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     for (n, (container, location, outside)) in [
         ("internal", "internal", false),
         ("external", "internal", true),
@@ -368,10 +374,10 @@ async fn no_unit_beside_the_nas_is_chosen() -> Result<()> {
     .enumerate()
     {
         let fields = json!({"container": container, "location": location});
-        world.nas.patch_volume("volume1", &fields).await?;
-        // The larger of the two, else.
+        cluster.nas.patch_volume("volume1", &fields).await?;
+        // Otherwise the larger of the two.
         let id = created(&csi, with(&format!("pvc-{n}"), GIB, &[])).await?;
-        let chosen = lun(&world.nas, &id).await?.unwrap_or_default();
+        let chosen = lun(&cluster.nas, &id).await?.unwrap_or_default();
         assert_eq!(chosen["location"] == "/volume2", outside, "{fields}");
         created(&csi, with(&format!("named-{n}"), GIB, &NAMED)).await?;
     }

@@ -1,5 +1,5 @@
-//! A NAS that takes connections and answers nothing: design.md#limits-per-nas. The exact times are proven by unit tests in paused time; here they are
-//! printed, and the wait is bounded.
+//! A NAS that accepts connections but never responds: design.md#limits-per-nas. Unit tests in paused time check the exact times;
+//! here they are printed, and the wait is bounded.
 
 use std::time::{Duration, Instant};
 
@@ -13,10 +13,10 @@ use tonic::{Code, Status};
 use super::common::{Csi, NODE_A, refused};
 use super::list::{on_nas, two};
 
-/// Far more than any caller should need, so that a busy machine fails no test.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Far more than any caller should need, so that a slow machine fails no test.
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Twenty callers at once, of every kind that asks the NAS, and what they get within a minute.
+/// Twenty concurrent callers, one of every kind that needs the NAS, and the errors they get within a minute.
 async fn callers(csi: &Csi, id: &str) -> Result<()> {
     let kinds = ["create", "publish", "expand", "delete", "list"];
     let one = |number: usize| -> BoxFuture<'_, (&str, Result<(), Status>, Duration)> {
@@ -35,10 +35,10 @@ async fn callers(csi: &Csi, id: &str) -> Result<()> {
             (kind, answer, started.elapsed())
         })
     };
-    let answers = tokio::time::timeout(PATIENCE, join_all((0..20).map(one))).await?;
+    let answers = tokio::time::timeout(CALL_TIMEOUT, join_all((0..20).map(one))).await?;
     for (kind, answer, took) in answers {
         eprintln!("{kind}: {took:?}");
-        // Two of them are about one volume, and the second is told so.
+        // Two of them are about one volume, and the second gets Aborted.
         if answer
             .as_ref()
             .is_err_and(|status| status.code() == Code::Aborted)
@@ -57,20 +57,20 @@ async fn callers(csi: &Csi, id: &str) -> Result<()> {
 
 /// design.md#limits-per-nas
 #[tokio::test]
-async fn every_caller_of_a_nas_that_hangs_has_its_cause_and_all_goes_on_afterwards() -> Result<()> {
-    let mut world = Plan::controller().start().await?;
-    let id = Csi::of(&world.plugin).create("first", GIB).await?;
-    // In the middle of a session, and before a login.
+async fn every_caller_of_a_hanging_nas_gets_the_cause_and_the_nas_recovers() -> Result<()> {
+    let mut cluster = Plan::controller().start().await?;
+    let id = Csi::of(&cluster.plugin).create("first", GIB).await?;
+    // In the middle of a session, and before the login.
     for fresh in [false, true] {
         if fresh {
-            world.restart_driver().await?;
+            cluster.restart_driver().await?;
         }
-        let csi = Csi::of(&world.plugin);
-        world.nas.process().freeze()?;
-        let told = callers(&csi, &id).await;
-        world.nas.process().thaw()?;
-        told?;
-        // What may have been carried out is found, and nothing is made twice.
+        let csi = Csi::of(&cluster.plugin);
+        cluster.nas.process().freeze()?;
+        let errors = callers(&csi, &id).await;
+        cluster.nas.process().thaw()?;
+        errors?;
+        // Calls that may have been carried out are found, and nothing is created twice.
         for number in [0, 5, 10, 15] {
             let name = format!("pvc-{number}");
             until(
@@ -80,23 +80,23 @@ async fn every_caller_of_a_nas_that_hangs_has_its_cause_and_all_goes_on_afterwar
             )
             .await?;
         }
-        ensure!(world.nas.luns().await?.len() == 5, "one for each name");
+        ensure!(cluster.nas.luns().await?.len() == 5, "one for each name");
     }
     Ok(())
 }
 
 /// design.md#limits-per-nas
 #[tokio::test]
-async fn a_nas_that_hangs_holds_up_no_other() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let (second, plugin) = two(&world).await?;
+async fn a_hanging_nas_does_not_block_another() -> Result<()> {
+    let cluster = Plan::controller().start().await?;
+    let (second, plugin) = two(&cluster).await?;
     let csi = Csi::of(&plugin);
-    let there = csi.create_as(on_nas("there", "nas2")).await?.volume_id;
+    let existing = csi.create_as(on_nas("there", "nas2")).await?.volume_id;
     let here = csi.create_as(on_nas("here", "nas1")).await?.volume_id;
     csi.list(0, "").await?;
     second.process().freeze()?;
-    let stuck = join_all((0..100).map(|n| csi.create_as(on_nas(&format!("pvc-{n}"), "nas2"))));
-    tokio::pin!(stuck);
+    let hanging = join_all((0..100).map(|n| csi.create_as(on_nas(&format!("pvc-{n}"), "nas2"))));
+    tokio::pin!(hanging);
     let others = async {
         csi.publish(&here, NODE_A).await?;
         csi.expand(&here, 2 * GIB).await?;
@@ -106,21 +106,21 @@ async fn a_nas_that_hangs_holds_up_no_other() -> Result<()> {
     tokio::select! {
         biased;
         done = others => done?,
-        stuck = &mut stuck => anyhow::bail!("the hanging NAS was first: {stuck:?}"),
+        hanging = &mut hanging => anyhow::bail!("the hanging NAS was first: {hanging:?}"),
     }
-    for answer in tokio::time::timeout(PATIENCE, stuck).await? {
+    for answer in tokio::time::timeout(CALL_TIMEOUT, hanging).await? {
         refused(
             answer,
             Code::Unavailable,
             &["NAS nas2 at", "has answered nothing since"],
         );
     }
-    // What it had is told of all the same.
+    // Its volumes are still listed.
     let entries = csi.list(0, "").await?.entries;
     let ids: Vec<_> = entries
         .into_iter()
         .map(|entry| entry.volume.unwrap_or_default().volume_id)
         .collect();
-    assert_eq!(ids, [there]);
+    assert_eq!(ids, [existing]);
     second.process().thaw()
 }

@@ -1,4 +1,5 @@
-//! Ids, marks, names and what the plugin says of itself: design.md#volume-handle, #the-owners-mark, #lun-names, #probe and #capabilities.
+//! Volume ids, owner tags, LUN names and the identity service: design.md#volume-handle, #the-owners-mark, #lun-names, #probe and
+//! #capabilities.
 
 use std::collections::HashSet;
 
@@ -14,14 +15,16 @@ use proto::csi::plugin_capability::{
 use serde_json::json;
 use tonic::Code;
 
-use super::common::{Csi, NO_UUID, NODE_A, calls, exports, lun, lun_size, now, refused, uuid};
+use super::common::{
+    Csi, NO_UUID, NODE_A, calls, exports, journal_end, lun, lun_size, refused, uuid,
+};
 
 /// design.md#volume-handle
 #[tokio::test]
 async fn an_id_that_we_never_issued_is_gone_or_not_found_and_costs_no_call() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
-    let (before, start) = (world.nas.state().await?, now(&world.nas).await?);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
+    let (before, start) = (cluster.nas.state().await?, journal_end(&cluster.nas).await?);
     let upper = format!("nas1/{}", NO_UUID.to_uppercase().replace('0', "A"));
     let foreign = [
         "x",
@@ -43,7 +46,7 @@ async fn an_id_that_we_never_issued_is_gone_or_not_found_and_costs_no_call() -> 
             }
         }
     }
-    // What is missing is said first.
+    // Missing fields are reported first.
     refused(
         csi.publish("x", "").await,
         Code::InvalidArgument,
@@ -61,35 +64,35 @@ async fn an_id_that_we_never_issued_is_gone_or_not_found_and_costs_no_call() -> 
             "{call}"
         );
     }
-    assert_eq!(calls(&world.nas, start).await?.len(), 0);
-    assert_eq!(world.nas.state().await?, before);
+    assert_eq!(calls(&cluster.nas, start).await?.len(), 0);
+    assert_eq!(cluster.nas.state().await?, before);
     Ok(())
 }
 
 /// design.md#volume-handle
 #[tokio::test]
 async fn a_nas_that_is_not_configured_is_a_failed_precondition_everywhere() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
-    let start = now(&world.nas).await?;
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
+    let start = journal_end(&cluster.nas).await?;
     for (_, answer) in csi.every(&format!("nas9/{NO_UUID}")).await {
         refused(answer, Code::FailedPrecondition, &["\"nas9\"", "alias"]);
     }
-    assert_eq!(calls(&world.nas, start).await?.len(), 0);
+    assert_eq!(calls(&cluster.nas, start).await?.len(), 0);
     Ok(())
 }
 
 /// design.md#volume-handle
 #[tokio::test]
 async fn a_nas_answers_to_its_aliases() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let old = Csi::of(&world.plugin).create("pvc-1", GIB).await?;
+    let cluster = Plan::controller().start().await?;
+    let old = Csi::of(&cluster.plugin).create("pvc-1", GIB).await?;
     let renamed = |settings: &mut e2e::harness::plugin::Settings| {
         settings.config = settings
             .config
             .replace("- name: nas1", "- name: nas-new\n    aliases: [nas0, nas1]");
     };
-    let plugin = world.another_driver("renamed", renamed).await?;
+    let plugin = cluster.another_driver("renamed", renamed).await?;
     let csi = Csi::of(&plugin);
     assert!(csi.validate(&old).await?);
     csi.publish(&old, NODE_A).await?;
@@ -100,53 +103,53 @@ async fn a_nas_answers_to_its_aliases() -> Result<()> {
     assert!(new.starts_with("nas-new/"), "{new}");
     csi.delete(&old).await?;
     csi.delete(&new).await?;
-    assert_eq!(world.leftovers().await?, Vec::<String>::new());
+    assert_eq!(cluster.leftovers().await?, Vec::<String>::new());
     Ok(())
 }
 
 /// design.md#volume-handle
 #[tokio::test]
-async fn a_lun_that_is_merely_called_like_the_uuid_is_another_one() -> Result<()> {
-    let world = Plan::controller().proving().start().await?;
-    let csi = Csi::of(&world.plugin);
-    world.nas.foreign_lun(NO_UUID, GIB).await?;
-    let before = world.nas.state().await?;
+async fn a_lun_whose_name_is_the_uuid_is_another_one() -> Result<()> {
+    let cluster = Plan::controller().proving().start().await?;
+    let csi = Csi::of(&cluster.plugin);
+    cluster.nas.foreign_lun(NO_UUID, GIB).await?;
+    let before = cluster.nas.state().await?;
     for (call, answer) in csi.every(&format!("nas1/{NO_UUID}")).await {
         match call {
             "delete" | "unpublish" => assert!(answer.is_ok(), "{call}: {answer:?}"),
             _ => refused(answer, Code::NotFound, &[NO_UUID]),
         }
     }
-    assert_eq!(world.nas.state().await?, before);
+    assert_eq!(cluster.nas.state().await?, before);
     Ok(())
 }
 
 /// design.md#the-owners-mark
 #[tokio::test]
 async fn a_lun_without_our_mark_is_never_touched() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
-    let foreign = world.nas.foreign_lun("somebody-elses", GIB).await?;
-    let other_driver = world.nas.foreign_lun("other", GIB).await?;
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
+    let foreign = cluster.nas.foreign_lun("somebody-elses", GIB).await?;
+    let other_driver = cluster.nas.foreign_lun("other", GIB).await?;
     let mark = "csi.other.com parameters=0123456789abcdef name=pvc-1";
-    world
+    cluster
         .nas
         .patch_lun(&other_driver, &json!({"description": mark}))
         .await?;
-    // One of ours whose description somebody has changed is no longer ours.
+    // One of our LUNs whose description was edited is no longer ours.
     let lost = csi.create("pvc-lost", GIB).await?;
-    world
+    cluster
         .nas
         .patch_lun(
             uuid(&lost),
             &json!({"description": "finance, do not touch"}),
         )
         .await?;
-    let before = world.nas.state().await?;
+    let before = cluster.nas.state().await?;
     for lun in [&foreign, &other_driver, uuid(&lost)] {
         for (call, answer) in csi.every(&format!("nas1/{lun}")).await {
             match call {
-                // There is no target of ours, so there is nothing to take away.
+                // There is no target of ours, so there is nothing to remove.
                 "unpublish" => assert!(answer.is_ok(), "{answer:?}"),
                 _ => refused(
                     answer,
@@ -157,31 +160,31 @@ async fn a_lun_without_our_mark_is_never_touched() -> Result<()> {
         }
     }
     assert_eq!(csi.list(0, "").await?.entries, []);
-    assert_eq!(world.nas.state().await?, before);
+    assert_eq!(cluster.nas.state().await?, before);
     Ok(())
 }
 
 /// design.md#the-owners-mark
 #[tokio::test]
-async fn a_lun_that_only_bears_the_name_is_not_handed_out() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
-    world.nas.foreign_lun("csi-pvc-1", 5 * GIB).await?;
-    let before = world.nas.state().await?;
+async fn a_lun_that_only_has_the_name_is_not_returned() -> Result<()> {
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
+    cluster.nas.foreign_lun("csi-pvc-1", 5 * GIB).await?;
+    let before = cluster.nas.state().await?;
     refused(
         csi.create("pvc-1", 5 * GIB).await,
         Code::AlreadyExists,
         &["csi-pvc-1", "owner tag"],
     );
-    assert_eq!(world.nas.state().await?, before);
+    assert_eq!(cluster.nas.state().await?, before);
     Ok(())
 }
 
 /// design.md#lun-names
 #[tokio::test]
-async fn any_legal_name_is_one_volume_of_its_own() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+async fn every_legal_name_is_a_volume_of_its_own() -> Result<()> {
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let long = "x".repeat(128);
     let names = [
         "a_b",
@@ -202,7 +205,7 @@ async fn any_legal_name_is_one_volume_of_its_own() -> Result<()> {
     for name in names {
         let id = csi.create(name, GIB).await?;
         assert_eq!(csi.create(name, GIB).await?, id, "{name}");
-        let found = lun(&world.nas, &id).await?.expect("its LUN");
+        let found = lun(&cluster.nas, &id).await?.expect("its LUN");
         assert!(
             found["description"]
                 .as_str()
@@ -226,15 +229,15 @@ async fn any_legal_name_is_one_volume_of_its_own() -> Result<()> {
         Code::InvalidArgument,
         &["name", "control"],
     );
-    assert_eq!(world.nas.luns().await?.len(), names.len());
+    assert_eq!(cluster.nas.luns().await?.len(), names.len());
     Ok(())
 }
 
 /// design.md#sizes
 #[tokio::test]
 async fn sizes_are_whole_mib_of_at_least_one_gib_within_the_range() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let ask = |name: &str, required_bytes: i64, limit_bytes: i64| {
         let capacity_range = Some(csi::CapacityRange {
             required_bytes,
@@ -261,12 +264,12 @@ async fn sizes_are_whole_mib_of_at_least_one_gib_within_the_range() -> Result<()
         assert_eq!(
             (
                 volume.capacity_bytes,
-                lun_size(&world.nas, &volume.volume_id).await?
+                lun_size(&cluster.nas, &volume.volume_id).await?
             ),
             (size, size)
         );
     }
-    let luns = world.nas.luns().await?.len();
+    let luns = cluster.nas.luns().await?.len();
     for (required, limit) in [
         (GIB + 1, GIB + 2),
         (0, GIB - 1),
@@ -284,8 +287,8 @@ async fn sizes_are_whole_mib_of_at_least_one_gib_within_the_range() -> Result<()
         Code::InvalidArgument,
         &["required_bytes"],
     );
-    assert_eq!(world.nas.luns().await?.len(), luns);
-    // The same name is the same volume while its size fits the range.
+    assert_eq!(cluster.nas.luns().await?.len(), luns);
+    // The same name is the same volume as long as its size fits the range.
     let odd = csi.create_as(ask("odd", GIB + 1, 0)).await?.volume_id;
     for (required, limit) in [(0, 0), (GIB, 0), (GIB + MIB, GIB + MIB)] {
         assert_eq!(
@@ -309,10 +312,10 @@ async fn sizes_are_whole_mib_of_at_least_one_gib_within_the_range() -> Result<()
 /// design.md#sizes
 #[tokio::test]
 async fn the_same_name_with_other_parameters_is_another_volume() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
-    let before = world.nas.state().await?;
+    let before = cluster.nas.state().await?;
     for (key, value) in [
         ("location", "/volume2"),
         ("type", "BLUN_THICK"),
@@ -331,8 +334,8 @@ async fn the_same_name_with_other_parameters_is_another_volume() -> Result<()> {
             &["csi-pvc-1"],
         );
     }
-    assert_eq!(world.nas.state().await?, before);
-    // The provisioner's own keys, fsType in capitals and a type that means the same change nothing.
+    assert_eq!(cluster.nas.state().await?, before);
+    // The provisioner's own keys, fsType in capitals and a synonymous type change nothing.
     let mut same = create_request("pvc-1", GIB, Content::Fs("ext4"));
     same.parameters.extend(
         [
@@ -350,16 +353,16 @@ async fn the_same_name_with_other_parameters_is_another_volume() -> Result<()> {
 /// design.md#probe
 #[tokio::test]
 async fn probe_never_asks_the_nas() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    // Nobody listens on the discard port of this machine.
-    let down = world
+    let cluster = Plan::controller().start().await?;
+    // Nothing listens on the discard port of this machine.
+    let down = cluster
         .another_driver("down", |settings| {
             settings.config = settings
                 .config
-                .replace(&world.nas.api, "http://127.0.0.1:9");
+                .replace(&cluster.nas.api, "http://127.0.0.1:9");
         })
         .await?;
-    for plugin in [&world.plugin, &down] {
+    for plugin in [&cluster.plugin, &down] {
         for _ in 0..3 {
             let ready = plugin
                 .identity()
@@ -370,8 +373,8 @@ async fn probe_never_asks_the_nas() -> Result<()> {
             assert_eq!(ready, Some(true));
         }
     }
-    assert_eq!(world.nas.journal(0).await?.0.len(), 0);
-    // The same NAS is down for everybody who asks for more.
+    assert_eq!(cluster.nas.journal(0).await?.0.len(), 0);
+    // Calls that need the NAS fail.
     refused(
         Csi::of(&down).create("pvc-1", GIB).await,
         Code::Unavailable,
@@ -391,8 +394,8 @@ async fn probe_never_asks_the_nas() -> Result<()> {
 /// design.md#capabilities
 #[tokio::test]
 async fn the_capabilities_are_exactly_these() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let offered = world
+    let cluster = Plan::controller().start().await?;
+    let offered = cluster
         .plugin
         .controller()
         .controller_get_capabilities(csi::ControllerGetCapabilitiesRequest {})
@@ -417,7 +420,7 @@ async fn the_capabilities_are_exactly_these() -> Result<()> {
     ];
     assert_eq!(offered, wanted);
 
-    let plugin = world
+    let plugin = cluster
         .plugin
         .identity()
         .get_plugin_capabilities(csi::GetPluginCapabilitiesRequest {})
@@ -437,21 +440,21 @@ async fn the_capabilities_are_exactly_these() -> Result<()> {
         wanted.map(|kind| csi::PluginCapability { r#type: Some(kind) })
     );
 
-    let info = world
+    let info = cluster
         .plugin
         .identity()
         .get_plugin_info(csi::GetPluginInfoRequest {})
         .await?
         .into_inner();
     assert_eq!(info.name, "csi.synology.com");
-    // What is not offered says so.
+    // Unsupported RPCs return Unimplemented.
     let snapshot = csi::CreateSnapshotRequest {
         name: "s".to_owned(),
         source_volume_id: "x".to_owned(),
         ..Default::default()
     };
     refused(
-        world.plugin.controller().create_snapshot(snapshot).await,
+        cluster.plugin.controller().create_snapshot(snapshot).await,
         Code::Unimplemented,
         &["CreateSnapshot"],
     );
@@ -460,11 +463,11 @@ async fn the_capabilities_are_exactly_these() -> Result<()> {
 
 /// design.md#node-expansion-is-always-required
 #[tokio::test]
-async fn the_node_is_always_asked_to_look_after_an_expansion() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+async fn node_expansion_is_always_required() -> Result<()> {
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
-    assert_eq!(exports(&world.nas, &id).await?, Vec::<String>::new());
+    assert_eq!(exports(&cluster.nas, &id).await?, Vec::<String>::new());
     for size in [2 * GIB, GIB] {
         let capacity_range = Some(e2e::harness::test_volume::at_least(size));
         let request = csi::ControllerExpandVolumeRequest {
@@ -472,7 +475,7 @@ async fn the_node_is_always_asked_to_look_after_an_expansion() -> Result<()> {
             capacity_range,
             ..Default::default()
         };
-        let answer = world
+        let answer = cluster
             .plugin
             .controller()
             .controller_expand_volume(request)

@@ -1,4 +1,4 @@
-//! Listing: design.md#listvolumes. Only ours, in one order, all of it or nothing.
+//! ListVolumes: design.md#listvolumes. Only our volumes, in one order, and either all of them or an error.
 
 use std::collections::HashMap;
 
@@ -12,7 +12,8 @@ use serde_json::json;
 use tonic::Code;
 
 use super::common::{
-    Csi, LUN, NODE_A, NODE_B, TARGET, VOLUME, calls, lose, now, refuse, refused, shorts, uuid,
+    Csi, LUN, NODE_A, NODE_B, TARGET, VOLUME, call_names, calls, journal_end, lose_reply, refuse,
+    refused, uuid,
 };
 
 /// All volume ids, page by page.
@@ -36,12 +37,15 @@ async fn pages(csi: &Csi, size: i32) -> Result<Vec<Vec<String>>> {
 /// design.md#listvolumes
 #[tokio::test]
 async fn pages_hold_ours_alone_ordered_by_uuid() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let mut ids = Vec::new();
     for n in 0..23 {
         ids.push(csi.create(&format!("pvc-{n}"), GIB).await?);
-        world.nas.foreign_lun(&format!("foreign-{n}"), GIB).await?;
+        cluster
+            .nas
+            .foreign_lun(&format!("foreign-{n}"), GIB)
+            .await?;
     }
     ids.sort_unstable_by(|a, b| uuid(a).cmp(uuid(b)));
     for (size, sizes) in [
@@ -56,7 +60,7 @@ async fn pages_hold_ours_alone_ordered_by_uuid() -> Result<()> {
         assert_eq!(pages.iter().map(Vec::len).collect::<Vec<_>>(), sizes);
         assert_eq!(pages.concat(), ids);
     }
-    // A volume that goes between two pages takes no other with it.
+    // Deleting a volume between two pages does not skip another one.
     let first = csi.list(10, "").await?;
     csi.delete(&ids[9]).await?;
     let second = csi.list(10, &first.next_token).await?;
@@ -90,7 +94,7 @@ async fn pages_hold_ours_alone_ordered_by_uuid() -> Result<()> {
     Ok(())
 }
 
-/// The ids of one page, and its token.
+/// The ids of one page, and the next token.
 async fn next(csi: &Csi, size: i32, token: &str) -> Result<(Vec<String>, String)> {
     let page = csi.list(size, token).await?;
     let volumes = page.entries.into_iter();
@@ -100,29 +104,29 @@ async fn next(csi: &Csi, size: i32, token: &str) -> Result<(Vec<String>, String)
 
 /// design.md#listvolumes
 #[tokio::test]
-async fn a_walk_asks_the_nas_once_and_goes_on_without_it() -> Result<()> {
-    let mut world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+async fn paging_reads_the_nas_once_and_continues_without_it() -> Result<()> {
+    let mut cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let mut ids = Vec::new();
     for n in 0..12 {
         ids.push(csi.create(&format!("pvc-{n}"), GIB).await?);
     }
     ids.sort_unstable_by(|a, b| uuid(a).cmp(uuid(b)));
-    let since = now(&world.nas).await?;
+    let since = journal_end(&cluster.nas).await?;
     assert_eq!(pages(&csi, 3).await?.concat(), ids);
     let once = ["LUN.list", "Target.list", "System.info"];
-    assert_eq!(shorts(&calls(&world.nas, since).await?), once);
-    // A walk that begins sees what is there now; one that goes on needs no NAS.
-    let since = now(&world.nas).await?;
+    assert_eq!(call_names(&calls(&cluster.nas, since).await?), once);
+    // A new walk reads the current state; one that continues needs no NAS.
+    let since = journal_end(&cluster.nas).await?;
     let (first, token) = next(&csi, 5, "").await?;
-    assert_eq!(shorts(&calls(&world.nas, since).await?), once);
-    world.nas.fault(LUN, "list", 1, 0, refuse(117)).await?;
+    assert_eq!(call_names(&calls(&cluster.nas, since).await?), once);
+    cluster.nas.fault(LUN, "list", 1, 0, refuse(117)).await?;
     let (second, token) = next(&csi, 5, &token).await?;
     refused(csi.list(5, "").await, Code::Unavailable, &["listing"]);
-    world.nas.no_faults().await?;
-    // Nor does it need the process that began it.
-    world.restart_driver().await?;
-    let csi = Csi::of(&world.plugin);
+    cluster.nas.no_faults().await?;
+    // It does not need the process that started it either.
+    cluster.restart_driver().await?;
+    let csi = Csi::of(&cluster.plugin);
     let (third, token) = next(&csi, 5, &token).await?;
     assert_eq!((first.len(), second.len(), third.len()), (5, 5, 2));
     assert_eq!(([first, second, third].concat(), token.as_str()), (ids, ""));
@@ -131,26 +135,26 @@ async fn a_walk_asks_the_nas_once_and_goes_on_without_it() -> Result<()> {
 
 /// design.md#listvolumes
 #[tokio::test]
-async fn two_who_list_while_volumes_come_and_go_miss_nothing_that_stays() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
-    let (mut stay, mut go) = (Vec::new(), Vec::new());
+async fn concurrent_paging_misses_no_volume_that_stays() -> Result<()> {
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
+    let (mut stay, mut to_delete) = (Vec::new(), Vec::new());
     for n in 0..10 {
         stay.push(csi.create(&format!("stays-{n}"), GIB).await?);
-        go.push(csi.create(&format!("goes-{n}"), GIB).await?);
+        to_delete.push(csi.create(&format!("goes-{n}"), GIB).await?);
     }
     stay.sort_unstable();
     let mut walks = [(Vec::new(), String::new()), (Vec::new(), String::new())];
     let mut turn = 0;
     while turn < 2 || walks.iter().any(|(_, token)| !token.is_empty()) {
         let (seen, token) = &mut walks[turn % 2];
-        // The second begins when the first is under way.
+        // The second walk starts while the first is under way.
         if turn < 2 || !token.is_empty() {
             let (ids, following) = next(&csi, 2 + i32::try_from(turn % 2)?, token).await?;
             seen.extend(ids);
             *token = following;
         }
-        if let Some(gone) = go.pop() {
+        if let Some(gone) = to_delete.pop() {
             csi.delete(&gone).await?;
         }
         csi.create(&format!("comes-{turn}"), GIB).await?;
@@ -169,9 +173,9 @@ async fn two_who_list_while_volumes_come_and_go_miss_nothing_that_stays() -> Res
 
 /// design.md#listvolumes
 #[tokio::test]
-async fn entries_tell_size_and_nodes() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+async fn entries_have_size_and_nodes() -> Result<()> {
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let [a, b] = [csi.create("a", GIB).await?, csi.create("b", 2 * GIB).await?];
     csi.publish(&a, NODE_A).await?;
     csi.publish(&b, NODE_B).await?;
@@ -201,16 +205,16 @@ async fn entries_tell_size_and_nodes() -> Result<()> {
     Ok(())
 }
 
-/// A second NAS in a folder of its own, and a driver that knows both.
-pub(super) async fn two(world: &TestCluster) -> Result<(Nas, Plugin)> {
-    let folder = world.folder().join("second");
+/// A second NAS with its own folder, and a driver that is configured with both.
+pub(super) async fn two(cluster: &TestCluster) -> Result<(Nas, Plugin)> {
+    let folder = cluster.folder().join("second");
     std::fs::create_dir_all(&folder)?;
     let nas = Nas::start(&folder, Settings::default()).await?;
-    let plugin = knowing(world, "both", &nas).await?;
+    let plugin = driver_with_both(cluster, "both", &nas).await?;
     Ok((nas, plugin))
 }
 
-/// What creates a volume on the NAS of this name.
+/// A request for a volume on the NAS with this name.
 pub(super) fn on_nas(name: &str, nas: &str) -> CreateVolumeRequest {
     let mut request = e2e::harness::test_volume::create_request(
         name,
@@ -221,14 +225,14 @@ pub(super) fn on_nas(name: &str, nas: &str) -> CreateVolumeRequest {
     request
 }
 
-/// A driver that knows the world's NAS and this one.
-async fn knowing(world: &TestCluster, name: &str, nas: &Nas) -> Result<Plugin> {
+/// A driver that is configured with the cluster's NAS and this one.
+async fn driver_with_both(cluster: &TestCluster, name: &str, nas: &Nas) -> Result<Plugin> {
     let more = format!(
         "  - name: nas2\n    url: {}\n    username: admin\n    password_file: {}\n    portals: ['127.0.0.2']\nstate_file:",
         nas.api,
         nas.password_file().display()
     );
-    world
+    cluster
         .another_driver(name, |settings| {
             settings.config = settings.config.replace("state_file:", &more);
         })
@@ -237,9 +241,9 @@ async fn knowing(world: &TestCluster, name: &str, nas: &Nas) -> Result<Plugin> {
 
 /// design.md#listvolumes
 #[tokio::test]
-async fn a_nas_that_fails_is_told_of_as_it_was_and_never_left_out() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let (second, plugin) = two(&world).await?;
+async fn a_failing_nas_is_listed_with_its_last_known_state() -> Result<()> {
+    let cluster = Plan::controller().start().await?;
+    let (second, plugin) = two(&cluster).await?;
     let csi = Csi::of(&plugin);
     refused(csi.create("x", GIB).await, Code::Aborted, &["nas1, nas2"]);
     let mut ids = Vec::new();
@@ -254,32 +258,32 @@ async fn a_nas_that_fails_is_told_of_as_it_was_and_never_left_out() -> Result<()
         );
     }
     assert_eq!(
-        (world.nas.luns().await?.len(), second.luns().await?.len()),
+        (cluster.nas.luns().await?.len(), second.luns().await?.len()),
         (3, 3)
     );
     ids.sort_unstable_by(|a, b| uuid(a).cmp(uuid(b)));
     assert_eq!(pages(&csi, 4).await?.concat(), ids);
 
-    let ways = [
+    let failures = [
         refuse(100),
         refuse(105),
         refuse(117),
-        lose(),
+        lose_reply(),
         json!({"kind": "garble"}),
         json!({"kind": "http", "status": 502}),
     ];
-    for nas in [&world.nas, &second] {
+    for nas in [&cluster.nas, &second] {
         for (api, method) in [(LUN, "list"), (TARGET, "list")] {
-            for way in &ways {
+            for way in &failures {
                 nas.fault(api, method, 1, 0, way.clone()).await?;
-                // It is told of as it was, and the other as it is.
+                // Its last known state is listed, and the other's current one.
                 assert_eq!(pages(&csi, 4).await?.concat(), ids);
                 nas.no_faults().await?;
             }
         }
     }
-    // Neither answers: there is nothing to tell.
-    for nas in [&world.nas, &second] {
+    // Neither NAS responds: there is nothing to list.
+    for nas in [&cluster.nas, &second] {
         nas.fault(LUN, "list", 1, 0, refuse(117)).await?;
     }
     refused(
@@ -287,28 +291,28 @@ async fn a_nas_that_fails_is_told_of_as_it_was_and_never_left_out() -> Result<()
         Code::Unavailable,
         &["listing the volumes of NAS"],
     );
-    for nas in [&world.nas, &second] {
+    for nas in [&cluster.nas, &second] {
         nas.no_faults().await?;
     }
     let on_both = csi.capacity(HashMap::new()).await?;
     second.fault(VOLUME, "list", 1, 0, refuse(117)).await?;
     assert_eq!(csi.capacity(HashMap::new()).await?, on_both / 2);
-    world.nas.fault(VOLUME, "list", 1, 0, refuse(117)).await?;
+    cluster.nas.fault(VOLUME, "list", 1, 0, refuse(117)).await?;
     refused(
         csi.capacity(HashMap::new()).await,
         Code::Unavailable,
         &["free space"],
     );
-    for nas in [&world.nas, &second] {
+    for nas in [&cluster.nas, &second] {
         nas.no_faults().await?;
     }
-    let fresh = knowing(&world, "fresh", &second).await?;
+    let fresh = driver_with_both(&cluster, "fresh", &second).await?;
     drop(second);
     assert_eq!(pages(&csi, 4).await?.concat(), ids);
-    // Who has never heard the dead one cannot tell of it.
+    // A driver that has never reached the NAS has no last known state.
     let fresh = Csi::of(&fresh);
     refused(fresh.list(0, "").await, Code::Unavailable, &["nas2"]);
-    // What does not concern the dead NAS goes on.
+    // Calls that do not need that NAS still work.
     assert_eq!(
         csi.get(ids.iter().find(|id| id.starts_with("nas1/")).expect("one"))
             .await?
@@ -320,15 +324,15 @@ async fn a_nas_that_fails_is_told_of_as_it_was_and_never_left_out() -> Result<()
 
 #[tokio::test]
 async fn capacity_is_what_new_luns_can_have() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let on = |path: &str| HashMap::from([("location".to_owned(), path.to_owned())]);
     let [all, first, second] = [
         csi.capacity(HashMap::new()).await?,
         csi.capacity(on("/volume1")).await?,
         csi.capacity(on("/volume2")).await?,
     ];
-    // A GiB of each volume stays free.
+    // One GiB of each volume stays free.
     let room = |free: i64| free - GIB;
     assert_eq!(
         (first, second, all),
@@ -338,7 +342,7 @@ async fn capacity_is_what_new_luns_can_have() -> Result<()> {
             room(20 << 40) + room(2 << 40)
         )
     );
-    world
+    cluster
         .nas
         .patch_volume("volume1", &json!({"status": "crashed"}))
         .await?;
@@ -349,13 +353,13 @@ async fn capacity_is_what_new_luns_can_have() -> Result<()> {
         ),
         (room(2 << 40), 0)
     );
-    world
+    cluster
         .nas
         .patch_volume("volume2", &json!({"free": 5 * GIB}))
         .await?;
     assert_eq!(csi.capacity(on("/volume2")).await?, room(5 * GIB));
     let free = json!({"free": GIB / 2});
-    world.nas.patch_volume("volume2", &free).await?;
+    cluster.nas.patch_volume("volume2", &free).await?;
     assert_eq!(csi.capacity(on("/volume2")).await?, 0);
     refused(
         csi.capacity(on("volume1")).await,
@@ -365,19 +369,19 @@ async fn capacity_is_what_new_luns_can_have() -> Result<()> {
     Ok(())
 }
 
-/// A NAS that is coming up shows a part of what it has, and nothing says so but how long it has been up.
+/// A booting NAS lists only a part of what it has, and only its uptime shows it.
 /// design.md#listvolumes
 #[tokio::test]
-async fn a_nas_that_is_coming_up_is_not_listed() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+async fn a_booting_nas_is_not_listed() -> Result<()> {
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     csi.create("pvc-1", GIB).await?;
-    world.nas.boot(60_000).await?;
+    cluster.nas.boot(60_000).await?;
     let words = ["has been up for", "15 minutes"];
     refused(csi.list(0, "").await, Code::Unavailable, &words);
-    world.nas.advance(60_000).await?;
+    cluster.nas.advance(60_000).await?;
     refused(csi.list(0, "").await, Code::Unavailable, &words);
-    world.nas.advance(15 * 60_000).await?;
+    cluster.nas.advance(15 * 60_000).await?;
     assert_eq!(csi.list(0, "").await?.entries.len(), 1);
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! What people keep in a volume's LUN: design.md#deletevolume. DSM deletes a LUN with all its snapshots, locked ones too, without a word.
+//! Locked snapshots of a volume's LUN: design.md#deletevolume. DSM deletes a LUN with all its snapshots, even locked ones,
+//! without an error.
 
 use anyhow::{Context as _, Result};
 use e2e::GIB;
@@ -7,9 +8,11 @@ use e2e::harness::test_cluster::Plan;
 use serde_json::{Value, json};
 use tonic::Code;
 
-use super::common::{Csi, LUN, NODE_A, calls, lose, lun, now, refuse, refused, shorts, uuid};
+use super::common::{
+    Csi, LUN, NODE_A, call_names, calls, journal_end, lose_reply, lun, refuse, refused, uuid,
+};
 
-/// A person takes a snapshot in SAN Manager.
+/// An administrator takes a snapshot in SAN Manager.
 async fn snapshot(nas: &Nas, id: &str, name: &str, more: &Value) -> Result<String> {
     let mut body = json!({"uuid": uuid(id), "name": name});
     let fields = body.as_object_mut().context("an object")?;
@@ -29,10 +32,10 @@ async fn drop_snapshot(nas: &Nas, id: &str, snapshot: &str) -> Result<()> {
 /// design.md#deletevolume
 #[tokio::test]
 async fn a_locked_snapshot_keeps_the_lun() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
-    snapshot(&world.nas, &id, "hourly", &json!({})).await?;
+    snapshot(&cluster.nas, &id, "hourly", &json!({})).await?;
     for (how, why) in [
         (json!({"locked": true}), "locked"),
         (json!({"worm_locked": true}), "immutable"),
@@ -43,8 +46,8 @@ async fn a_locked_snapshot_keeps_the_lun() -> Result<()> {
     ] {
         let mut how = how;
         how["description"] = json!("before the upgrade");
-        let kept = snapshot(&world.nas, &id, "kept", &how).await?;
-        let (before, start) = (world.nas.state().await?, now(&world.nas).await?);
+        let kept = snapshot(&cluster.nas, &id, "kept", &how).await?;
+        let (before, start) = (cluster.nas.state().await?, journal_end(&cluster.nas).await?);
         for _ in 0..2 {
             let answer = csi.delete(&id).await;
             let text = answer
@@ -69,17 +72,17 @@ async fn a_locked_snapshot_keeps_the_lun() -> Result<()> {
                 ],
             );
         }
-        assert_eq!(world.nas.state().await?, before);
-        let sent = shorts(&calls(&world.nas, start).await?);
+        assert_eq!(cluster.nas.state().await?, before);
+        let sent = call_names(&calls(&cluster.nas, start).await?);
         assert!(!sent.contains(&"LUN.delete".to_owned()), "{sent:?}");
-        drop_snapshot(&world.nas, &id, &kept).await?;
+        drop_snapshot(&cluster.nas, &id, &kept).await?;
     }
-    // Without a lock they go with it, and the log says which.
-    let start = now(&world.nas).await?;
+    // Unlocked snapshots are deleted with the LUN, and the log lists them.
+    let start = journal_end(&cluster.nas).await?;
     csi.delete(&id).await?;
-    assert_eq!(lun(&world.nas, &id).await?, None);
+    assert_eq!(lun(&cluster.nas, &id).await?, None);
     assert_eq!(
-        shorts(&calls(&world.nas, start).await?),
+        call_names(&calls(&cluster.nas, start).await?),
         [
             "LUN.get",
             "Target.list",
@@ -88,11 +91,11 @@ async fn a_locked_snapshot_keeps_the_lun() -> Result<()> {
             "LUN.get"
         ]
     );
-    let log = std::fs::read_to_string(world.folder().join("driver.log"))?;
-    let told = log.lines().find(|line| line.contains("deleted with it"));
+    let log = std::fs::read_to_string(cluster.folder().join("driver.log"))?;
+    let log_line = log.lines().find(|line| line.contains("deleted with it"));
     assert!(
-        told.is_some_and(|line| line.contains("hourly") && line.contains(uuid(&id))),
-        "{told:?}"
+        log_line.is_some_and(|line| line.contains("hourly") && line.contains(uuid(&id))),
+        "{log_line:?}"
     );
     Ok(())
 }
@@ -100,12 +103,12 @@ async fn a_locked_snapshot_keeps_the_lun() -> Result<()> {
 /// design.md#deletevolume
 #[tokio::test]
 async fn many_locked_snapshots_are_counted() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
     for n in 0..5 {
         snapshot(
-            &world.nas,
+            &cluster.nas,
             &id,
             &format!("kept-{n}"),
             &json!({"locked": true}),
@@ -117,7 +120,7 @@ async fn many_locked_snapshots_are_counted() -> Result<()> {
         Code::FailedPrecondition,
         &["kept-0", "kept-2", "and 2 more"],
     );
-    // Who uses it comes first: that is what there is to do something about.
+    // A publication is reported first, because the user can act on that.
     csi.publish(&id, NODE_A).await?;
     refused(csi.delete(&id).await, Code::FailedPrecondition, &[NODE_A]);
     Ok(())
@@ -125,35 +128,35 @@ async fn many_locked_snapshots_are_counted() -> Result<()> {
 
 /// design.md#deletevolume
 #[tokio::test]
-async fn a_nas_without_snapshots_deletes_and_one_that_does_not_tell_does_not() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+async fn a_lun_is_deleted_only_if_its_snapshots_are_known() -> Result<()> {
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
-    snapshot(&world.nas, &id, "kept", &json!({"locked": true})).await?;
-    let before = world.nas.state().await?;
+    snapshot(&cluster.nas, &id, "kept", &json!({"locked": true})).await?;
+    let before = cluster.nas.state().await?;
     for way in [
         refuse(100),
         refuse(117),
         refuse(18_990_004),
-        lose(),
+        lose_reply(),
         json!({"kind": "garble"}),
     ] {
-        world
+        cluster
             .nas
             .fault(LUN, "list_snapshot", 1, 1, way.clone())
             .await?;
         refused(csi.delete(&id).await, Code::Unavailable, &["snapshots"]);
     }
-    assert_eq!(world.nas.state().await?, before);
+    assert_eq!(cluster.nas.state().await?, before);
     for code in [102, 103, 104, 18_990_500] {
         let name = format!("pvc-{code}");
         let id = csi.create(&name, GIB).await?;
-        world
+        cluster
             .nas
             .fault(LUN, "list_snapshot", 1, 1, refuse(code))
             .await?;
         csi.delete(&id).await?;
-        assert_eq!(lun(&world.nas, &id).await?, None, "{code}");
+        assert_eq!(lun(&cluster.nas, &id).await?, None, "{code}");
     }
     Ok(())
 }

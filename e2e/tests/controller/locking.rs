@@ -1,4 +1,4 @@
-//! One operation per volume, which ends whatever becomes of its caller: design.md#one-operation-per-volume.
+//! One operation per volume, which completes even if its caller goes away: design.md#one-operation-per-volume.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
@@ -13,11 +13,11 @@ use proto::csi::controller_client::ControllerClient;
 use tonic::Code;
 
 use super::common::{
-    AUTH, Csi, LUN, NODE_A, TARGET, hang, lun, lun_size, now, publication, publications, refused,
-    until_called,
+    AUTH, Csi, LUN, NODE_A, TARGET, hang, journal_end, lun, lun_size, publication, publications,
+    refused, until_called,
 };
 
-/// Every mutating call about a volume is refused while another one is under way, and the ones that only look are not.
+/// While an operation is under way, every mutating call about that volume is Aborted and read-only ones are not.
 async fn busy(csi: &Csi, id: &str) {
     for (call, answer) in csi.every(id).await {
         match call {
@@ -30,8 +30,8 @@ async fn busy(csi: &Csi, id: &str) {
 /// design.md#one-operation-per-volume
 #[tokio::test]
 async fn the_second_operation_on_a_volume_is_aborted() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
     let other = csi.create("pvc-2", GIB).await?;
     for (api, method, short) in [
@@ -40,8 +40,8 @@ async fn the_second_operation_on_a_volume_is_aborted() -> Result<()> {
         (TARGET, "delete", "Target.delete"),
         (LUN, "delete", "LUN.delete"),
     ] {
-        world.nas.fault(api, method, 1, 1, hang()).await?;
-        let start = now(&world.nas).await?;
+        cluster.nas.fault(api, method, 1, 1, hang()).await?;
+        let start = journal_end(&cluster.nas).await?;
         let first = tokio::spawn({
             let (csi, id) = (csi.clone(), id.clone());
             async move {
@@ -53,50 +53,50 @@ async fn the_second_operation_on_a_volume_is_aborted() -> Result<()> {
                 }
             }
         });
-        until_called(&world.nas, start, short).await?;
+        until_called(&cluster.nas, start, short).await?;
         busy(&csi, &id).await;
-        // Other volumes do not wait.
+        // Other volumes are not blocked.
         csi.publish(&other, NODE_A).await?;
         csi.unpublish(&other, NODE_A).await?;
         assert!(!first.is_finished());
-        world.nas.no_faults().await?;
+        cluster.nas.no_faults().await?;
         first.await??;
     }
-    assert_eq!(lun(&world.nas, &id).await?, None);
+    assert_eq!(lun(&cluster.nas, &id).await?, None);
     Ok(())
 }
 
 /// design.md#one-operation-per-volume
 #[tokio::test]
 async fn the_same_name_is_one_operation() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
-    world.nas.fault(LUN, "create", 1, 1, hang()).await?;
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
+    cluster.nas.fault(LUN, "create", 1, 1, hang()).await?;
     let first = tokio::spawn({
         let csi = csi.clone();
         async move { csi.create("pvc-1", GIB).await }
     });
-    until_called(&world.nas, 0, "LUN.create").await?;
+    until_called(&cluster.nas, 0, "LUN.create").await?;
     refused(
         csi.create("pvc-1", GIB).await,
         Code::Aborted,
         &["pvc-1", "in progress"],
     );
     csi.create("pvc-2", GIB).await?;
-    world.nas.no_faults().await?;
+    cluster.nas.no_faults().await?;
     let id = first.await??;
     assert_eq!(csi.create("pvc-1", GIB).await?, id);
     Ok(())
 }
 
-/// A caller with a deadline.
-fn hasty<T>(message: T) -> tonic::Request<T> {
+/// A request with a short deadline.
+fn with_deadline<T>(message: T) -> tonic::Request<T> {
     let mut request = tonic::Request::new(message);
     request.set_timeout(Duration::from_millis(200));
     request
 }
 
-fn gives_up(answer: Result<tonic::Response<impl std::fmt::Debug>, tonic::Status>) {
+fn deadline_exceeded(answer: Result<tonic::Response<impl std::fmt::Debug>, tonic::Status>) {
     let code = answer.expect_err("the caller gives up").code();
     assert!(
         matches!(code, Code::Cancelled | Code::DeadlineExceeded),
@@ -107,24 +107,29 @@ fn gives_up(answer: Result<tonic::Response<impl std::fmt::Debug>, tonic::Status>
 /// design.md#one-operation-per-volume
 #[tokio::test]
 async fn an_operation_outlives_its_caller_and_keeps_the_lock() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
 
-    world.nas.fault(LUN, "set", 1, 1, hang()).await?;
+    cluster.nas.fault(LUN, "set", 1, 1, hang()).await?;
     let capacity_range = Some(e2e::harness::test_volume::at_least(2 * GIB));
     let expand = csi::ControllerExpandVolumeRequest {
         volume_id: id.clone(),
         capacity_range,
         ..Default::default()
     };
-    gives_up(csi.0.clone().controller_expand_volume(hasty(expand)).await);
+    deadline_exceeded(
+        csi.0
+            .clone()
+            .controller_expand_volume(with_deadline(expand))
+            .await,
+    );
     busy(&csi, &id).await;
-    assert_eq!(lun_size(&world.nas, &id).await?, GIB);
-    world.nas.no_faults().await?;
+    assert_eq!(lun_size(&cluster.nas, &id).await?, GIB);
+    cluster.nas.no_faults().await?;
     until(
-        "the LUN grows all the same",
-        async || lun_size(&world.nas, &id).await,
+        "the LUN grows anyway",
+        async || lun_size(&cluster.nas, &id).await,
         |size| *size == 2 * GIB,
     )
     .await?;
@@ -135,7 +140,7 @@ async fn an_operation_outlives_its_caller_and_keeps_the_lock() -> Result<()> {
     )
     .await?;
 
-    world.nas.fault(TARGET, "create", 1, 1, hang()).await?;
+    cluster.nas.fault(TARGET, "create", 1, 1, hang()).await?;
     let capability = e2e::harness::test_volume::capability(
         e2e::harness::test_volume::Content::Block,
         csi::volume_capability::access_mode::Mode::SingleNodeWriter,
@@ -146,17 +151,17 @@ async fn an_operation_outlives_its_caller_and_keeps_the_lock() -> Result<()> {
         volume_capability: Some(capability),
         ..Default::default()
     };
-    gives_up(
+    deadline_exceeded(
         csi.0
             .clone()
-            .controller_publish_volume(hasty(publish))
+            .controller_publish_volume(with_deadline(publish))
             .await,
     );
     busy(&csi, &id).await;
-    world.nas.no_faults().await?;
+    cluster.nas.no_faults().await?;
     until(
-        "it is published all the same",
-        async || super::common::exports(&world.nas, &id).await,
+        "it is published anyway",
+        async || super::common::exports(&cluster.nas, &id).await,
         |seen| *seen == [publication(&id, NODE_A)],
     )
     .await?;
@@ -166,28 +171,33 @@ async fn an_operation_outlives_its_caller_and_keeps_the_lock() -> Result<()> {
         |free| *free,
     )
     .await?;
-    assert_eq!(publications(&world.nas).await?, Vec::<String>::new());
+    assert_eq!(publications(&cluster.nas).await?, Vec::<String>::new());
 
-    world.nas.fault(LUN, "create", 1, 1, hang()).await?;
+    cluster.nas.fault(LUN, "create", 1, 1, hang()).await?;
     let create = e2e::harness::test_volume::create_request(
         "pvc-2",
         GIB,
         e2e::harness::test_volume::Content::Block,
     );
-    gives_up(csi.0.clone().create_volume(hasty(create.clone())).await);
+    deadline_exceeded(
+        csi.0
+            .clone()
+            .create_volume(with_deadline(create.clone()))
+            .await,
+    );
     refused(
         csi.create_as(create.clone()).await,
         Code::Aborted,
         &["pvc-2"],
     );
-    world.nas.no_faults().await?;
+    cluster.nas.no_faults().await?;
     until(
         "the volume is there and free",
         async || Ok(csi.create_as(create.clone()).await.is_ok()),
         |made| *made,
     )
     .await?;
-    assert_eq!(world.nas.luns().await?.len(), 2);
+    assert_eq!(cluster.nas.luns().await?.len(), 2);
     Ok(())
 }
 
@@ -203,74 +213,74 @@ async fn logouts(nas: &Nas) -> Result<usize> {
 
 /// design.md#one-operation-per-volume
 #[tokio::test]
-async fn sigterm_lets_an_operation_end() -> Result<()> {
-    let mut world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+async fn sigterm_waits_for_an_operation() -> Result<()> {
+    let mut cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
-    world.nas.fault(LUN, "set", 1, 1, hang()).await?;
-    let start = now(&world.nas).await?;
+    cluster.nas.fault(LUN, "set", 1, 1, hang()).await?;
+    let start = journal_end(&cluster.nas).await?;
     let expansion = tokio::spawn({
         let (csi, id) = (csi.clone(), id.clone());
         async move { csi.expand(&id, 2 * GIB).await }
     });
-    until_called(&world.nas, start, "LUN.set").await?;
-    let socket = world.plugin.socket.clone();
-    let (ended, released) = futures::join!(world.plugin.process.terminate(), async {
-        // The driver stops listening first, so that nobody starts anything new.
+    until_called(&cluster.nas, start, "LUN.set").await?;
+    let socket = cluster.plugin.socket.clone();
+    let (ended, released) = futures::join!(cluster.plugin.process.terminate(), async {
+        // The driver stops listening first, so that no new call can start.
         let refuses = async || Ok(tokio::net::UnixStream::connect(&socket).await.is_err());
         until("the driver takes no more calls", refuses, |refuses| {
             *refuses
         })
         .await?;
-        world.nas.no_faults().await
+        cluster.nas.no_faults().await
     });
     released?;
-    assert!(ended?, "a good end");
+    assert!(ended?, "a clean exit");
     assert_eq!(expansion.await??, 2 * GIB);
-    assert_eq!(lun_size(&world.nas, &id).await?, 2 * GIB);
-    assert_eq!(logouts(&world.nas).await?, 1);
+    assert_eq!(lun_size(&cluster.nas, &id).await?, 2 * GIB);
+    assert_eq!(logouts(&cluster.nas).await?, 1);
     Ok(())
 }
 
-/// Kubernetes kills 30 s after SIGTERM; the harness waits as long.
+/// Kubernetes kills 30 s after SIGTERM; the harness uses the same timeout.
 /// design.md#one-operation-per-volume
 #[tokio::test]
 async fn sigterm_does_not_wait_for_a_nas_that_hangs() -> Result<()> {
-    let mut world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let mut cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
-    world.nas.fault(LUN, "set", 1, 1, hang()).await?;
-    let start = now(&world.nas).await?;
+    cluster.nas.fault(LUN, "set", 1, 1, hang()).await?;
+    let start = journal_end(&cluster.nas).await?;
     let expansion = tokio::spawn(async move { csi.expand(&id, 2 * GIB).await });
-    until_called(&world.nas, start, "LUN.set").await?;
-    assert!(world.plugin.process.terminate().await?, "a good end");
+    until_called(&cluster.nas, start, "LUN.set").await?;
+    assert!(cluster.plugin.process.terminate().await?, "a clean exit");
     assert!(expansion.await?.is_err());
-    assert_eq!(logouts(&world.nas).await?, 1);
+    assert_eq!(logouts(&cluster.nas).await?, 1);
     Ok(())
 }
 
-/// The one that is stopped waits for its operations; the next one starts meanwhile, and its socket stays.
+/// The stopping process waits for its operations while the next one starts, and does not remove the new socket.
 #[tokio::test]
-async fn a_process_that_ends_leaves_its_successor_s_socket() -> Result<()> {
-    let mut world = Plan::controller().start().await?;
-    let since = now(&world.nas).await?;
-    world.nas.fault(LUN, "create", 1, 1, hang()).await?;
-    let csi = Csi::of(&world.plugin);
+async fn a_stopping_process_keeps_its_successor_s_socket() -> Result<()> {
+    let mut cluster = Plan::controller().start().await?;
+    let since = journal_end(&cluster.nas).await?;
+    cluster.nas.fault(LUN, "create", 1, 1, hang()).await?;
+    let csi = Csi::of(&cluster.plugin);
     let creating = tokio::spawn(async move { csi.create("pvc-1", GIB).await });
-    until_called(&world.nas, since, "LUN.create").await?;
-    let folder = world.folder().to_owned();
-    world.plugin.process.ask_to_end()?;
-    let successor = world
+    until_called(&cluster.nas, since, "LUN.create").await?;
+    let folder = cluster.folder().to_owned();
+    cluster.plugin.process.ask_to_end()?;
+    let successor = cluster
         .another_driver("unused", |settings| settings.folder = folder)
         .await?;
-    world.nas.no_faults().await?;
-    assert!(world.plugin.process.terminate().await?);
+    cluster.nas.no_faults().await?;
+    assert!(cluster.plugin.process.terminate().await?);
     creating.await?.ok();
     let mode = std::fs::metadata(&successor.socket)?.permissions().mode();
     assert_eq!(
         mode & 0o777,
         0o600,
-        "whoever may speak there may do anything"
+        "whoever can connect there can do anything"
     );
     let again = e2e::harness::plugin::connect(&successor.socket).await?;
     let csi = Csi(ControllerClient::new(e2e::harness::plugin::line(again)));

@@ -1,4 +1,4 @@
-//! One login, remembered refusals, no secret in sight: design.md#one-login.
+//! One login for all calls, cached login failures, and no secrets in logs, errors or URLs: design.md#one-login.
 
 use anyhow::{Context as _, Result};
 use e2e::GIB;
@@ -24,27 +24,27 @@ async fn logins(nas: &Nas) -> Result<usize> {
 
 /// design.md#one-login
 #[tokio::test]
-async fn one_login_serves_all_who_wait() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+async fn one_login_serves_all_waiting_calls() -> Result<()> {
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let made = join_all((0..20).map(|n| csi.create_owned(format!("pvc-{n}"))))
         .await
         .into_iter()
         .collect::<Result<Vec<_>, _>>()?;
-    assert_eq!(logins(&world.nas).await?, 1);
-    world.nas.expire_sessions().await?;
+    assert_eq!(logins(&cluster.nas).await?, 1);
+    cluster.nas.expire_sessions().await?;
     let seen = join_all(made.iter().map(|id| csi.get(id))).await;
     assert!(
         seen.iter()
             .all(|answer| matches!(answer, Ok((size, _)) if *size == GIB)),
         "{seen:?}"
     );
-    assert_eq!(logins(&world.nas).await?, 2);
-    // Unknown, timed out, ended by another login, without token: each is renewed once.
+    assert_eq!(logins(&cluster.nas).await?, 2);
+    // Session unknown, timed out, ended by another login, or without token: each is renewed once.
     for (round, code) in [(3, 119), (4, 106), (5, 107), (6, 105)] {
-        world.nas.fault(LUN, "get", 1, 1, refuse(code)).await?;
+        cluster.nas.fault(LUN, "get", 1, 1, refuse(code)).await?;
         assert_eq!(csi.get(&made[0]).await?.0, GIB);
-        assert_eq!(logins(&world.nas).await?, round, "{code}");
+        assert_eq!(logins(&cluster.nas).await?, round, "{code}");
     }
     Ok(())
 }
@@ -52,22 +52,22 @@ async fn one_login_serves_all_who_wait() -> Result<()> {
 /// design.md#one-login
 #[tokio::test]
 async fn a_call_is_repeated_once_after_a_login_and_no_more() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     csi.create("pvc-1", GIB).await?;
-    world.nas.fault(LUN, "list", 1, 0, refuse(119)).await?;
+    cluster.nas.fault(LUN, "list", 1, 0, refuse(119)).await?;
     refused(csi.list(0, "").await, Code::Unavailable, &["119"]);
-    assert_eq!(logins(&world.nas).await?, 2);
+    assert_eq!(logins(&cluster.nas).await?, 2);
     Ok(())
 }
 
 /// design.md#one-login
 #[tokio::test]
-async fn a_wrong_password_is_tried_once_in_each_life_and_not_in_a_third() -> Result<()> {
-    let mut world = Plan::controller().start().await?;
-    std::fs::write(world.nas.password_file(), "wrong")?;
+async fn a_wrong_password_is_tried_once_per_process_and_twice_in_all() -> Result<()> {
+    let mut cluster = Plan::controller().start().await?;
+    std::fs::write(cluster.nas.password_file(), "wrong")?;
     for restarts in 0..4 {
-        let csi = Csi::of(&world.plugin);
+        let csi = Csi::of(&cluster.plugin);
         join_all((0..10).map(|n| csi.create_owned(format!("pvc-{n}")))).await;
         refused(
             csi.delete(&format!("nas1/{NO_UUID}")).await,
@@ -75,59 +75,62 @@ async fn a_wrong_password_is_tried_once_in_each_life_and_not_in_a_third() -> Res
             &["\"admin\"", "400", "next try at"],
         );
         refused(csi.list(0, "").await, Code::Unavailable, &["password"]);
-        // A third failure would lock the address out for a day.
+        // A third failure would block the address for a day.
         let tried = 2.min(restarts + 1);
         assert_eq!(
-            logins(&world.nas).await?,
+            logins(&cluster.nas).await?,
             tried,
             "after {restarts} restarts"
         );
-        world
+        cluster
             .plugin
             .process
             .check()
             .context("a failed login ends nothing")?;
-        world.restart_driver().await?;
+        cluster.restart_driver().await?;
     }
-    let remembered = std::fs::read_to_string(world.folder().join("refused.json"))?;
+    let remembered = std::fs::read_to_string(cluster.folder().join("refused.json"))?;
     assert!(!remembered.contains("wrong"), "{remembered}");
-    // A person is slower than five minutes. Another wrong one is one more try.
-    world.nas.advance(360_000).await?;
-    std::fs::write(world.nas.password_file(), "wrong-too\n")?;
-    let csi = Csi::of(&world.plugin);
+    // An administrator takes more than five minutes. Another wrong password is one more attempt.
+    cluster.nas.advance(360_000).await?;
+    std::fs::write(cluster.nas.password_file(), "wrong-too\n")?;
+    let csi = Csi::of(&cluster.plugin);
     for _ in 0..3 {
         refused(csi.create("pvc-1", GIB).await, Code::Unavailable, &["400"]);
     }
-    assert_eq!(logins(&world.nas).await?, 3);
-    // Put right, it works without a restart, and with it the address was never locked out.
-    std::fs::write(world.nas.password_file(), format!("{PASSWORD}\n"))?;
+    assert_eq!(logins(&cluster.nas).await?, 3);
+    // Once the password is fixed it works without a restart, and the address was never blocked.
+    std::fs::write(cluster.nas.password_file(), format!("{PASSWORD}\n"))?;
     csi.create("pvc-1", GIB).await?;
-    assert_eq!(logins(&world.nas).await?, 4);
-    world.restart_driver().await?;
-    Csi::of(&world.plugin).create("pvc-1", GIB).await?;
+    assert_eq!(logins(&cluster.nas).await?, 4);
+    cluster.restart_driver().await?;
+    Csi::of(&cluster.plugin).create("pvc-1", GIB).await?;
     Ok(())
 }
 
 /// design.md#one-login
 #[tokio::test]
 async fn a_login_that_fails_for_another_reason_is_tried_again() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
-    // DSM is being upgraded; a proxy answers; the connection is lost: none of them says that the password is wrong.
-    for way in [
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
+    // DSM is being upgraded; a proxy responds; the connection is lost: none of them means that the password is wrong.
+    for failure in [
         refuse(498),
         json!({"kind": "http", "status": 502}),
         json!({"kind": "garble"}),
         json!({"kind": "lose_reply"}),
     ] {
-        world.nas.fault(AUTH, "login", 1, 1, way.clone()).await?;
+        cluster
+            .nas
+            .fault(AUTH, "login", 1, 1, failure.clone())
+            .await?;
         refused(csi.list(0, "").await, Code::Unavailable, &[]);
-        csi.list(0, "").await.with_context(|| way.to_string())?;
-        world.nas.expire_sessions().await?;
+        csi.list(0, "").await.with_context(|| failure.to_string())?;
+        cluster.nas.expire_sessions().await?;
     }
-    // A blocked address is left alone for a while.
-    world.nas.fault(AUTH, "login", 1, 0, refuse(407)).await?;
-    let before = logins(&world.nas).await?;
+    // A blocked address is not retried for a while.
+    cluster.nas.fault(AUTH, "login", 1, 0, refuse(407)).await?;
+    let before = logins(&cluster.nas).await?;
     for _ in 0..5 {
         refused(
             csi.list(0, "").await,
@@ -135,7 +138,7 @@ async fn a_login_that_fails_for_another_reason_is_tried_again() -> Result<()> {
             &["407", "block list"],
         );
     }
-    assert_eq!(logins(&world.nas).await?, before + 1);
+    assert_eq!(logins(&cluster.nas).await?, before + 1);
     Ok(())
 }
 
@@ -152,19 +155,19 @@ async fn csrf_protection_and_strict_session_ids_are_no_obstacle() -> Result<()> 
             more: more.clone(),
             ..Settings::default()
         };
-        let world = Plan {
+        let cluster = Plan {
             nas,
             ..Plan::controller()
         }
         .start()
         .await?;
-        let csi = Csi::of(&world.plugin);
+        let csi = Csi::of(&cluster.plugin);
         let id = csi.create("pvc-1", GIB).await?;
         csi.publish(&id, NODE_A).await?;
         csi.expand(&id, 2 * GIB).await?;
         csi.unpublish(&id, NODE_A).await?;
         csi.delete(&id).await?;
-        assert_eq!(logins(&world.nas).await?, 1, "{more:?}");
+        assert_eq!(logins(&cluster.nas).await?, 1, "{more:?}");
     }
     Ok(())
 }
@@ -172,10 +175,10 @@ async fn csrf_protection_and_strict_session_ids_are_no_obstacle() -> Result<()> 
 /// design.md#one-login
 #[tokio::test]
 async fn the_session_is_ended_on_exit() -> Result<()> {
-    let mut world = Plan::controller().start().await?;
-    Csi::of(&world.plugin).list(0, "").await?;
-    assert!(world.plugin.process.terminate().await?);
-    let entries = world.nas.journal(0).await?.0;
+    let mut cluster = Plan::controller().start().await?;
+    Csi::of(&cluster.plugin).list(0, "").await?;
+    assert!(cluster.plugin.process.terminate().await?);
+    let entries = cluster.nas.journal(0).await?.0;
     let logout = entries.last().context("calls")?;
     assert_eq!(
         (logout.short().as_str(), logout.code),
@@ -184,7 +187,7 @@ async fn the_session_is_ended_on_exit() -> Result<()> {
     Ok(())
 }
 
-/// The text behind `key` in quotes.
+/// The quoted value after `key`.
 fn quoted<'a>(text: &'a str, key: &str) -> Option<&'a str> {
     text.split_once(&format!("\"{key}\":\""))?
         .1
@@ -194,54 +197,54 @@ fn quoted<'a>(text: &'a str, key: &str) -> Option<&'a str> {
 
 /// design.md#one-login
 #[tokio::test]
-async fn no_secret_is_logged_told_or_put_in_a_url() -> Result<()> {
+async fn no_secret_is_in_logs_errors_or_urls() -> Result<()> {
     let nas = Settings {
         more: vec!["--csrf"],
         ..Settings::default()
     };
-    let world = Plan {
+    let cluster = Plan {
         nas,
         ..Plan::controller()
     }
     .start()
     .await?;
-    let (url, wire) = wiretap(&world.nas.api, |_| {}).await?;
-    let mut plugin = world
+    let (url, traffic) = wiretap(&cluster.nas.api, |_| {}).await?;
+    let mut plugin = cluster
         .another_driver("tapped", |settings| {
-            settings.config = settings.config.replace(&world.nas.api, &url);
+            settings.config = settings.config.replace(&cluster.nas.api, &url);
             settings.log_level = "trace,h2=trace".to_owned();
         })
         .await?;
     let csi = Csi::of(&plugin);
     let id = csi.create("pvc-1", GIB).await?;
-    world.nas.expire_sessions().await?;
+    cluster.nas.expire_sessions().await?;
     csi.publish(&id, NODE_A).await?;
-    let mut told = String::new();
-    for way in [
+    let mut outputs = String::new();
+    for failure in [
         json!({"kind": "garble"}),
         json!({"kind": "lose_reply"}),
         json!({"kind": "http", "status": 500}),
     ] {
-        world.nas.expire_sessions().await?;
-        world.nas.fault(AUTH, "login", 1, 1, way).await?;
-        told += csi.get(&id).await.expect_err("no login").message();
+        cluster.nas.expire_sessions().await?;
+        cluster.nas.fault(AUTH, "login", 1, 1, failure).await?;
+        outputs += csi.get(&id).await.expect_err("no login").message();
     }
-    std::fs::write(world.nas.password_file(), "wrong-secret-77aa")?;
-    world.nas.expire_sessions().await?;
-    told += csi.get(&id).await.expect_err("no login").message();
-    std::fs::write(world.nas.password_file(), PASSWORD)?;
+    std::fs::write(cluster.nas.password_file(), "wrong-secret-77aa")?;
+    cluster.nas.expire_sessions().await?;
+    outputs += csi.get(&id).await.expect_err("no login").message();
+    std::fs::write(cluster.nas.password_file(), PASSWORD)?;
     csi.unpublish(&id, NODE_A).await?;
     csi.delete(&id).await?;
     assert!(plugin.process.terminate().await?);
-    let log = std::fs::read_to_string(world.folder().join("tapped").join("driver.log"))?;
+    let log = std::fs::read_to_string(cluster.folder().join("tapped").join("driver.log"))?;
     assert!(
         log.contains("TRACE") && log.contains("DSM call"),
-        "the log is as talkative as can be"
+        "the log is at its most verbose level"
     );
-    told += &log;
-    let wire = String::from_utf8_lossy(&wire.lock().expect("not poisoned")).into_owned();
+    outputs += &log;
+    let traffic = String::from_utf8_lossy(&traffic.lock().expect("not poisoned")).into_owned();
     let mut secrets = vec![PASSWORD.to_owned(), "wrong-secret-77aa".to_owned()];
-    for answer in wire.split("\r\n\r\n") {
+    for answer in traffic.split("\r\n\r\n") {
         secrets.extend(
             ["sid", "synotoken"]
                 .iter()
@@ -254,23 +257,25 @@ async fn no_secret_is_logged_told_or_put_in_a_url() -> Result<()> {
         "sid and token of several logins: {}",
         secrets.len()
     );
-    let urls: Vec<&str> = wire
+    let urls: Vec<&str> = traffic
         .split("\r\n")
         .filter(|line| line.starts_with("POST ") || line.starts_with("GET "))
         .collect();
     assert!(urls.len() > 10);
     for secret in &secrets {
         assert!(
-            !told.contains(secret.as_str()),
+            !outputs.contains(secret.as_str()),
             "{secret:?} is in the log or in an answer: {:?}",
-            told.lines().find(|line| line.contains(secret.as_str()))
+            outputs.lines().find(|line| line.contains(secret.as_str()))
         );
         assert!(
-            wire.contains(secret.as_str()) && urls.iter().all(|url| !url.contains(secret.as_str())),
+            traffic.contains(secret.as_str())
+                && urls.iter().all(|url| !url.contains(secret.as_str())),
             "{secret:?} is in a URL"
         );
     }
-    let refusals = std::fs::read_to_string(world.folder().join("refused.json")).unwrap_or_default();
+    let refusals =
+        std::fs::read_to_string(cluster.folder().join("refused.json")).unwrap_or_default();
     assert!(
         secrets
             .iter()
@@ -283,10 +288,10 @@ async fn no_secret_is_logged_told_or_put_in_a_url() -> Result<()> {
 /// design.md#one-login
 #[tokio::test]
 async fn a_driver_whose_nas_comes_back_needs_no_restart() -> Result<()> {
-    let mut world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let mut cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
-    world.nas.restart().await?;
+    cluster.nas.restart().await?;
     until(
         "the NAS answers again",
         async || Ok(csi.get(&id).await.is_ok()),
@@ -294,9 +299,9 @@ async fn a_driver_whose_nas_comes_back_needs_no_restart() -> Result<()> {
     )
     .await?;
     assert_eq!(
-        logins(&world.nas).await?,
+        logins(&cluster.nas).await?,
         1,
-        "the journal begins anew with the NAS"
+        "the NAS starts with a new journal"
     );
     Ok(())
 }

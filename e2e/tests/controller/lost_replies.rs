@@ -1,5 +1,5 @@
-//! Every call that an RPC makes is lost once, in every way: design.md#final-codes. Whatever was answered, the same RPC again must
-//! end as if nothing had happened, and what was answered must have been true.
+//! Fails each call that an RPC makes to the NAS once, in every way: design.md#final-codes. Whatever the first result was,
+//! retrying the RPC must end in the right state, and the first result must have been true.
 
 use anyhow::{Result, ensure};
 use e2e::GIB;
@@ -8,14 +8,14 @@ use serde_json::{Value, json};
 use tonic::Status;
 
 use super::common::{
-    Csi, NODE_A, calls, exports, lose, lun, lun_size, not_final, now, publication, publications,
-    refuse,
+    Csi, NODE_A, calls, exports, journal_end, lose_reply, lun, lun_size, not_final, publication,
+    publications, refuse,
 };
 
 /// The ways in which a call can fail. After a lost or garbled reply it was carried out.
-fn ways() -> [Value; 6] {
+fn failures() -> [Value; 6] {
     [
-        lose(),
+        lose_reply(),
         json!({"kind": "garble"}),
         json!({"kind": "http", "status": 502}),
         refuse(100),
@@ -24,13 +24,14 @@ fn ways() -> [Value; 6] {
     ]
 }
 
-/// More calls than any RPC makes.
+/// More calls to the NAS than any RPC makes.
 const MOST_CALLS: u64 = 10;
 
-/// Runs `rpc` with its n-th call failing, for every n and way. `prepare` makes the volume for it and answers its id, and
-/// `done` checks the NAS once `rpc` has answered OK.
+/// Runs `rpc` with its n-th call failing, for every n and every failure. `prepare` creates the volume for it and returns its id,
+/// and
+/// `done` checks the NAS once `rpc` has returned OK.
 async fn fail_each_call<Prepare, Rpc, Done>(
-    world: &TestCluster,
+    cluster: &TestCluster,
     prepare: Prepare,
     rpc: Rpc,
     done: Done,
@@ -40,16 +41,16 @@ where
     Rpc: AsyncFn(&str) -> Result<(), Status>,
     Done: AsyncFn(&str) -> Result<()>,
 {
-    for way in ways() {
+    for failure in failures() {
         let mut failed = 0;
         for nth in 1..=MOST_CALLS {
-            let subject = prepare(format!("pvc-{nth}-{}", way.to_string().len())).await?;
-            let case = format!("{way} at call {nth} for {subject}");
-            world.nas.fault("*", "*", nth, 1, way.clone()).await?;
-            let start = now(&world.nas).await?;
+            let subject = prepare(format!("pvc-{nth}-{}", failure.to_string().len())).await?;
+            let case = format!("{failure} at call {nth} for {subject}");
+            cluster.nas.fault("*", "*", nth, 1, failure.clone()).await?;
+            let start = journal_end(&cluster.nas).await?;
             let answer = rpc(&subject).await;
-            world.nas.no_faults().await?;
-            let made = calls(&world.nas, start).await?.len();
+            cluster.nas.no_faults().await?;
+            let made = calls(&cluster.nas, start).await?.len();
             match answer {
                 Ok(()) => done(&subject)
                     .await
@@ -70,8 +71,11 @@ where
             }
             ensure!(nth < MOST_CALLS, "{case}: {made} calls, and no end");
         }
-        // Lost sessions are renewed unseen, and lost replies are often made good by looking; a refusal is always felt.
-        ensure!(failed > 0 || way["code"] != 117, "{way} was never felt");
+        // Lost sessions are renewed transparently, and a lost reply is often recovered by reading back; a refusal always shows.
+        ensure!(
+            failed > 0 || failure["code"] != 117,
+            "{failure} never had an effect"
+        );
     }
     Ok(())
 }
@@ -79,10 +83,10 @@ where
 /// design.md#final-codes
 #[tokio::test]
 async fn create_loses_each_call_once() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let prepare = async |name: String| {
-        for lun in world.nas.luns().await? {
+        for lun in cluster.nas.luns().await? {
             csi.delete(&format!(
                 "nas1/{}",
                 lun["uuid"].as_str().unwrap_or_default()
@@ -92,7 +96,7 @@ async fn create_loses_each_call_once() -> Result<()> {
         Ok(name)
     };
     let done = async |name: &str| {
-        let luns = world.nas.luns().await?;
+        let luns = cluster.nas.luns().await?;
         ensure!(
             luns.len() == 1 && luns[0]["name"] == format!("csi-{name}"),
             "{luns:?}"
@@ -100,7 +104,7 @@ async fn create_loses_each_call_once() -> Result<()> {
         Ok(())
     };
     fail_each_call(
-        &world,
+        &cluster,
         prepare,
         async |name| csi.create(name, GIB).await.map(drop),
         done,
@@ -111,8 +115,8 @@ async fn create_loses_each_call_once() -> Result<()> {
 /// design.md#final-codes
 #[tokio::test]
 async fn publish_loses_each_call_once() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
     let prepare = async |_| {
         csi.unpublish(&id, NODE_A).await?;
@@ -120,8 +124,8 @@ async fn publish_loses_each_call_once() -> Result<()> {
     };
     let done = async |id: &str| {
         let (targets, exports) = (
-            publications(&world.nas).await?,
-            exports(&world.nas, id).await?,
+            publications(&cluster.nas).await?,
+            exports(&cluster.nas, id).await?,
         );
         ensure!(
             targets == [publication(id, NODE_A)] && exports == targets,
@@ -130,7 +134,7 @@ async fn publish_loses_each_call_once() -> Result<()> {
         Ok(())
     };
     fail_each_call(
-        &world,
+        &cluster,
         prepare,
         async |id| csi.publish(id, NODE_A).await.map(drop),
         done,
@@ -141,27 +145,27 @@ async fn publish_loses_each_call_once() -> Result<()> {
 /// design.md#final-codes
 #[tokio::test]
 async fn unpublish_loses_each_call_once() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
     let prepare = async |_| {
         csi.publish(&id, NODE_A).await?;
         Ok(id.clone())
     };
     let done = async |_: &str| {
-        let targets = publications(&world.nas).await?;
+        let targets = publications(&cluster.nas).await?;
         ensure!(targets.is_empty(), "{targets:?}");
         Ok(())
     };
     fail_each_call(
-        &world,
+        &cluster,
         prepare,
         async |id| csi.unpublish(id, NODE_A).await,
         done,
     )
     .await?;
     fail_each_call(
-        &world,
+        &cluster,
         prepare,
         async |id| csi.unpublish(id, "").await,
         done,
@@ -172,16 +176,16 @@ async fn unpublish_loses_each_call_once() -> Result<()> {
 /// design.md#final-codes
 #[tokio::test]
 async fn expand_loses_each_call_once() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let prepare = async |name: String| Ok(csi.create(&name, GIB).await?);
     let done = async |id: &str| {
-        let size = lun_size(&world.nas, id).await?;
+        let size = lun_size(&cluster.nas, id).await?;
         ensure!(size == 2 * GIB, "{size}");
         Ok(())
     };
     fail_each_call(
-        &world,
+        &cluster,
         prepare,
         async |id| csi.expand(id, 2 * GIB).await.map(drop),
         done,
@@ -192,15 +196,15 @@ async fn expand_loses_each_call_once() -> Result<()> {
 /// design.md#final-codes
 #[tokio::test]
 async fn delete_loses_each_call_once() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let prepare = async |name: String| Ok(csi.create(&name, GIB).await?);
     let done = async |id: &str| {
         ensure!(
-            lun(&world.nas, id).await?.is_none(),
+            lun(&cluster.nas, id).await?.is_none(),
             "the LUN is still there"
         );
         Ok(())
     };
-    fail_each_call(&world, prepare, async |id| csi.delete(id).await, done).await
+    fail_each_call(&cluster, prepare, async |id| csi.delete(id).await, done).await
 }

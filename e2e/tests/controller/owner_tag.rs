@@ -1,4 +1,4 @@
-//! What a create has made: the mark in a LUN's description, and the attributes that make flushes count.
+//! What CreateVolume makes: the owner tag in the LUN's description, and the attributes that make the NAS honor flushes.
 
 use anyhow::{Context as _, Result};
 use e2e::GIB;
@@ -6,14 +6,14 @@ use serde_json::json;
 use tonic::Code;
 
 use super::common::{LUN, NODE_A};
-use super::edited_replies::{Edited, refused};
+use super::edited_replies::{EditedCluster, refused};
 
-/// DSM stores less of a description than was sent.
+/// DSM stores a truncated description.
 #[tokio::test(start_paused = true)]
-async fn what_a_create_has_made_otherwise_is_not_left_behind() -> Result<()> {
-    let world = Edited::start()?;
+async fn a_lun_with_a_truncated_tag_is_deleted_again() -> Result<()> {
+    let cluster = EditedCluster::start()?;
     for (length, made) in [(200, true), (64, true), (10, false), (0, false)] {
-        world.edit(move |api, method, answer| {
+        cluster.edit(move |api, method, answer| {
             let lun = &mut answer["data"]["lun"];
             if (api, method) == (LUN, "get") && lun.is_object() {
                 let text = lun["description"].as_str().unwrap_or_default();
@@ -22,18 +22,18 @@ async fn what_a_create_has_made_otherwise_is_not_left_behind() -> Result<()> {
         });
         let name = format!("pvc-{length}");
         if made {
-            let id = world.create(&name, &[]).await?;
-            assert_eq!(world.create(&name, &[]).await?, id, "{length}");
-            world.delete(&id).await?;
+            let id = cluster.create(&name, &[]).await?;
+            assert_eq!(cluster.create(&name, &[]).await?, id, "{length}");
+            cluster.delete(&id).await?;
         } else {
             let words = ["differently than requested", "csi2 o=", "deleted again"];
             refused(
-                world.create(&name, &[]).await,
+                cluster.create(&name, &[]).await,
                 Code::FailedPrecondition,
                 &words,
             );
         }
-        let state = world
+        let state = cluster
             .line
             .nas
             .control(http::Method::GET, "/state", &json!(null));
@@ -42,21 +42,21 @@ async fn what_a_create_has_made_otherwise_is_not_left_behind() -> Result<()> {
     Ok(())
 }
 
-/// A person writes into a description, before and behind, or instead; and writes back what the message says.
+/// An administrator edits a description: before the tag, after it, or replacing it; then restores it as the error message says.
 #[tokio::test(start_paused = true)]
-async fn a_mark_that_a_person_has_edited_is_written_back_as_the_message_says() -> Result<()> {
-    let world = Edited::start()?;
-    let id = world.create("pvc-1", &[]).await?;
+async fn an_edited_owner_tag_can_be_restored_as_the_error_message_says() -> Result<()> {
+    let cluster = EditedCluster::start()?;
+    let id = cluster.create("pvc-1", &[]).await?;
     let path = format!("/luns/{}", id.rsplit('/').next().unwrap_or_default());
     let describe = async |text: &str| {
         let description = json!({"description": text});
-        let changed = world
+        let changed = cluster
             .line
             .nas
             .control(http::Method::PATCH, &path, &description);
         changed.await.map(drop)
     };
-    let state = world
+    let state = cluster
         .line
         .nas
         .control(http::Method::GET, "/state", &json!(null));
@@ -67,8 +67,8 @@ async fn a_mark_that_a_person_has_edited_is_written_back_as_the_message_says() -
         format!("{mark}\nAsk Eve first."),
     ] {
         describe(&text).await?;
-        world.publish(&id, NODE_A).await?;
-        world.unpublish(&id, NODE_A).await?;
+        cluster.publish(&id, NODE_A).await?;
+        cluster.unpublish(&id, NODE_A).await?;
     }
     describe("Finance, do not touch").await?;
     let words = [
@@ -77,13 +77,13 @@ async fn a_mark_that_a_person_has_edited_is_written_back_as_the_message_says() -
         "Finance, do not touch",
     ];
     for answer in [
-        world.publish(&id, NODE_A).await.map(drop),
-        world.delete(&id).await,
-        world.expand(&id, 2 * GIB).await.map(drop),
+        cluster.publish(&id, NODE_A).await.map(drop),
+        cluster.delete(&id).await,
+        cluster.expand(&id, 2 * GIB).await.map(drop),
     ] {
         refused(answer, Code::FailedPrecondition, &words);
     }
-    let message = world
+    let message = cluster
         .delete(&id)
         .await
         .expect_err("refused")
@@ -91,17 +91,17 @@ async fn a_mark_that_a_person_has_edited_is_written_back_as_the_message_says() -
         .to_owned();
     let typed = message.split('"').nth(1).context("what to type")?;
     describe(&format!("{typed} Finance, do not touch")).await?;
-    world.publish(&id, NODE_A).await?;
-    assert_eq!(world.create("pvc-1", &[]).await?, id);
-    world.unpublish(&id, NODE_A).await?;
-    world.delete(&id).await.map_err(Into::into)
+    cluster.publish(&id, NODE_A).await?;
+    assert_eq!(cluster.create("pvc-1", &[]).await?, id);
+    cluster.unpublish(&id, NODE_A).await?;
+    cluster.delete(&id).await.map_err(Into::into)
 }
 
 #[tokio::test(start_paused = true)]
 async fn flushes_count_where_the_nas_can() -> Result<()> {
-    let world = Edited::start()?;
+    let cluster = EditedCluster::start()?;
     let flushes = async |uuid: &str| -> Result<u64> {
-        let state = world
+        let state = cluster
             .line
             .nas
             .control(http::Method::GET, "/state", &json!(null));
@@ -120,32 +120,32 @@ async fn flushes_count_where_the_nas_can() -> Result<()> {
     };
     let uuid = |id: &str| id.rsplit('/').next().unwrap_or_default().to_owned();
     let class = |word: &'static str| [("location", "/volume1"), ("enableFuaSyncCache", word)];
-    let on = world.create("on", &[]).await?;
-    let off = world.create("off", &class("false")).await?;
+    let on = cluster.create("on", &[]).await?;
+    let off = cluster.create("off", &class("false")).await?;
     assert_eq!(
         (flushes(&uuid(&on)).await?, flushes(&uuid(&off)).await?),
         (2, 0)
     );
-    // An older release, or a type that does not have them.
+    // An older DSM release, or a LUN type that does not support them.
     let refuse = json!({"api": LUN, "method": "create", "nth": 1, "times": 1, "fault": {"kind": "refuse", "code": 18_990_622}});
     let fault = async || {
-        world
+        cluster
             .line
             .nas
             .control(http::Method::POST, "/faults", &refuse)
             .await
     };
     fault().await?;
-    let without = world.create("without", &[]).await?;
+    let without = cluster.create("without", &[]).await?;
     assert_eq!(flushes(&uuid(&without)).await?, 0);
     fault().await?;
-    let insists = world.create("insists", &class("true")).await;
+    let insists = cluster.create("insists", &class("true")).await;
     refused(
         insists,
         Code::InvalidArgument,
         &["enableFuaSyncCache", "18990622"],
     );
-    let no_word = world.create("no-word", &class("maybe")).await;
+    let no_word = cluster.create("no-word", &class("maybe")).await;
     refused(
         no_word,
         Code::InvalidArgument,

@@ -1,4 +1,5 @@
-//! Publishing and unpublishing with one driver: design.md#node-id, #one-target-per-publication, #dsm-reuses-target-numbers and #portals.
+//! Publish and unpublish with one driver: design.md#node-id, #one-target-per-publication, #dsm-reuses-target-numbers and
+//! #portals.
 
 use std::collections::HashSet;
 
@@ -12,18 +13,18 @@ use serde_json::json;
 use tonic::Code;
 
 use super::common::{
-    Csi, LUN, NODE_A, NODE_B, TARGET, administrator, calls, exports, iqn, lose, now, publication,
-    publications, refuse, refused, shorts, uuid,
+    Csi, LUN, NODE_A, NODE_B, TARGET, admin_call, call_names, calls, exports, iqn, journal_end,
+    lose_reply, publication, publications, refuse, refused, uuid,
 };
 
 /// design.md#node-id
 #[tokio::test]
-async fn publish_knows_only_node_ids_of_ours_and_unpublish_any() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+async fn publish_takes_only_valid_node_ids_and_unpublish_any() -> Result<()> {
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
     csi.publish(&id, NODE_A).await?;
-    let before = world.nas.state().await?;
+    let before = cluster.nas.state().await?;
     let long = format!("{}:01234567", "n".repeat(62));
     for node in [
         "some-fake-node-id",
@@ -44,15 +45,15 @@ async fn publish_knows_only_node_ids_of_ours_and_unpublish_any() -> Result<()> {
     }
     // Well-formed, but never published to.
     csi.unpublish(&id, NODE_B).await?;
-    assert_eq!(world.nas.state().await?, before);
+    assert_eq!(cluster.nas.state().await?, before);
     Ok(())
 }
 
 /// design.md#node-id
 #[tokio::test]
 async fn an_empty_node_id_unpublishes_from_all_nodes() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let [shared, other] = [
         csi.create("shared", GIB).await?,
         csi.create("other", GIB).await?,
@@ -65,7 +66,7 @@ async fn an_empty_node_id_unpublishes_from_all_nodes() -> Result<()> {
     csi.unpublish(&shared, "").await?;
     csi.unpublish(&shared, "").await?;
     assert_eq!(
-        publications(&world.nas).await?,
+        publications(&cluster.nas).await?,
         [publication(&other, NODE_A)]
     );
     Ok(())
@@ -73,53 +74,53 @@ async fn an_empty_node_id_unpublishes_from_all_nodes() -> Result<()> {
 
 /// design.md#one-target-per-publication
 #[tokio::test]
-async fn a_publication_is_one_target_and_unpublishing_is_its_end() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+async fn a_publication_is_one_target_and_unpublish_deletes_it() -> Result<()> {
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
     assert_eq!(
-        publications(&world.nas).await?,
+        publications(&cluster.nas).await?,
         Vec::<String>::new(),
         "an idle volume needs no target"
     );
     let first = csi.publish(&id, NODE_A).await?;
     assert_eq!(
         (first["iqn"].as_str(), first["uuid"].as_str()),
-        (iqn(&world.nas, &id, NODE_A).await?.as_str(), uuid(&id))
+        (iqn(&cluster.nas, &id, NODE_A).await?.as_str(), uuid(&id))
     );
-    let target = &world.nas.targets_now().await?[0];
+    let target = &cluster.nas.targets_now().await?[0];
     assert_eq!(target["max_sessions"], 0);
     assert_eq!(
         target["mapped_luns"][0]["mapping_index"].to_string(),
         first["lun"]
     );
-    // The same call again has the same answer and changes nothing.
-    let before = world.nas.state().await?;
+    // The same call again returns the same context and changes nothing.
+    let before = cluster.nas.state().await?;
     assert_eq!(csi.publish(&id, NODE_A).await?, first);
-    assert_eq!(world.nas.state().await?, before);
+    assert_eq!(cluster.nas.state().await?, before);
     assert_eq!(csi.get(&id).await?.1, [NODE_A]);
 
     csi.unpublish(&id, NODE_A).await?;
     csi.unpublish(&id, NODE_A).await?;
-    assert_eq!(publications(&world.nas).await?, Vec::<String>::new());
+    assert_eq!(publications(&cluster.nas).await?, Vec::<String>::new());
     assert_eq!(csi.get(&id).await?.1, Vec::<String>::new());
 
-    // What a node still holds of it finds no target, now and later.
-    let again = csi.publish(&id, NODE_A).await?;
+    // A node that still has the old context finds no target, now and later.
+    let republished = csi.publish(&id, NODE_A).await?;
     for key in ["iqn", "chap_username", "chap_password", "chap_password_in"] {
-        assert_ne!(again[key], first[key], "{key}");
+        assert_ne!(republished[key], first[key], "{key}");
     }
     Ok(())
 }
 
 /// design.md#one-target-per-publication
 #[tokio::test]
-async fn a_second_node_is_refused_and_its_target_taken_back() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+async fn a_second_node_is_refused_and_its_target_rolled_back() -> Result<()> {
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
     csi.publish(&id, NODE_A).await?;
-    let before = world.nas.state().await?;
+    let before = cluster.nas.state().await?;
     for mode in [
         Mode::SingleNodeWriter,
         Mode::SingleNodeSingleWriter,
@@ -133,29 +134,32 @@ async fn a_second_node_is_refused_and_its_target_taken_back() -> Result<()> {
                 Code::FailedPrecondition,
                 &[
                     NODE_A,
-                    &iqn(&world.nas, &id, NODE_A).await?,
+                    &iqn(&cluster.nas, &id, NODE_A).await?,
                     "ControllerUnpublishVolume",
                     "volumeattachment",
                 ],
             );
         }
     }
-    assert_eq!(world.nas.state().await?, before);
-    // Never broken automatically: only unpublishing lets the other node in.
+    assert_eq!(cluster.nas.state().await?, before);
+    // A publication is never broken automatically: only unpublish lets the other node in.
     csi.unpublish(&id, NODE_A).await?;
     csi.publish(&id, NODE_B).await?;
-    assert_eq!(publications(&world.nas).await?, [publication(&id, NODE_B)]);
+    assert_eq!(
+        publications(&cluster.nas).await?,
+        [publication(&id, NODE_B)]
+    );
     Ok(())
 }
 
 /// design.md#one-target-per-publication
 #[tokio::test]
-async fn a_target_of_somebody_else_counts_too() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+async fn a_foreign_target_counts_too() -> Result<()> {
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
-    administrator(
-        &world,
+    admin_call(
+        &cluster,
         &[
             ("api", TARGET),
             ("version", "1"),
@@ -166,8 +170,8 @@ async fn a_target_of_somebody_else_counts_too() -> Result<()> {
     )
     .await?;
     let lun = format!("\"{}\"", uuid(&id));
-    administrator(
-        &world,
+    admin_call(
+        &cluster,
         &[
             ("api", LUN),
             ("version", "1"),
@@ -177,7 +181,7 @@ async fn a_target_of_somebody_else_counts_too() -> Result<()> {
         ],
     )
     .await?;
-    let before = world.nas.state().await?;
+    let before = cluster.nas.state().await?;
     for capability in [
         capability(Content::Fs("xfs"), Mode::SingleNodeWriter),
         capability(Content::Block, Mode::MultiNodeMultiWriter),
@@ -194,15 +198,15 @@ async fn a_target_of_somebody_else_counts_too() -> Result<()> {
         &["iqn.2000-01.com.synology:backup"],
     );
     csi.unpublish(&id, "").await?;
-    assert_eq!(world.nas.state().await?, before);
+    assert_eq!(cluster.nas.state().await?, before);
     Ok(())
 }
 
 /// design.md#one-target-per-publication
 #[tokio::test]
 async fn raw_block_is_published_to_several_nodes_and_file_systems_never_are() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi
         .create_as(create_request("raw", GIB, Content::Block))
         .await?
@@ -248,13 +252,13 @@ async fn a_model_with_two_targets_holds_four_volumes() -> Result<()> {
         more: vec!["--model", "DS423"],
         ..Settings::default()
     };
-    let world = Plan {
+    let cluster = Plan {
         nas,
         ..Plan::controller()
     }
     .start()
     .await?;
-    let csi = Csi::of(&world.plugin);
+    let csi = Csi::of(&cluster.plugin);
     let mut ids = Vec::new();
     for name in ["a", "b", "c", "d"] {
         ids.push(csi.create(name, GIB).await?);
@@ -273,8 +277,8 @@ async fn a_model_with_two_targets_holds_four_volumes() -> Result<()> {
     );
     assert_eq!(
         (
-            world.nas.luns().await?.len(),
-            publications(&world.nas).await?.len()
+            cluster.nas.luns().await?.len(),
+            publications(&cluster.nas).await?.len()
         ),
         (4, 2)
     );
@@ -283,37 +287,40 @@ async fn a_model_with_two_targets_holds_four_volumes() -> Result<()> {
     Ok(())
 }
 
-/// Codes with which DSM denies a target, rightly or not.
+/// Error codes with which DSM reports a target as missing, whether or not it is.
 const DENIALS: [u32; 3] = [18_990_710, 18_990_722, 18_990_724];
 
 /// design.md#dsm-reuses-target-numbers
 #[tokio::test]
-async fn a_denied_target_is_looked_for_in_the_full_list() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+async fn a_target_that_get_does_not_find_is_looked_up_in_the_full_list() -> Result<()> {
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
     for code in DENIALS {
         csi.publish(&id, NODE_A).await?;
-        world.nas.fault(TARGET, "get", 1, 1, refuse(code)).await?;
-        // The list is refused as well: nothing is proven, so nothing is claimed.
-        world.nas.fault(TARGET, "list", 2, 1, refuse(117)).await?;
+        cluster.nas.fault(TARGET, "get", 1, 1, refuse(code)).await?;
+        // The list is refused as well: absence is not confirmed, so it is not reported.
+        cluster.nas.fault(TARGET, "list", 2, 1, refuse(117)).await?;
         refused(
             csi.unpublish(&id, NODE_A).await,
             Code::Unavailable,
             &["117"],
         );
-        assert_eq!(publications(&world.nas).await?, [publication(&id, NODE_A)]);
-        world.nas.no_faults().await?;
-        world.nas.fault(TARGET, "get", 1, 1, refuse(code)).await?;
-        let start = now(&world.nas).await?;
+        assert_eq!(
+            publications(&cluster.nas).await?,
+            [publication(&id, NODE_A)]
+        );
+        cluster.nas.no_faults().await?;
+        cluster.nas.fault(TARGET, "get", 1, 1, refuse(code)).await?;
+        let start = journal_end(&cluster.nas).await?;
         csi.unpublish(&id, NODE_A).await?;
         assert_eq!(
-            publications(&world.nas).await?,
+            publications(&cluster.nas).await?,
             Vec::<String>::new(),
             "{code}"
         );
-        let calls = calls(&world.nas, start).await?;
-        let wanted = [
+        let calls = calls(&cluster.nas, start).await?;
+        let expected = [
             "Target.list",
             "Target.get",
             "Target.list",
@@ -322,7 +329,7 @@ async fn a_denied_target_is_looked_for_in_the_full_list() -> Result<()> {
             "Target.delete",
             "Target.list",
         ];
-        assert_eq!(shorts(&calls), wanted);
+        assert_eq!(call_names(&calls), expected);
         assert_eq!(
             calls[5].params["target_id"], "\"1\"",
             "by number, and as a JSON string"
@@ -331,10 +338,10 @@ async fn a_denied_target_is_looked_for_in_the_full_list() -> Result<()> {
     Ok(())
 }
 
-/// That `get` takes names, and that a compound stops at the first error, was only ever seen by others.
+/// That `get` takes names, and that a compound stops at the first error, was only ever observed by others.
 /// design.md#dsm-reuses-target-numbers
 #[tokio::test]
-async fn whatever_a_nas_makes_of_guards_a_publication_lives() -> Result<()> {
+async fn a_publication_works_whatever_the_nas_does_with_guard_calls() -> Result<()> {
     for switches in [
         json!({"target_get_takes_names": false}),
         json!({"compounds_go_on": true}),
@@ -342,17 +349,20 @@ async fn whatever_a_nas_makes_of_guards_a_publication_lives() -> Result<()> {
         json!({"compounds_go_on": true, "target_get_takes_names": false}),
         json!({"deleted_targets_keep_sessions": true}),
     ] {
-        let world = Plan::controller().start().await?;
-        let csi = Csi::of(&world.plugin);
-        world.nas.patch_settings(&switches).await?;
+        let cluster = Plan::controller().start().await?;
+        let csi = Csi::of(&cluster.plugin);
+        cluster.nas.patch_settings(&switches).await?;
         let id = csi.create("pvc-1", GIB).await?;
         for _ in 0..2 {
             let context = csi.publish(&id, NODE_A).await?;
             assert_eq!(csi.publish(&id, NODE_A).await?, context, "{switches}");
-            assert_eq!(exports(&world.nas, &id).await?, [publication(&id, NODE_A)]);
+            assert_eq!(
+                exports(&cluster.nas, &id).await?,
+                [publication(&id, NODE_A)]
+            );
             csi.unpublish(&id, NODE_A).await?;
             csi.unpublish(&id, NODE_A).await?;
-            assert_eq!(publications(&world.nas).await?, Vec::<String>::new());
+            assert_eq!(publications(&cluster.nas).await?, Vec::<String>::new());
         }
         csi.delete(&id).await?;
     }
@@ -361,45 +371,54 @@ async fn whatever_a_nas_makes_of_guards_a_publication_lives() -> Result<()> {
 
 /// design.md#dsm-reuses-target-numbers
 #[tokio::test]
-async fn a_denied_deletion_is_no_deletion() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+async fn a_not_found_error_of_a_deletion_does_not_prove_it() -> Result<()> {
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
     csi.publish(&id, NODE_A).await?;
     for code in DENIALS {
-        world
+        cluster
             .nas
             .fault(TARGET, "delete", 1, 1, refuse(code))
             .await?;
         refused(
             csi.unpublish(&id, NODE_A).await,
             Code::Unavailable,
-            &[&iqn(&world.nas, &id, NODE_A).await?],
+            &[&iqn(&cluster.nas, &id, NODE_A).await?],
         );
-        assert_eq!(publications(&world.nas).await?, [publication(&id, NODE_A)]);
+        assert_eq!(
+            publications(&cluster.nas).await?,
+            [publication(&id, NODE_A)]
+        );
     }
     csi.unpublish(&id, NODE_A).await?;
     Ok(())
 }
 
-/// While the answer was lost, another controller may have found the target and answered for it: it stays, and the repeated
-/// call finds it.
+/// While the reply was lost, another controller may have found the target and returned it: the target stays, and the retry
+/// finds it.
 /// design.md#one-operation-per-volume
 #[tokio::test]
-async fn a_mapping_whose_answer_is_lost_is_not_taken_back() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+async fn a_mapping_whose_reply_is_lost_is_not_rolled_back() -> Result<()> {
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
-    let start = now(&world.nas).await?;
-    world.nas.fault(LUN, "map_target", 1, 1, lose()).await?;
+    let start = journal_end(&cluster.nas).await?;
+    cluster
+        .nas
+        .fault(LUN, "map_target", 1, 1, lose_reply())
+        .await?;
     refused(
         csi.publish(&id, NODE_A).await,
         Code::Unavailable,
         &["mapping", "no answer"],
     );
-    assert_eq!(publications(&world.nas).await?, [publication(&id, NODE_A)]);
+    assert_eq!(
+        publications(&cluster.nas).await?,
+        [publication(&id, NODE_A)]
+    );
     csi.publish(&id, NODE_A).await?;
-    let calls = shorts(&calls(&world.nas, start).await?);
+    let calls = call_names(&calls(&cluster.nas, start).await?);
     let count = |name: &str| calls.iter().filter(|call| *call == name).count();
     assert_eq!(
         (count("Target.create"), count("Target.delete")),
@@ -407,18 +426,18 @@ async fn a_mapping_whose_answer_is_lost_is_not_taken_back() -> Result<()> {
         "{calls:?}"
     );
     csi.unpublish(&id, NODE_A).await?;
-    assert_eq!(publications(&world.nas).await?, Vec::<String>::new());
+    assert_eq!(publications(&cluster.nas).await?, Vec::<String>::new());
     Ok(())
 }
 
 /// design.md#portals
 #[tokio::test]
 async fn portals_come_from_the_configuration() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let id = Csi::of(&world.plugin).create("pvc-1", GIB).await?;
-    let old = Csi::of(&world.plugin).publish(&id, NODE_A).await?;
+    let cluster = Plan::controller().start().await?;
+    let id = Csi::of(&cluster.plugin).create("pvc-1", GIB).await?;
+    let old = Csi::of(&cluster.plugin).publish(&id, NODE_A).await?;
     assert_eq!(old["portals"], "127.0.0.1:3260");
-    for (name, portals, wanted) in [
+    for (name, portals, expected) in [
         (
             "several",
             "portals: ['10.0.0.5', '[fd00::5]', '[fd00::6]:3261']",
@@ -426,7 +445,7 @@ async fn portals_come_from_the_configuration() -> Result<()> {
         ),
         ("default", "portals: []", "127.0.0.1:3260"),
     ] {
-        let plugin = world
+        let plugin = cluster
             .another_driver(name, |settings| {
                 settings.config = settings
                     .config
@@ -437,7 +456,7 @@ async fn portals_come_from_the_configuration() -> Result<()> {
         assert_eq!(
             new.insert("portals".to_owned(), old["portals"].clone())
                 .as_deref(),
-            Some(wanted)
+            Some(expected)
         );
         assert_eq!(new, old, "nothing else depends on them");
     }
@@ -445,7 +464,7 @@ async fn portals_come_from_the_configuration() -> Result<()> {
         .map(|n| format!("'[fd00:1111:2222:3333:4444:5555:6666:{n:x}]:65535'"))
         .collect::<Vec<_>>()
         .join(", ");
-    let many = world
+    let many = cluster
         .another_driver("many", |settings| {
             settings.config = settings.config.replace("'127.0.0.1:3260'", &sixteen);
         })

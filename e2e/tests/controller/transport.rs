@@ -1,4 +1,4 @@
-//! A wire between driver and NAS that a test can listen to, and change what goes over it.
+//! A TCP proxy between driver and NAS that records the traffic and can edit what the driver sends.
 
 use std::sync::{Arc, Mutex};
 
@@ -7,8 +7,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Passes everything on to `nas` and keeps what it sees; `edit` may change what the driver says, but not its length. Answers
-/// its own address.
+/// Forwards everything to `nas` and records it; `edit` may change what the driver sends, but not its length. Returns
+/// the proxy's address and the recording.
 pub(crate) async fn wiretap(
     nas: &str,
     edit: fn(&mut [u8]),

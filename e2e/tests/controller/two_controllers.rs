@@ -1,4 +1,5 @@
-//! Two controllers at once, for sidecars elect their leaders one by one: design.md#one-target-per-publication and #one-operation-per-volume.
+//! Two controllers at once, because sidecars elect their leaders independently: design.md#one-target-per-publication and
+//! #one-operation-per-volume.
 
 use anyhow::Result;
 use e2e::GIB;
@@ -9,23 +10,23 @@ use serde_json::json;
 use tonic::Code;
 
 use super::common::{
-    Csi, LUN, NODE_A, NODE_B, TARGET, administrator, exports, hang, iqn, lose, not_final, now,
-    old_iqn, publication, publications, refused, until_called, uuid,
+    Csi, LUN, NODE_A, NODE_B, TARGET, admin_call, exports, hang, iqn, journal_end, lose_reply,
+    not_final, old_iqn, publication, publications, refused, until_called, uuid,
 };
 
-async fn rival(world: &TestCluster) -> Result<Plugin> {
-    world.another_driver("rival", |_| {}).await
+async fn second_controller(cluster: &TestCluster) -> Result<Plugin> {
+    cluster.another_driver("rival", |_| {}).await
 }
 
 /// design.md#one-target-per-publication
 #[tokio::test]
 async fn two_controllers_never_publish_to_two_nodes() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let plugin = rival(&world).await?;
-    let (one, two) = (Csi::of(&world.plugin), Csi::of(&plugin));
+    let cluster = Plan::controller().start().await?;
+    let plugin = second_controller(&cluster).await?;
+    let (one, two) = (Csi::of(&cluster.plugin), Csi::of(&plugin));
     let id = one.create("pvc-1", GIB).await?;
     let delay = |ms: u64| json!({"kind": "delay", "ms": ms});
-    // Whichever call is slow for whichever of the two, their calls fall between each other's in another order.
+    // Slowing down each call on each of the two interleaves their calls in different orders.
     let slow = [
         (LUN, "get"),
         (TARGET, "create"),
@@ -35,13 +36,16 @@ async fn two_controllers_never_publish_to_two_nodes() -> Result<()> {
     let (mut won, mut neither) = (0, 0);
     for (api, method) in slow {
         for nth in [1, 2] {
-            world.nas.fault(api, method, nth, 1, delay(60)).await?;
-            world.nas.fault(api, method, nth + 1, 1, delay(120)).await?;
+            cluster.nas.fault(api, method, nth, 1, delay(60)).await?;
+            cluster
+                .nas
+                .fault(api, method, nth + 1, 1, delay(120))
+                .await?;
             let (a, b) = join(one.publish(&id, NODE_A), two.publish(&id, NODE_B)).await;
-            world.nas.no_faults().await?;
+            cluster.nas.no_faults().await?;
             let case = format!("{method} {nth}: {a:?} {b:?}");
             assert!(a.is_err() || b.is_err(), "{case}");
-            let exports = exports(&world.nas, &id).await?;
+            let exports = exports(&cluster.nas, &id).await?;
             for (answer, node) in [(&a, NODE_A), (&b, NODE_B)] {
                 assert_eq!(
                     answer.is_ok(),
@@ -52,7 +56,7 @@ async fn two_controllers_never_publish_to_two_nodes() -> Result<()> {
             won += usize::from(a.is_ok() || b.is_ok());
             neither += usize::from(a.is_err() && b.is_err());
             one.unpublish(&id, "").await?;
-            assert_eq!(publications(&world.nas).await?, Vec::<String>::new());
+            assert_eq!(publications(&cluster.nas).await?, Vec::<String>::new());
         }
     }
     assert_eq!(won + neither, 8);
@@ -61,14 +65,14 @@ async fn two_controllers_never_publish_to_two_nodes() -> Result<()> {
 
 /// design.md#one-target-per-publication
 #[tokio::test]
-async fn two_that_meet_do_not_both_have_it() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let plugin = rival(&world).await?;
-    let (one, two) = (Csi::of(&world.plugin), Csi::of(&plugin));
+async fn two_concurrent_publishes_do_not_both_succeed() -> Result<()> {
+    let cluster = Plan::controller().start().await?;
+    let plugin = second_controller(&cluster).await?;
+    let (one, two) = (Csi::of(&cluster.plugin), Csi::of(&plugin));
     let id = one.create("pvc-1", GIB).await?;
-    // Both have looked before either maps; they map and look again in one request each.
+    // Both have read before either maps; each maps and reads again in one request.
     for (api, method) in [(TARGET, "create"), (LUN, "map_target"), (TARGET, "get")] {
-        world
+        cluster
             .nas
             .fault(api, method, 1, 2, json!({"kind": "delay", "ms": 500}))
             .await?;
@@ -89,7 +93,7 @@ async fn two_that_meet_do_not_both_have_it() -> Result<()> {
         }
     }
     let left: Vec<String> = won.iter().map(|node| publication(&id, node)).collect();
-    assert_eq!(publications(&world.nas).await?, left);
+    assert_eq!(publications(&cluster.nas).await?, left);
     one.publish(&id, won.first().copied().unwrap_or(NODE_A))
         .await?;
     Ok(())
@@ -97,15 +101,15 @@ async fn two_that_meet_do_not_both_have_it() -> Result<()> {
 
 /// design.md#one-target-per-publication
 #[tokio::test]
-async fn a_publication_in_use_survives_a_rival_that_is_in_the_act() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let plugin = rival(&world).await?;
-    let (one, two) = (Csi::of(&world.plugin), Csi::of(&plugin));
+async fn a_publication_in_use_survives_a_concurrent_controller() -> Result<()> {
+    let cluster = Plan::controller().start().await?;
+    let plugin = second_controller(&cluster).await?;
+    let (one, two) = (Csi::of(&cluster.plugin), Csi::of(&plugin));
     let id = one.create("pvc-1", GIB).await?;
     let context = one.publish(&id, NODE_A).await?;
-    // What a controller leaves that is killed after the map: the target of another node, and nobody who was told of it.
-    administrator(
-        &world,
+    // What a controller leaves that is killed after the map: another node's target, which was never returned to a caller.
+    admin_call(
+        &cluster,
         &[
             ("api", TARGET),
             ("version", "1"),
@@ -116,8 +120,8 @@ async fn a_publication_in_use_survives_a_rival_that_is_in_the_act() -> Result<()
     )
     .await?;
     let lun = format!("\"{}\"", uuid(&id));
-    administrator(
-        &world,
+    admin_call(
+        &cluster,
         &[
             ("api", LUN),
             ("version", "1"),
@@ -127,19 +131,19 @@ async fn a_publication_in_use_survives_a_rival_that_is_in_the_act() -> Result<()
         ],
     )
     .await?;
-    let before = world.nas.state().await?;
+    let before = cluster.nas.state().await?;
     for (csi, node, other) in [(&one, NODE_A, NODE_B), (&two, NODE_B, NODE_A)] {
-        // A target that was mapped before the call may be in use: it stays, and so the answer is not final.
+        // A target that was mapped before the call may be in use: it stays, so the error is not final.
         let status = csi.publish(&id, node).await.expect_err("two nodes");
         not_final(node, &status);
-        let iqn = iqn(&world.nas, &id, other).await?;
+        let iqn = iqn(&cluster.nas, &id, other).await?;
         assert!(
             status.message().contains(&iqn) && status.message().contains(other),
             "{}",
             status.message()
         );
     }
-    assert_eq!(world.nas.state().await?, before);
+    assert_eq!(cluster.nas.state().await?, before);
     two.unpublish(&id, NODE_B).await?;
     assert_eq!(one.publish(&id, NODE_A).await?, context);
     Ok(())
@@ -148,11 +152,11 @@ async fn a_publication_in_use_survives_a_rival_that_is_in_the_act() -> Result<()
 /// design.md#one-target-per-publication
 #[tokio::test]
 async fn a_second_node_leaves_nothing_behind_whatever_reply_is_lost() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let csi = Csi::of(&world.plugin);
+    let cluster = Plan::controller().start().await?;
+    let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
     csi.publish(&id, NODE_A).await?;
-    let before = world.nas.state().await?;
+    let before = cluster.nas.state().await?;
     for (api, method) in [
         (LUN, "get"),
         (TARGET, "create"),
@@ -161,24 +165,24 @@ async fn a_second_node_leaves_nothing_behind_whatever_reply_is_lost() -> Result<
         (TARGET, "list"),
         (TARGET, "delete"),
     ] {
-        world.nas.fault(api, method, 1, 1, lose()).await?;
+        cluster.nas.fault(api, method, 1, 1, lose_reply()).await?;
         let status = csi.publish(&id, NODE_B).await.expect_err("A has it");
         if status.code() == Code::FailedPrecondition {
             assert_eq!(
-                world.nas.state().await?,
+                cluster.nas.state().await?,
                 before,
                 "{method}: a final answer, but something is left"
             );
         } else {
             not_final(method, &status);
         }
-        world.nas.no_faults().await?;
+        cluster.nas.no_faults().await?;
         refused(
             csi.publish(&id, NODE_B).await,
             Code::FailedPrecondition,
             &[NODE_A],
         );
-        assert_eq!(world.nas.state().await?, before, "{method}");
+        assert_eq!(cluster.nas.state().await?, before, "{method}");
     }
     Ok(())
 }
@@ -186,20 +190,20 @@ async fn a_second_node_leaves_nothing_behind_whatever_reply_is_lost() -> Result<
 /// design.md#one-operation-per-volume
 #[tokio::test]
 async fn two_controllers_grow_and_delete_the_same_volume() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let plugin = rival(&world).await?;
-    let (one, two) = (Csi::of(&world.plugin), Csi::of(&plugin));
+    let cluster = Plan::controller().start().await?;
+    let plugin = second_controller(&cluster).await?;
+    let (one, two) = (Csi::of(&cluster.plugin), Csi::of(&plugin));
     let id = one.create("pvc-1", GIB).await?;
-    let start = now(&world.nas).await?;
-    // One has read 1 GiB and is about to ask for 2 when the other makes it 3: nothing may shrink.
-    world.nas.fault(LUN, "set", 1, 1, hang()).await?;
+    let start = journal_end(&cluster.nas).await?;
+    // One has read 1 GiB and is about to set 2 when the other sets 3: the LUN must not shrink.
+    cluster.nas.fault(LUN, "set", 1, 1, hang()).await?;
     let slow = tokio::spawn({
         let (one, id) = (one.clone(), id.clone());
         async move { one.expand(&id, 2 * GIB).await }
     });
-    until_called(&world.nas, start, "LUN.set").await?;
+    until_called(&cluster.nas, start, "LUN.set").await?;
     assert_eq!(two.expand(&id, 3 * GIB).await?, 3 * GIB);
-    world.nas.no_faults().await?;
+    cluster.nas.no_faults().await?;
     assert_eq!(slow.await??, 3 * GIB);
     assert_eq!(one.get(&id).await?.0, 3 * GIB);
 
@@ -211,46 +215,49 @@ async fn two_controllers_grow_and_delete_the_same_volume() -> Result<()> {
     }
     one.delete(&id).await?;
     two.delete(&id).await?;
-    assert_eq!(world.leftovers().await?, Vec::<String>::new());
+    assert_eq!(cluster.leftovers().await?, Vec::<String>::new());
     Ok(())
 }
 
 /// design.md#create-first
 #[tokio::test]
-async fn two_controllers_make_one_volume_of_one_name() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let plugin = rival(&world).await?;
-    let (one, two) = (Csi::of(&world.plugin), Csi::of(&plugin));
+async fn two_controllers_create_one_volume_for_one_name() -> Result<()> {
+    let cluster = Plan::controller().start().await?;
+    let plugin = second_controller(&cluster).await?;
+    let (one, two) = (Csi::of(&cluster.plugin), Csi::of(&plugin));
     for name in ["a", "b", "c", "d"] {
         let (a, b) = join(one.create(name, GIB), two.create(name, GIB)).await;
         assert_eq!(a?, b?);
     }
-    assert_eq!(world.nas.luns().await?.len(), 4);
+    assert_eq!(cluster.nas.luns().await?.len(), 4);
     Ok(())
 }
 
 /// design.md#one-target-per-publication
 #[tokio::test]
 async fn two_controllers_publish_and_unpublish_the_same_publication() -> Result<()> {
-    let world = Plan::controller().start().await?;
-    let plugin = rival(&world).await?;
-    let (one, two) = (Csi::of(&world.plugin), Csi::of(&plugin));
+    let cluster = Plan::controller().start().await?;
+    let plugin = second_controller(&cluster).await?;
+    let (one, two) = (Csi::of(&cluster.plugin), Csi::of(&plugin));
     let id = one.create("pvc-1", GIB).await?;
     for _ in 0..4 {
         let (a, b) = join(one.publish(&id, NODE_A), two.publish(&id, NODE_A)).await;
-        let mut told = Vec::new();
+        let mut contexts = Vec::new();
         for (who, answer) in [(&one, a), (&two, b)] {
-            told.push(match answer {
+            contexts.push(match answer {
                 Ok(context) => context,
                 Err(status) => {
-                    // The other has taken its target over; whoever asks again is told of it.
+                    // The other controller has reused its target; a retry returns it.
                     not_final("publish", &status);
                     who.publish(&id, NODE_A).await?
                 }
             });
         }
-        assert_eq!(told[0], told[1]);
-        assert_eq!(publications(&world.nas).await?, [publication(&id, NODE_A)]);
+        assert_eq!(contexts[0], contexts[1]);
+        assert_eq!(
+            publications(&cluster.nas).await?,
+            [publication(&id, NODE_A)]
+        );
         let (a, b) = join(one.unpublish(&id, NODE_A), two.unpublish(&id, NODE_A)).await;
         for answer in [a, b] {
             if let Err(status) = answer {
@@ -258,7 +265,7 @@ async fn two_controllers_publish_and_unpublish_the_same_publication() -> Result<
             }
         }
         one.unpublish(&id, NODE_A).await?;
-        assert_eq!(publications(&world.nas).await?, Vec::<String>::new());
+        assert_eq!(publications(&cluster.nas).await?, Vec::<String>::new());
     }
     Ok(())
 }

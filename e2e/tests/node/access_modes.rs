@@ -1,4 +1,4 @@
-//! Who may do what with a volume on its node: readers, mount flags, one pod or several.
+//! Access modes and mount options on a node: read-only volumes and pods, mount flags, one pod or several.
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
@@ -22,13 +22,13 @@ fn must_be_readonly(point: &Path) {
     assert!(inspect::options(point).unwrap().contains(&"ro".to_owned()));
 }
 
-/// A reader sees the data and cannot change them; a volume that grew meanwhile keeps its file system until a writer comes,
-/// and the driver says so.
+/// A reader sees the data and cannot change them. If the volume was expanded meanwhile, its file system keeps its size until it
+/// is staged writable, and the driver logs that.
 /// design.md#node-expansion-is-always-required
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_reads_and_does_not_grow() {
     for fs in ["ext4", "xfs", "btrfs"] {
-        let test = "modes::a_reader_reads_and_does_not_grow";
+        let test = "access_modes::a_reader_reads_and_does_not_grow";
         let Some(mut story) = Story::begin(test, GIB, Content::Fs(fs)).await else {
             return;
         };
@@ -59,10 +59,10 @@ async fn a_reader_reads_and_does_not_grow() {
     }
 }
 
-/// A raw device for readers: its own write protection stops even root.
+/// A raw device for readers: the device's write protection stops even root.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_of_a_raw_device_cannot_write() {
-    let test = "modes::a_reader_of_a_raw_device_cannot_write";
+    let test = "access_modes::a_reader_of_a_raw_device_cannot_write";
     let Some(mut story) = Story::begin(test, GIB, Content::Block).await else {
         return;
     };
@@ -83,10 +83,10 @@ async fn a_reader_of_a_raw_device_cannot_write() {
     story.end().await;
 }
 
-/// `readonly` is about one pod. Through its path nothing is written, and growth takes the staging path.
+/// `readonly` concerns a single pod. It cannot write through its path; expansion uses the staging path.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_readonly_pod_of_a_writable_volume() {
-    let test = "modes::a_readonly_pod_of_a_writable_volume";
+    let test = "access_modes::a_readonly_pod_of_a_writable_volume";
     let Some(mut story) = Story::begin(test, GIB, XFS).await else {
         return;
     };
@@ -119,7 +119,7 @@ async fn a_readonly_pod_of_a_writable_volume() {
 async fn mount_flags_are_kept() {
     for fs in ["ext4", "xfs", "btrfs"] {
         let Some(mut story) =
-            Story::begin("modes::mount_flags_are_kept", GIB, Content::Fs(fs)).await
+            Story::begin("access_modes::mount_flags_are_kept", GIB, Content::Fs(fs)).await
         else {
             return;
         };
@@ -134,7 +134,7 @@ async fn mount_flags_are_kept() {
                 );
             }
         }
-        // The same volume with another wish is not the same staging.
+        // Staging the same volume with other mount flags is not idempotent.
         story.volume.mount_flags.push("noexec".to_owned());
         let refused = story.stage().await.unwrap_err();
         assert_eq!(refused.code(), Code::AlreadyExists, "{refused}");
@@ -142,12 +142,12 @@ async fn mount_flags_are_kept() {
     }
 }
 
-/// A flag that the file system does not know: an error that shows its words, and nothing left on the node. Without the
-/// flag it works.
+/// A mount flag that the file system does not support: the error contains the kernel's message, and nothing is left on the node.
+/// Without the flag it works.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_mount_flag_leaves_nothing() {
     for fs in ["ext4", "xfs", "btrfs"] {
-        let test = "modes::an_unknown_mount_flag_leaves_nothing";
+        let test = "access_modes::an_unknown_mount_flag_leaves_nothing";
         let Some(mut story) = Story::begin(test, GIB, Content::Fs(fs)).await else {
             return;
         };
@@ -159,7 +159,7 @@ async fn an_unknown_mount_flag_leaves_nothing() {
             assert!(!inspect::is_mounted(&story.volume.staging));
         }
         story.unstage().await.unwrap();
-        let initiator = story.world.initiator().unwrap();
+        let initiator = story.cluster.initiator().unwrap();
         for what in ["sys/class/iscsi_session", "etc/iscsi/nodes"] {
             assert_eq!(initiator.count(what).unwrap(), 0, "{what}");
         }
@@ -169,7 +169,7 @@ async fn an_unknown_mount_flag_leaves_nothing() {
     }
 }
 
-/// The same volume for another pod.
+/// The same volume with another pod's target path.
 fn another_pod(volume: &TestVolume) -> TestVolume {
     let target = volume.target.with_file_name("target-2");
     TestVolume {
@@ -178,12 +178,12 @@ fn another_pod(volume: &TestVolume) -> TestVolume {
     }
 }
 
-/// ReadWriteOncePod: the second pod waits until the first is gone.
+/// ReadWriteOncePod: publishing to a second pod fails until the first is unpublished.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_single_writer_has_one_pod() {
     for content in [XFS, Content::Block] {
         let Some(mut story) =
-            Story::begin("modes::a_single_writer_has_one_pod", GIB, content).await
+            Story::begin("access_modes::a_single_writer_has_one_pod", GIB, content).await
         else {
             return;
         };
@@ -191,7 +191,7 @@ async fn a_single_writer_has_one_pod() {
         story.attach().await;
         let second = another_pod(&story.volume);
         let refused = story
-            .node(second.node_publish(&story.world))
+            .node(second.node_publish(&story.cluster))
             .await
             .unwrap_err();
         assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
@@ -200,20 +200,24 @@ async fn a_single_writer_has_one_pod() {
         assert!(!inspect::is_mounted(&second.target));
 
         story.node_unpublish().await.unwrap();
-        story.node(second.node_publish(&story.world)).await.unwrap();
         story
-            .node(second.node_unpublish(&story.world))
+            .node(second.node_publish(&story.cluster))
+            .await
+            .unwrap();
+        story
+            .node(second.node_unpublish(&story.cluster))
             .await
             .unwrap();
         story.end().await;
     }
 }
 
-/// ReadWriteOnce: two pods share the volume, and each sees what the other writes. When one goes the other stays.
+/// ReadWriteOnce: two pods share the volume, and each sees what the other writes. Unpublishing one does not affect the other.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_pods_share_a_volume() {
     for content in [XFS, Content::Block] {
-        let Some(mut story) = Story::begin("modes::two_pods_share_a_volume", GIB, content).await
+        let Some(mut story) =
+            Story::begin("access_modes::two_pods_share_a_volume", GIB, content).await
         else {
             return;
         };
@@ -221,7 +225,10 @@ async fn two_pods_share_a_volume() {
         story.attach().await;
         let second = another_pod(&story.volume);
         for _ in 0..2 {
-            story.node(second.node_publish(&story.world)).await.unwrap();
+            story
+                .node(second.node_publish(&story.cluster))
+                .await
+                .unwrap();
         }
         let data = story.write("before");
         let theirs = data
@@ -231,7 +238,7 @@ async fn two_pods_share_a_volume() {
 
         story.grow_lun(2 * GIB).await;
         let grown = story
-            .node(second.expand_on_node(&story.world, 2 * GIB))
+            .node(second.expand_on_node(&story.cluster, 2 * GIB))
             .await;
         assert_eq!(grown.unwrap(), 2 * GIB);
         story.must_have(2 * GIB);
@@ -248,7 +255,7 @@ async fn two_pods_share_a_volume() {
             Code::FailedPrecondition
         );
         story
-            .node(second.node_unpublish(&story.world))
+            .node(second.node_unpublish(&story.cluster))
             .await
             .unwrap();
         assert!(fs::symlink_metadata(&second.target).is_err());

@@ -1,4 +1,4 @@
-//! CHAP on the loop plane: the Secret of a publication opens its target, another does not, and nobody sees it.
+//! CHAP on a simulated node: the publication's Secret logs in to its target, another one does not, and no secret leaks.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -40,40 +40,40 @@ impl Story {
             log_level: "trace,h2=trace".to_owned(),
             ..Plan::whole()
         };
-        let world = plan.start().await.unwrap();
-        let mut volume = TestVolume::create(&world, "pvc-1", GIB, Content::Block)
+        let cluster = plan.start().await.unwrap();
+        let mut volume = TestVolume::create(&cluster, "pvc-1", GIB, Content::Block)
             .await
             .unwrap();
         volume.secrets = secrets;
-        Some(Self { world, volume })
+        Some(Self { cluster, volume })
     }
 
-    /// What the NAS knows of the volume's target.
-    async fn on_the_nas(&self) -> Value {
-        let targets = self.world.nas.targets_now().await.unwrap();
+    /// The state of the volume's target on the NAS.
+    async fn target_state(&self) -> Value {
+        let targets = self.cluster.nas.targets_now().await.unwrap();
         let [target] = targets.try_into().unwrap();
         target
     }
 
-    /// No file of driver, NAS or node tells a secret that they may not tell: logs and journals.
-    async fn must_be_silent(&self) {
-        let log = std::fs::read_to_string(self.world.folder().join("driver.log")).unwrap();
+    /// Checks that logs and journals contain no secret.
+    async fn must_leak_no_secret(&self) {
+        let log = std::fs::read_to_string(self.cluster.folder().join("driver.log")).unwrap();
         assert!(log.contains("TRACE") && log.contains("NodeStageVolume"));
-        let (journal, _) = self.world.nas.journal(0).await.unwrap();
+        let (journal, _) = self.cluster.nas.journal(0).await.unwrap();
         let (journal, nas) = (
             format!("{journal:?}"),
-            self.world.nas.folder().join("dsm-sim.log"),
+            self.cluster.nas.folder().join("dsm-sim.log"),
         );
-        let told = log + &journal + &std::fs::read_to_string(nas).unwrap();
+        let outputs = log + &journal + &std::fs::read_to_string(nas).unwrap();
         assert!(journal.contains("auth_type") && journal.contains("alice"));
-        let telling = told
+        let telling = outputs
             .lines()
             .find(|line| line.contains("planted-right") || line.contains(OTHER));
         assert_eq!(telling, None);
     }
 }
 
-/// Reads every command line on this machine, again and again.
+/// Continuously reads every command line on this machine.
 struct Watch {
     stop: Arc<AtomicBool>,
     reading: tokio::task::JoinHandle<(usize, Vec<String>)>,
@@ -110,8 +110,8 @@ impl Watch {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_right_secret_opens_the_target_and_is_seen_nowhere() {
-    let test = "chap::the_right_secret_opens_the_target_and_is_seen_nowhere";
+async fn the_right_secret_logs_in_and_never_leaks() {
+    let test = "chap::the_right_secret_logs_in_and_never_leaks";
     for (secrets, auth, auth_type) in [(secret(RIGHT), "chap", 1), (mutual(RIGHT), "mutual", 2)] {
         let Some(mut story) = Story::begin_with(test, secrets).await else {
             return;
@@ -119,10 +119,10 @@ async fn the_right_secret_opens_the_target_and_is_seen_nowhere() {
         let watch = Watch::start();
         for _ in 0..5 {
             story.attach().await;
-            // Once more: a password cannot be read back, so the target is told again.
+            // Publish again: a password cannot be read back, so it is set on the target again.
             story.publish().await;
             assert_eq!(story.volume.publish_context["auth"], auth);
-            let target = story.on_the_nas().await;
+            let target = story.target_state().await;
             assert_eq!(
                 (&target["auth_type"], &target["user"]),
                 (&json!(auth_type), &json!("alice"))
@@ -132,19 +132,22 @@ async fn the_right_secret_opens_the_target_and_is_seen_nowhere() {
             story.must_keep_no_record();
         }
         watch.end().await;
-        story.must_be_silent().await;
-        story.volume.unpublish(&story.world).await.unwrap();
-        story.volume.delete(&story.world).await.unwrap();
-        assert_eq!(story.world.leftovers().await.unwrap(), Vec::<String>::new());
+        story.must_leak_no_secret().await;
+        story.volume.unpublish(&story.cluster).await.unwrap();
+        story.volume.delete(&story.cluster).await.unwrap();
+        assert_eq!(
+            story.cluster.leftovers().await.unwrap(),
+            Vec::<String>::new()
+        );
     }
 }
 
 impl Story {
     fn must_keep_no_record(&self) {
-        let initiator = self.world.initiator().unwrap();
+        let initiator = self.cluster.initiator().unwrap();
         assert_eq!(initiator.count("etc/iscsi/nodes").unwrap(), 0);
-        let left = std::fs::read_dir(initiator.root().join("etc/iscsi")).unwrap();
-        let names: Vec<String> = left
+        let nodes = std::fs::read_dir(initiator.root().join("etc/iscsi")).unwrap();
+        let names: Vec<String> = nodes
             .flatten()
             .map(|entry| entry.file_name().to_string_lossy().into_owned())
             .filter(|name| name.starts_with(".synology"))
@@ -177,11 +180,11 @@ async fn another_secret_is_refused_and_leaves_nothing() {
         let refused = story.stage().await.unwrap_err();
         assert_eq!(refused.code(), code, "{refused}");
         assert!(refused.message().contains(says), "{refused}");
-        let initiator = story.world.initiator().unwrap();
+        let initiator = story.cluster.initiator().unwrap();
         assert_eq!(initiator.count("sys/class/iscsi_session").unwrap(), 0);
         story.must_keep_no_record();
     }
-    // A context from before this was told: the target itself refuses.
+    // A publish context of a release without CHAP: the target itself refuses the login.
     let auth = story.volume.publish_context.remove("auth");
     story.volume.secrets.clear();
     let refused = story.stage().await.unwrap_err();
@@ -191,14 +194,14 @@ async fn another_secret_is_refused_and_leaves_nothing() {
         .publish_context
         .extend(auth.map(|auth| ("auth".to_owned(), auth)));
 
-    // The Secret is changed: it holds once the volume is published anew.
+    // A changed Secret takes effect when the volume is published again.
     story.volume.secrets = secret(OTHER);
     story.attach().await;
     story.detach().await;
-    // Without one, the publication has proofs of its own.
+    // Without a Secret, the publication gets generated CHAP credentials.
     story.volume.secrets.clear();
     story.attach().await;
-    assert_eq!(story.on_the_nas().await["auth_type"], json!(2));
-    story.must_be_silent().await;
+    assert_eq!(story.target_state().await["auth_type"], json!(2));
+    story.must_leak_no_secret().await;
     story.end().await;
 }

@@ -1,5 +1,5 @@
-//! A volume that is taken from its node by force, used on the other one and given back (design.md, "Fencing: one publication,
-//! one name"). Each is a step of the model, which looks at everything afterwards.
+//! A volume that is forcibly detached from its node, used on another one and given back (design.md, "Fencing: one publication,
+//! one name"). Each is a step of the model, which checks the invariants afterwards.
 
 use anyhow::Context as _;
 use e2e::harness::skip::needs_root;
@@ -8,15 +8,15 @@ use e2e::model::step::{Absence, CsiCall, Delivery, Kind, Step};
 use e2e::testbed::pool::{DevicePool, TestBedPool as _};
 
 #[test]
-fn what_was_written_elsewhere_is_there() {
-    if needs_root("comeback::what_was_written_elsewhere_is_there") {
+fn data_written_on_another_node_are_visible() {
+    if needs_root("comeback::data_written_on_another_node_are_visible") {
         return;
     }
-    let grounds = DevicePool::default();
+    let pool = DevicePool::default();
     for kind in Kind::ALL {
-        // Whether the kubelet stages it again, or takes it for staged; and whether the driver has been started anew.
+        // Whether the kubelet stages the volume again or believes it is staged, and whether the driver was restarted.
         for (stage, restart) in [(true, false), (false, true)] {
-            let steps = life(
+            let steps = steps_for(
                 kind,
                 Absence {
                     stage,
@@ -25,24 +25,23 @@ fn what_was_written_elsewhere_is_there() {
                     kept: false,
                 },
             );
-            grounds
-                .run(async |plane| {
-                    let mut player = Executor::start(plane).await?;
-                    for step in &steps {
-                        player
-                            .run_step(step)
-                            .await
-                            .with_context(|| format!("{step:?}"))?;
-                    }
-                    player.finish().await
-                })
-                .unwrap_or_else(|error| panic!("{kind:?}: {error:#}"));
+            pool.run(async |bed| {
+                let mut executor = Executor::start(bed).await?;
+                for step in &steps {
+                    executor
+                        .run_step(step)
+                        .await
+                        .with_context(|| format!("{step:?}"))?;
+                }
+                executor.finish().await
+            })
+            .unwrap_or_else(|error| panic!("{kind:?}: {error:#}"));
         }
     }
 }
 
-/// It is lost twice: the node that has lost it is the other's other.
-fn life(kind: Kind, how: Absence) -> Vec<Step> {
+/// The volume is forcibly detached twice, so that each node is once the one that lost it.
+fn steps_for(kind: Kind, how: Absence) -> Vec<Step> {
     let call = |act| Step::Call {
         volume: 0,
         call: act,

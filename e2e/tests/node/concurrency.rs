@@ -1,4 +1,4 @@
-//! Twenty volumes at a time.
+//! Twenty volumes, five at a time, on one node.
 
 use std::collections::BTreeMap;
 
@@ -17,64 +17,64 @@ const AT_A_TIME: usize = 5;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn twenty_volumes_come_and_go() {
-    if needs_root("crowd::twenty_volumes_come_and_go") {
+    if needs_root("concurrency::twenty_volumes_come_and_go") {
         return;
     }
-    let world = Plan::whole().start().await.unwrap();
+    let cluster = Plan::whole().start().await.unwrap();
     let one = {
-        let from = journal_end(&world).await;
-        live(&world, 0).await.unwrap();
-        calls_since(&world, from).await
+        let from = journal_end(&cluster).await;
+        life_cycle(&cluster, 0).await.unwrap();
+        calls_since(&cluster, from).await
     };
-    let from = journal_end(&world).await;
-    let lives = stream::iter(1..=VOLUMES).map(|number| {
-        let world = &world;
+    let from = journal_end(&cluster).await;
+    let life_cycles = stream::iter(1..=VOLUMES).map(|number| {
+        let cluster = &cluster;
         async move {
-            live(world, number)
+            life_cycle(cluster, number)
                 .await
                 .with_context(|| format!("volume {number}"))
         }
     });
-    lives
+    life_cycles
         .buffer_unordered(AT_A_TIME)
         .try_collect::<()>()
         .await
         .unwrap();
 
-    assert_eq!(world.leftovers().await.unwrap(), Vec::<String>::new());
-    // Each cost what one alone costs, so no node call of any of them made the NAS hear a thing (design.md#the-node-never-calls-dsm).
+    assert_eq!(cluster.leftovers().await.unwrap(), Vec::<String>::new());
+    // Each cost what a single one costs, so no node call of any volume made a NAS call (design.md#the-node-never-calls-dsm).
     let expected: BTreeMap<String, usize> = one
         .into_iter()
         .map(|(call, times)| (call, times * VOLUMES))
         .collect();
-    assert_eq!(calls_since(&world, from).await, expected);
+    assert_eq!(calls_since(&cluster, from).await, expected);
 }
 
-/// Attaches a volume as a kubelet does: what is unavailable is asked again. The loop devices of all worlds of this machine
-/// share their numbers, and one was once found busy with what another world had just given back.
-async fn attach(world: &TestCluster, volume: &mut TestVolume) -> Result<()> {
-    volume.publish(world).await?;
-    let stage = async || match volume.stage(world).await {
+/// Attaches a volume as a kubelet does, retrying on Unavailable. All test clusters on this machine share the loop device
+/// numbers, and a device was once found busy that another cluster had just released.
+async fn attach(cluster: &TestCluster, volume: &mut TestVolume) -> Result<()> {
+    volume.publish(cluster).await?;
+    let stage = async || match volume.stage(cluster).await {
         Ok(()) => Ok(None),
         Err(status) if status.code() == Code::Unavailable => Ok(Some(status)),
         Err(status) => Err(status.into()),
     };
     until("the volume is staged", stage, Option::is_none).await?;
-    Ok(volume.node_publish(world).await?)
+    Ok(volume.node_publish(cluster).await?)
 }
 
-/// From nothing to nothing.
-async fn live(world: &TestCluster, number: usize) -> Result<()> {
+/// The life cycle of one volume.
+async fn life_cycle(cluster: &TestCluster, number: usize) -> Result<()> {
     let content = Content::ALL[number % Content::ALL.len()];
-    let mut volume = TestVolume::create(world, &format!("pvc-{number}"), GIB, content).await?;
-    attach(world, &mut volume).await?;
-    let device = volume.device(world)?;
+    let mut volume = TestVolume::create(cluster, &format!("pvc-{number}"), GIB, content).await?;
+    attach(cluster, &mut volume).await?;
+    let device = volume.device(cluster)?;
     let file = volume.file("data");
     let written = fill(&file, 1 << 20, number as u64)?;
-    volume.expand_lun(world, 2 * GIB).await?;
-    // A mounted ext4 may not grow everywhere; `growth` tells those stories.
+    volume.expand_lun(cluster, 2 * GIB).await?;
+    // A mounted ext4 cannot grow on every machine; `expand` tests that.
     if content != Content::Fs("ext4") {
-        let grown = volume.expand_on_node(world, 2 * GIB).await?;
+        let grown = volume.expand_on_node(cluster, 2 * GIB).await?;
         ensure!(grown == 2 * GIB, "grown to {grown}");
         ensure!(
             device_bytes(&device)? == (2 * GIB).unsigned_abs(),
@@ -83,17 +83,17 @@ async fn live(world: &TestCluster, number: usize) -> Result<()> {
         );
     }
     ensure!(sha256(&file, 1 << 20)? == written, "the data have changed");
-    volume.detach(world).await?;
-    volume.delete(world).await?;
+    volume.detach(cluster).await?;
+    volume.delete(cluster).await?;
     Ok(())
 }
 
-async fn journal_end(world: &TestCluster) -> u64 {
-    world.nas.journal(u64::MAX).await.unwrap().1
+async fn journal_end(cluster: &TestCluster) -> u64 {
+    cluster.nas.journal(u64::MAX).await.unwrap().1
 }
 
-async fn calls_since(world: &TestCluster, seq: u64) -> BTreeMap<String, usize> {
-    let (entries, _) = world.nas.journal(seq).await.unwrap();
+async fn calls_since(cluster: &TestCluster, seq: u64) -> BTreeMap<String, usize> {
+    let (entries, _) = cluster.nas.journal(seq).await.unwrap();
     let mut calls = BTreeMap::new();
     for entry in entries.iter().filter(|entry| !entry.is_session()) {
         *calls.entry(entry.short()).or_default() += 1;

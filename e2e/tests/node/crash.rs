@@ -1,5 +1,5 @@
-//! A driver that is killed. It remembers nothing, so wherever that happens the CO repeats the call, and the story goes on
-//! with nothing lost and nothing left (design.md#unstage-needs-no-nas, #expansion-is-read-back and #one-operation-per-volume).
+//! A driver that is killed. It is stateless, so at whichever step it dies the CO retries the call, and nothing is lost
+//! and nothing left over (design.md#unstage-needs-no-nas, #expansion-is-read-back and #one-operation-per-volume).
 
 use std::time::Duration;
 
@@ -14,70 +14,70 @@ use tonic::{Code, Status};
 use crate::story::Story;
 use e2e::interceptor::{CommandInterceptor, StopAt};
 
-/// Steps of a life that touch the node.
+/// The calls of a volume's life cycle that act on the node.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Step {
     Stage,
-    Show,
+    NodePublish,
     GrowNode(i64),
-    Hide,
+    NodeUnpublish,
     Unstage,
 }
 
 impl Story {
-    async fn take(&self, step: Step) -> Result<(), Status> {
+    async fn run(&self, step: Step) -> Result<(), Status> {
         match step {
             Step::Stage => self.stage().await,
-            Step::Show => self.node_publish().await,
+            Step::NodePublish => self.node_publish().await,
             Step::GrowNode(size) => self
                 .grow_node(size)
                 .await
                 .map(|seen| assert_eq!(seen, size)),
-            Step::Hide => self.node_unpublish().await,
+            Step::NodeUnpublish => self.node_unpublish().await,
             Step::Unstage => self.unstage().await,
         }
     }
 
     async fn restart(&mut self) {
-        self.world.restart_driver().await.unwrap();
+        self.cluster.restart_driver().await.unwrap();
     }
 
-    /// Takes a step in which the driver is killed at its `nth` host command, then takes it again with the next driver.
-    /// Answers the command, or `None` when the step ended before it came to that.
-    async fn stumble(
+    /// Runs a step in which the driver is killed at its `nth` host command, then repeats it with a new driver process.
+    /// Returns the command, or `None` if the step ended before its `nth` command.
+    async fn kill_and_repeat(
         &mut self,
-        trap: &CommandInterceptor,
+        interceptor: &CommandInterceptor,
         step: Step,
         nth: usize,
         when: StopAt,
     ) -> Option<String> {
-        trap.arm(nth, when).unwrap();
-        let held = tokio::select! {
-            taken = self.take(step) => {
-                taken.unwrap();
+        interceptor.arm(nth, when).unwrap();
+        let stopped = tokio::select! {
+            result = self.run(step) => {
+                result.unwrap();
                 None
             }
-            held = trap.held() => Some(held.unwrap()),
+            stopped = interceptor.held() => Some(stopped.unwrap()),
         };
-        trap.disarm().unwrap();
-        let held = held?;
-        self.world.plugin.process.kill();
-        held.kill();
+        interceptor.disarm().unwrap();
+        let stopped = stopped?;
+        self.cluster.plugin.process.kill();
+        stopped.kill();
         self.restart().await;
-        if let Err(status) = self.take(step).await {
+        if let Err(status) = self.run(step).await {
             panic!(
                 "{step:?} after a kill at {} ({nth}, {when:?}): {status}",
-                held.program
+                stopped.program
             );
         }
-        Some(held.program)
+        Some(stopped.program)
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_life_with_a_new_driver_before_each_step() {
+async fn a_life_cycle_with_a_new_driver_before_each_step() {
     for content in Content::ALL {
-        let test = "crash::a_life_with_a_new_driver_before_each_step";
+        let test = "crash::a_life_cycle_with_a_new_driver_before_each_step";
         let Some(mut story) = Story::begin(test, GIB, content).await else {
             return;
         };
@@ -104,9 +104,9 @@ async fn a_life_with_a_new_driver_before_each_step() {
         story.restart().await;
         story.unstage().await.unwrap();
         story.restart().await;
-        story.volume.unpublish(&story.world).await.unwrap();
+        story.volume.unpublish(&story.cluster).await.unwrap();
         story.restart().await;
-        story.volume.delete(&story.world).await.unwrap();
+        story.volume.delete(&story.cluster).await.unwrap();
         story.restart().await;
         story.must_leave_nothing().await;
     }
@@ -148,12 +148,12 @@ async fn killed_at_each_host_command_of_a_raw_device() {
     .await;
 }
 
-/// Before the first command of each step, after it, in the midst of it, before the second, and so on.
+/// The driver is killed before the first command of each step, after it, in the middle of it, before the second, and so on.
 async fn killed_at_each_host_command(test: &str, content: Content) {
     let Some(mut story) = Story::begin(test, GIB, content).await else {
         return;
     };
-    let trap = story.trap();
+    let interceptor = story.interceptor();
     let mut seen = Vec::new();
     let (mut size, mut random) = (GIB, SmallRng::seed_from_u64(7));
     story.attach().await;
@@ -166,30 +166,31 @@ async fn killed_at_each_host_command(test: &str, content: Content) {
     {
         for step in [
             Step::GrowNode(0),
-            Step::Hide,
+            Step::NodeUnpublish,
             Step::Unstage,
             Step::Stage,
-            Step::Show,
+            Step::NodePublish,
         ] {
             for nth in 1.. {
                 let when = kind(random.random_range(0..8_000));
                 let step = story.prepare(step, &mut size).await;
-                let Some(program) = story.stumble(&trap, step, nth, when).await else {
+                let Some(program) = story.kill_and_repeat(&interceptor, step, nth, when).await
+                else {
                     break;
                 };
                 seen.push(program);
-                story.rewind(step).await;
+                story.revert(step).await;
             }
         }
         story.must_have(size);
         story.must_hold(&data);
     }
     story.end().await;
-    must_have_met(content, &seen);
+    must_have_stopped_at(content, &seen);
 }
 
 impl Story {
-    /// Makes sure that there is something for the step to do.
+    /// Ensures that the step has work to do.
     async fn prepare(&self, step: Step, size: &mut i64) -> Step {
         match step {
             Step::GrowNode(_)
@@ -199,31 +200,31 @@ impl Story {
                 self.grow_lun(*size).await;
                 Step::GrowNode(*size)
             }
-            // What was not grown while it was mounted grows when it is staged again.
+            // An expansion that was not done while mounted is done when the volume is staged again.
             Step::Stage => {
                 *size += GIB / 4;
                 self.grow_lun(*size).await;
                 step
             }
             Step::GrowNode(_) => Step::GrowNode(*size),
-            Step::Hide | Step::Unstage | Step::Show => step,
+            Step::NodeUnpublish | Step::Unstage | Step::NodePublish => step,
         }
     }
 
-    /// Back to where the step can be taken again. `GrowNode` finds something to do each time.
-    async fn rewind(&self, step: Step) {
+    /// Reverts the step so that it can be repeated. `GrowNode` has work to do each time without that.
+    async fn revert(&self, step: Step) {
         match step {
             Step::GrowNode(_) => {}
-            Step::Hide => self.node_publish().await.unwrap(),
+            Step::NodeUnpublish => self.node_publish().await.unwrap(),
             Step::Unstage => self.stage().await.unwrap(),
             Step::Stage => self.unstage().await.unwrap(),
-            Step::Show => self.node_unpublish().await.unwrap(),
+            Step::NodePublish => self.node_unpublish().await.unwrap(),
         }
     }
 }
 
-/// At a moment of chance, and the commands that were under way go on without it. As the kubelet does, the step is repeated
-/// until it succeeds; until then no answer may say that all is over.
+/// The driver is killed at a random time, and the commands it had started keep running. Like a kubelet, the test repeats the step
+/// until it succeeds; until then no error code may be final.
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_at_any_moment() {
     const SEED: u64 = 1202;
@@ -238,21 +239,21 @@ async fn killed_at_any_moment() {
         for round in 0..3 {
             for step in [
                 Step::GrowNode(0),
-                Step::Hide,
+                Step::NodeUnpublish,
                 Step::Unstage,
                 Step::Stage,
-                Step::Show,
+                Step::NodePublish,
             ] {
                 let step = story.prepare(step, &mut size).await;
-                let moment = Duration::from_micros(random.random_range(0..150_000));
+                let delay = Duration::from_micros(random.random_range(0..150_000));
                 eprintln!(
-                    "seed {SEED}, round {round}: {} {step:?}, killed after {moment:?}",
+                    "seed {SEED}, round {round}: {} {step:?}, killed after {delay:?}",
                     content.name()
                 );
-                let _ = tokio::time::timeout(moment, story.take(step)).await;
+                let _ = tokio::time::timeout(delay, story.run(step)).await;
                 story.restart().await;
-                let again = async || Ok(story.take(step).await);
-                let done = until("the step is done", again, |taken| match taken {
+                let repeat = async || Ok(story.run(step).await);
+                let done = until("the step is done", repeat, |result| match result {
                     Ok(()) => true,
                     Err(status) => {
                         let code = status.code();
@@ -272,8 +273,8 @@ async fn killed_at_any_moment() {
     }
 }
 
-/// The gate was really in the way.
-fn must_have_met(content: Content, seen: &[String]) {
+/// Checks that the interceptor stopped the driver at every relevant program.
+fn must_have_stopped_at(content: Content, seen: &[String]) {
     let grow: &[&str] = match content.name() {
         "ext4" => &["blkid", "mount", "umount", "resize2fs"],
         "xfs" => &["blkid", "mount", "umount", "xfs_growfs", "xfs_spaceman"],
@@ -283,7 +284,7 @@ fn must_have_met(content: Content, seen: &[String]) {
     for program in grow.iter().chain(&["iscsiadm"]) {
         assert!(
             seen.iter().any(|met| met == program),
-            "the driver never came to {program}, only to {seen:?}"
+            "the driver was never stopped at {program}, only at {seen:?}"
         );
     }
 }

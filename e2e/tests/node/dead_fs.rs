@@ -1,4 +1,4 @@
-//! File systems that die under their pods, and those that come damaged: with the real kernel and the real tools.
+//! File systems that fail under their pods, and damaged ones: with the real kernel and the real tools.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
@@ -16,7 +16,7 @@ const EXT4: Content = Content::Fs("ext4");
 const XFS: Content = Content::Fs("xfs");
 
 impl Story {
-    /// The kernel finds an error, as of a disk that has lied.
+    /// Makes the kernel find a file system error, as if the disk had returned bad data.
     fn kill_file_system(&self) {
         if self.volume.content == XFS {
             let staging = self.volume.staging.to_string_lossy();
@@ -28,20 +28,20 @@ impl Story {
         fs::write(format!("/sys/fs/ext4/{name}/trigger_fs_error"), "1").unwrap();
     }
 
-    /// What is wrong, by NodeGetVolumeStats.
+    /// The abnormal condition that NodeGetVolumeStats reports.
     async fn condition(&self) -> Option<String> {
-        let told = self.node(self.volume.stats(&self.world)).await.unwrap();
-        let condition = told.volume_condition.unwrap();
+        let reported = self.node(self.volume.stats(&self.cluster)).await.unwrap();
+        let condition = reported.volume_condition.unwrap();
         condition.abnormal.then_some(condition.message)
     }
 }
 
-/// Nothing that a pod asks for is answered with OK, and nothing for good; once the pod has ended, the next one has all that was
+/// While the pod runs, no node call succeeds and no error is final. Once the pod has ended, the next pod finds all data that were
 /// written.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_file_system_is_mounted_anew_for_the_next_pod() {
+async fn a_dead_file_system_is_mounted_again_for_the_next_pod() {
     for content in [EXT4, XFS] {
-        let test = "dead::a_dead_file_system_is_mounted_anew_for_the_next_pod";
+        let test = "dead_fs::a_dead_file_system_is_mounted_again_for_the_next_pod";
         let Some(mut story) = Story::begin(test, GIB, content).await else {
             return;
         };
@@ -51,8 +51,8 @@ async fn a_dead_file_system_is_mounted_anew_for_the_next_pod() {
         story.kill_file_system();
         assert!(File::create(story.volume.target.join("later")).is_err());
 
-        let told = story.condition().await.unwrap();
-        assert!(told.contains("dead"), "{told}");
+        let reported = story.condition().await.unwrap();
+        assert!(reported.contains("dead"), "{reported}");
         for refused in [
             story.stage().await,
             story.node_publish().await,
@@ -64,12 +64,12 @@ async fn a_dead_file_system_is_mounted_anew_for_the_next_pod() {
         }
 
         story.node_unpublish().await.unwrap();
-        // The kubelet believes it to be staged.
+        // The kubelet believes that the volume is staged.
         story.node_publish().await.unwrap();
         story.must_hold(&data);
         story.write("later");
         assert_eq!(story.condition().await, None);
-        // And the same where it does stage.
+        // And the same if it stages it again.
         story.node_unpublish().await.unwrap();
         story.kill_file_system();
         story.stage().await.unwrap();
@@ -79,11 +79,11 @@ async fn a_dead_file_system_is_mounted_anew_for_the_next_pod() {
     }
 }
 
-/// It can be let go at any time.
+/// It can be unpublished and unstaged at any time.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_file_system_can_be_let_go() {
+async fn a_dead_file_system_can_be_unstaged() {
     for content in [EXT4, XFS] {
-        let test = "dead::a_dead_file_system_can_be_let_go";
+        let test = "dead_fs::a_dead_file_system_can_be_unstaged";
         let Some(mut story) = Story::begin(test, GIB, content).await else {
             return;
         };
@@ -93,11 +93,11 @@ async fn a_dead_file_system_can_be_let_go() {
     }
 }
 
-/// An ext4 that says that it has errors is repaired before it is mounted, if that is safe; else it is not mounted, and the way out is
-/// told.
+/// An ext4 that is marked as having errors is repaired before it is mounted, if that is safe; otherwise it is not mounted, and
+/// the error names the remedy.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_ext4_is_repaired_or_refused() {
-    let test = "dead::a_damaged_ext4_is_repaired_or_refused";
+    let test = "dead_fs::a_damaged_ext4_is_repaired_or_refused";
     let Some(mut story) = Story::begin(test, GIB, EXT4).await else {
         return;
     };
@@ -109,19 +109,19 @@ async fn a_damaged_ext4_is_repaired_or_refused() {
     story.detach().await;
     let file = |story: &Story| {
         let name = format!("luns/{}.img", story.volume.uuid());
-        story.world.nas.folder().join(name)
+        story.cluster.nas.folder().join(name)
     };
     let edit = |file: &Path, command: &str| {
         let file = file.to_string_lossy();
         run("debugfs", ["-w", "-R", command, &*file]).unwrap();
     };
-    // It says that it has errors, and has none.
+    // Marked as having errors, but it has none.
     edit(&file(&story), "ssv state 2");
     story.attach().await;
     story.must_hold(&data);
     story.detach().await;
 
-    // A directory is lost with all that was in it.
+    // A directory is lost with all its files.
     edit(&file(&story), "clri /lost");
     edit(&file(&story), "ssv state 2");
     story.publish().await;
@@ -132,13 +132,13 @@ async fn a_damaged_ext4_is_repaired_or_refused() {
             assert!(refused.message().contains(word), "{word}: {refused}");
         }
         assert!(
-            story.volume.device(&story.world).is_err(),
+            story.volume.device(&story.cluster).is_err(),
             "it is logged out"
         );
     }
     let path = file(&story);
     let path = path.to_string_lossy();
-    // It says by its exit that it has repaired something.
+    // The exit status says that it has repaired something.
     run("e2fsck", ["-f", "-y", &*path]).unwrap_err();
     run("e2fsck", ["-f", "-n", &*path]).unwrap();
     story.stage().await.unwrap();
@@ -147,31 +147,34 @@ async fn a_damaged_ext4_is_repaired_or_refused() {
     story.end().await;
 }
 
-/// mount(8) says the same of everything that it cannot mount; the kernel knows better.
+/// mount(8) prints the same message for everything that it cannot mount; the kernel log has the cause.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_mount_that_fails_says_what_the_kernel_said() {
-    let test = "dead::a_mount_that_fails_says_what_the_kernel_said";
+async fn a_failed_mount_reports_the_kernel_message() {
+    let test = "dead_fs::a_failed_mount_reports_the_kernel_message";
     let Some(mut story) = Story::begin(test, GIB, EXT4).await else {
         return;
     };
     story.attach().await;
     story.detach().await;
     let name = format!("luns/{}.img", story.volume.uuid());
-    let path = story.world.nas.folder().join(name);
+    let path = story.cluster.nas.folder().join(name);
     let file = path.to_string_lossy();
     let mut superblock = [0; 1024];
     let disk = File::options().read(true).write(true).open(&path).unwrap();
     disk.read_exact_at(&mut superblock, 1024).unwrap();
-    // Made by a system of the future.
+    // Created by a newer system.
     run("debugfs", ["-w", "-R", "feature FEATURE_I30", &*file]).unwrap();
     story.publish().await;
     let refused = story.stage().await.unwrap_err();
     assert_eq!(refused.code(), Code::Unavailable, "{refused}");
     if File::open("/dev/kmsg").is_ok() {
-        let told = refused.message();
-        assert!(told.contains("unsupported optional features"), "{told}");
+        let reported = refused.message();
+        assert!(
+            reported.contains("unsupported optional features"),
+            "{reported}"
+        );
     }
-    // debugfs does not open it any more.
+    // debugfs cannot open it any more.
     disk.write_all_at(&superblock, 1024).unwrap();
     disk.sync_all().unwrap();
     story.stage().await.unwrap();
@@ -179,11 +182,11 @@ async fn a_mount_that_fails_says_what_the_kernel_said() {
     story.end().await;
 }
 
-/// Devices and rights on a tenant's file system mean nothing, unless an option says so.
+/// Device files and setuid bits on a tenant's file system have no effect, unless a mount option allows them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tenants_file_system_has_no_devices_and_gives_no_rights() {
     for fs in ["ext4", "xfs", "btrfs"] {
-        let test = "dead::a_tenants_file_system_has_no_devices_and_gives_no_rights";
+        let test = "dead_fs::a_tenants_file_system_has_no_devices_and_gives_no_rights";
         let Some(mut story) = Story::begin(test, GIB, Content::Fs(fs)).await else {
             return;
         };

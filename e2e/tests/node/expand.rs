@@ -1,4 +1,5 @@
-//! Volumes that grow (design.md#expansion-is-read-back, #large-enough-already and #node-expansion-is-always-required): the LUN first, then the device once it is rescanned, then what is on it.
+//! Expansion (design.md#expansion-is-read-back, #large-enough-already and #node-expansion-is-always-required): first the LUN,
+//! then the device after a rescan, then the file system.
 
 use e2e::harness::skip::{can_grow_mounted_ext4, skip};
 use e2e::harness::test_volume::Content;
@@ -15,22 +16,22 @@ const BTRFS: Content = Content::Fs("btrfs");
 
 #[tokio::test(flavor = "multi_thread")]
 async fn xfs_grows_while_mounted() {
-    grows_while_in_use("growth::xfs_grows_while_mounted", XFS).await;
+    grows_while_in_use("expand::xfs_grows_while_mounted", XFS).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn btrfs_grows_while_mounted() {
-    grows_while_in_use("growth::btrfs_grows_while_mounted", BTRFS).await;
+    grows_while_in_use("expand::btrfs_grows_while_mounted", BTRFS).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_raw_device_grows_while_in_use() {
-    grows_while_in_use("growth::a_raw_device_grows_while_in_use", Content::Block).await;
+    grows_while_in_use("expand::a_raw_device_grows_while_in_use", Content::Block).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ext4_grows_while_mounted() {
-    const TEST: &str = "growth::ext4_grows_while_mounted";
+    const TEST: &str = "expand::ext4_grows_while_mounted";
     if can_grow_mounted_ext4() {
         grows_while_in_use(TEST, EXT4).await;
     } else {
@@ -58,14 +59,14 @@ async fn grows_while_in_use(test: &str, content: Content) {
     story.end().await;
 }
 
-/// Where the capability is missing the error says so, nothing is lost, and the way out that it names works.
+/// Without the capability the error says so, nothing is lost, and the remedy that it names works.
 /// design.md#node-expansion-is-always-required
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mounted_ext4_that_may_not_grow_says_why() {
     if can_grow_mounted_ext4() {
         return;
     }
-    let test = "growth::a_mounted_ext4_that_may_not_grow_says_why";
+    let test = "expand::a_mounted_ext4_that_may_not_grow_says_why";
     let Some(mut story) = Story::begin(test, GIB, EXT4).await else {
         return;
     };
@@ -97,26 +98,26 @@ async fn a_mounted_ext4_that_may_not_grow_says_why() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ext4_grows_while_detached() {
-    grows_while_detached("growth::ext4_grows_while_detached", EXT4).await;
+    grows_while_detached("expand::ext4_grows_while_detached", EXT4).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn xfs_grows_while_detached() {
-    grows_while_detached("growth::xfs_grows_while_detached", XFS).await;
+    grows_while_detached("expand::xfs_grows_while_detached", XFS).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn btrfs_grows_while_detached() {
-    grows_while_detached("growth::btrfs_grows_while_detached", BTRFS).await;
+    grows_while_detached("expand::btrfs_grows_while_detached", BTRFS).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_raw_device_grows_while_detached() {
-    grows_while_detached("growth::a_raw_device_grows_while_detached", Content::Block).await;
+    grows_while_detached("expand::a_raw_device_grows_while_detached", Content::Block).await;
 }
 
-/// Kubernetes grows the LUN of a volume that no pod uses, and the node half hears of it when the volume is staged, once
-/// before the pod sees it and once more by `NodeExpandVolume`.
+/// Kubernetes expands the LUN of a volume that no pod uses. The node grows it when the volume is staged,
+/// and `NodeExpandVolume` is called once more after that.
 async fn grows_while_detached(test: &str, content: Content) {
     let Some(mut story) = Story::begin(test, GIB, content).await else {
         return;
@@ -127,7 +128,7 @@ async fn grows_while_detached(test: &str, content: Content) {
     assert_eq!(
         story
             .volume
-            .expand_lun(&story.world, 2 * GIB)
+            .expand_lun(&story.cluster, 2 * GIB)
             .await
             .unwrap(),
         2 * GIB
@@ -144,7 +145,7 @@ async fn grows_while_detached(test: &str, content: Content) {
     story.end().await;
 }
 
-/// From GiB to GiB, and by sizes that a file system can hardly use.
+/// Whole GiB steps, and sizes that a file system can hardly use.
 const LADDER: [i64; 8] = [
     2 * GIB,
     3 * GIB,
@@ -158,22 +159,22 @@ const LADDER: [i64; 8] = [
 
 #[tokio::test(flavor = "multi_thread")]
 async fn xfs_grows_again_and_again() {
-    grows_again_and_again("growth::xfs_grows_again_and_again", XFS).await;
+    grows_again_and_again("expand::xfs_grows_again_and_again", XFS).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn btrfs_grows_again_and_again() {
-    grows_again_and_again("growth::btrfs_grows_again_and_again", BTRFS).await;
+    grows_again_and_again("expand::btrfs_grows_again_and_again", BTRFS).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ext4_grows_again_and_again() {
-    grows_again_and_again("growth::ext4_grows_again_and_again", EXT4).await;
+    grows_again_and_again("expand::ext4_grows_again_and_again", EXT4).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_raw_device_grows_again_and_again() {
-    grows_again_and_again("growth::a_raw_device_grows_again_and_again", Content::Block).await;
+    grows_again_and_again("expand::a_raw_device_grows_again_and_again", Content::Block).await;
 }
 
 async fn grows_again_and_again(test: &str, content: Content) {
@@ -197,43 +198,55 @@ async fn grows_again_and_again(test: &str, content: Content) {
     story.end().await;
 }
 
-/// A size that is no whole number of MiB is rounded up, and the answers carry what is really there.
+/// A size that is not a whole number of MiB is rounded up, and the responses have the actual size.
 /// design.md#sizes
 #[tokio::test(flavor = "multi_thread")]
-async fn answers_carry_the_real_size() {
-    let Some(mut story) = Story::begin("growth::answers_carry_the_real_size", GIB, XFS).await
+async fn responses_have_the_actual_size() {
+    let Some(mut story) = Story::begin("expand::responses_have_the_actual_size", GIB, XFS).await
     else {
         return;
     };
     story.attach().await;
-    let asked = 2 * GIB + 1;
+    let requested = 2 * GIB + 1;
     assert_eq!(
-        story.volume.expand_lun(&story.world, asked).await.unwrap(),
+        story
+            .volume
+            .expand_lun(&story.cluster, requested)
+            .await
+            .unwrap(),
         2 * GIB + MIB
     );
-    assert_eq!(story.grow_node(asked).await.unwrap(), 2 * GIB + MIB);
+    assert_eq!(story.grow_node(requested).await.unwrap(), 2 * GIB + MIB);
     story.must_have(2 * GIB + MIB);
     story.end().await;
 }
 
 /// design.md#large-enough-already
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_there_already_is_no_error() {
+async fn an_expansion_that_is_already_done_succeeds() {
     for content in [XFS, Content::Block] {
-        let test = "growth::what_is_there_already_is_no_error";
+        let test = "expand::an_expansion_that_is_already_done_succeeds";
         let Some(mut story) = Story::begin(test, 2 * GIB, content).await else {
             return;
         };
         story.attach().await;
-        for asked in [1, GIB, 2 * GIB - 1, 2 * GIB] {
+        for requested in [1, GIB, 2 * GIB - 1, 2 * GIB] {
             assert_eq!(
-                story.volume.expand_lun(&story.world, asked).await.unwrap(),
+                story
+                    .volume
+                    .expand_lun(&story.cluster, requested)
+                    .await
+                    .unwrap(),
                 2 * GIB,
-                "{asked}"
+                "{requested}"
             );
-            assert_eq!(story.grow_node(asked).await.unwrap(), 2 * GIB, "{asked}");
+            assert_eq!(
+                story.grow_node(requested).await.unwrap(),
+                2 * GIB,
+                "{requested}"
+            );
         }
-        // The kubelet may also leave it open.
+        // The kubelet may also omit the size.
         assert_eq!(story.grow_node(0).await.unwrap(), 2 * GIB);
         let above = csi::NodeExpandVolumeRequest {
             capacity_range: Some(csi::CapacityRange {
@@ -244,7 +257,7 @@ async fn what_is_there_already_is_no_error() {
             ..story.bare_expand(&story.volume.target)
         };
         let refused = story
-            .node(story.world.plugin.node().node_expand_volume(above))
+            .node(story.cluster.plugin.node().node_expand_volume(above))
             .await
             .unwrap_err();
         assert_eq!(refused.code(), Code::OutOfRange, "{refused}");
@@ -253,11 +266,11 @@ async fn what_is_there_already_is_no_error() {
     }
 }
 
-/// The NAS has no room for 100 TiB. The device stays as it was, and a smaller wish is granted.
+/// The NAS has no space for 100 TiB. The device keeps its size, and a smaller request succeeds.
 /// design.md#large-enough-already
 #[tokio::test(flavor = "multi_thread")]
 async fn a_growth_that_the_nas_refused_is_retried_smaller() {
-    let test = "growth::a_growth_that_the_nas_refused_is_retried_smaller";
+    let test = "expand::a_growth_that_the_nas_refused_is_retried_smaller";
     let Some(mut story) = Story::begin(test, GIB, BTRFS).await else {
         return;
     };
@@ -266,14 +279,14 @@ async fn a_growth_that_the_nas_refused_is_retried_smaller() {
 
     let full = json!({"kind": "refuse", "code": 18_990_002});
     story
-        .world
+        .cluster
         .nas
         .fault("SYNO.Core.ISCSI.LUN", "set", 1, 1, full)
         .await
         .unwrap();
     let refused = story
         .volume
-        .expand_lun(&story.world, 100 << 40)
+        .expand_lun(&story.cluster, 100 << 40)
         .await
         .unwrap_err();
     assert_eq!(refused.code(), Code::OutOfRange, "{refused}");
@@ -286,11 +299,11 @@ async fn a_growth_that_the_nas_refused_is_retried_smaller() {
     story.end().await;
 }
 
-/// The LUN was not grown: then neither is anything on the node, and the answer does not pretend it was.
+/// The LUN was not expanded: then nothing grows on the node, and the response does not claim that it did.
 /// design.md#expansion-is-read-back
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_does_not_claim_growth_that_never_was() {
-    let test = "growth::a_node_does_not_claim_growth_that_never_was";
+    let test = "expand::a_node_does_not_claim_growth_that_never_was";
     let Some(mut story) = Story::begin(test, GIB, XFS).await else {
         return;
     };
@@ -302,12 +315,12 @@ async fn a_node_does_not_claim_growth_that_never_was() {
     story.end().await;
 }
 
-/// The staging path will do, and nothing else need be said.
+/// The staging path suffices, and all optional fields can be omitted.
 /// design.md#node-expansion-is-always-required
 #[tokio::test(flavor = "multi_thread")]
 async fn a_volume_grows_through_its_staging_path() {
     for content in [XFS, Content::Block] {
-        let test = "growth::a_volume_grows_through_its_staging_path";
+        let test = "expand::a_volume_grows_through_its_staging_path";
         let Some(mut story) = Story::begin(test, GIB, content).await else {
             return;
         };
@@ -316,11 +329,11 @@ async fn a_volume_grows_through_its_staging_path() {
         story.grow_lun(2 * GIB).await;
         let mut bare = story.bare_expand(&story.volume.staging);
         if content == Content::Block {
-            // A staged raw device leaves no trace at its staging path, so the call has to say that this is one.
+            // A staged raw device has no mount at its staging path, so the call must set volume_path to it.
             bare.staging_target_path.clone_from(&bare.volume_path);
         }
         let grown = story
-            .node(story.world.plugin.node().node_expand_volume(bare))
+            .node(story.cluster.plugin.node().node_expand_volume(bare))
             .await
             .unwrap();
         assert_eq!(grown.into_inner().capacity_bytes, 2 * GIB);
@@ -330,7 +343,7 @@ async fn a_volume_grows_through_its_staging_path() {
         story.grow_lun(3 * GIB).await;
         let bare = story.bare_expand(&story.volume.target);
         let grown = story
-            .node(story.world.plugin.node().node_expand_volume(bare))
+            .node(story.cluster.plugin.node().node_expand_volume(bare))
             .await
             .unwrap();
         assert_eq!(grown.into_inner().capacity_bytes, 3 * GIB);

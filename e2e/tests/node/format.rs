@@ -1,4 +1,4 @@
-//! A volume's first stage: what is made of a blank LUN, and how that survives a crash (design.md#identity-before-action and #mkfs-defaults).
+//! A volume's first stage: formatting a blank LUN, and crashes during that (design.md#identity-before-action and #mkfs-defaults).
 
 use e2e::GIB;
 use e2e::harness::process::run;
@@ -13,40 +13,41 @@ use e2e::interceptor::{CommandInterceptor, StopAt};
 const EXT4: Content = Content::Fs("ext4");
 const XFS: Content = Content::Fs("xfs");
 const BTRFS: Content = Content::Fs("btrfs");
-/// Takes a `mkfs` longer than a small one.
+/// Large enough that `mkfs` takes noticeable time.
 const LARGE: i64 = 1 << 40;
 
 impl Story {
-    /// Goes on with another volume, which is published and blank.
+    /// Switches to a new volume, which is published and blank.
     async fn next_volume(&mut self, size: i64) {
-        self.volume = TestVolume::create(&self.world, "pvc-1", size, self.volume.content)
+        self.volume = TestVolume::create(&self.cluster, "pvc-1", size, self.volume.content)
             .await
             .unwrap();
         self.publish().await;
     }
 
-    /// The first stage, in which the driver dies at an armed trap, and then the next driver's. Answers where that was.
-    async fn stumble_at_birth(&mut self, trap: &CommandInterceptor) -> Option<String> {
-        let held = tokio::select! {
+    /// Runs the first stage; the driver is killed at the armed command, and stage is repeated with a new driver. Returns the
+    /// command.
+    async fn kill_in_first_stage(&mut self, interceptor: &CommandInterceptor) -> Option<String> {
+        let stopped = tokio::select! {
             staged = self.stage() => {
                 staged.unwrap();
                 None
             }
-            held = trap.held() => Some(held.unwrap()),
+            stopped = interceptor.held() => Some(stopped.unwrap()),
         };
-        trap.disarm().unwrap();
-        if let Some(held) = &held {
-            self.world.plugin.process.kill();
-            held.kill();
-            self.world.restart_driver().await.unwrap();
+        interceptor.disarm().unwrap();
+        if let Some(stopped) = &stopped {
+            self.cluster.plugin.process.kill();
+            stopped.kill();
+            self.cluster.restart_driver().await.unwrap();
             if let Err(status) = self.stage().await {
-                panic!("stage after a kill at {}: {status}", held.program);
+                panic!("stage after a kill at {}: {status}", stopped.program);
             }
         }
-        held.map(|held| held.program)
+        stopped.map(|stopped| stopped.program)
     }
 
-    /// The volume is whole: what is written to it stays, and the file system finds no fault with itself.
+    /// Checks that written data persist and that fsck finds no error.
     async fn must_be_sound(&self, size: i64) {
         self.node_publish().await.unwrap();
         self.must_have(size);
@@ -68,7 +69,7 @@ impl Story {
 
     async fn delete_volume(&self) {
         self.detach().await;
-        self.volume.delete(&self.world).await.unwrap();
+        self.volume.delete(&self.cluster).await.unwrap();
     }
 }
 
@@ -97,14 +98,14 @@ async fn killed_at_each_host_command(test: &str, content: Content) {
     let Some(mut story) = Story::begin(test, GIB, content).await else {
         return;
     };
-    let trap = story.trap();
+    let interceptor = story.interceptor();
     let mut seen = Vec::new();
     for when in [StopAt::Before, StopAt::After] {
         for nth in 1.. {
             story.next_volume(GIB).await;
-            trap.arm(nth, when).unwrap();
-            let met = story.stumble_at_birth(&trap).await;
-            // Before the first look at the disk nothing can have happened to it.
+            interceptor.arm(nth, when).unwrap();
+            let met = story.kill_in_first_stage(&interceptor).await;
+            // Before the driver has read the disk, nothing can have happened to it.
             if met.as_deref() != Some("iscsiadm") {
                 story.must_be_sound(GIB).await;
             }
@@ -122,29 +123,32 @@ async fn killed_at_each_host_command(test: &str, content: Content) {
     ] {
         assert!(
             seen.iter().any(|met| met == program),
-            "the driver never came to {program}, only to {seen:?}"
+            "the driver was never stopped at {program}, only at {seen:?}"
         );
     }
 }
 
 /// design.md#identity-before-action
 #[tokio::test(flavor = "multi_thread")]
-async fn a_mkfs_that_was_killed_is_done_again() {
-    // As long as each takes here, about: a kill after its end is a good story too.
+async fn a_killed_mkfs_is_repeated() {
+    // About as long as each takes on this machine; a kill after its end is a valid test, too.
     for (content, longest) in [(EXT4, 250_000), (XFS, 15_000), (BTRFS, 100_000)] {
-        let test = "format::a_mkfs_that_was_killed_is_done_again";
+        let test = "format::a_killed_mkfs_is_repeated";
         let Some(mut story) = Story::begin(test, LARGE, content).await else {
             return;
         };
-        let trap = story.trap();
+        let interceptor = story.interceptor();
         let mkfs = format!("mkfs.{}", content.name());
         let mut random = SmallRng::seed_from_u64(11);
         for _ in 0..5 {
             story.next_volume(LARGE).await;
             let when = StopAt::During(random.random_range(0..longest));
             eprintln!("killing {mkfs} {when:?}");
-            trap.arm_for(&mkfs, when).unwrap();
-            assert_eq!(story.stumble_at_birth(&trap).await, Some(mkfs.clone()));
+            interceptor.arm_for(&mkfs, when).unwrap();
+            assert_eq!(
+                story.kill_in_first_stage(&interceptor).await,
+                Some(mkfs.clone())
+            );
             story.must_be_sound(LARGE).await;
             story.delete_volume().await;
         }
@@ -152,28 +156,29 @@ async fn a_mkfs_that_was_killed_is_done_again() {
     }
 }
 
-/// The driver dies and leaves a `mkfs` to itself that has not begun. When it does, the volume is in use already.
+/// The driver dies and leaves an orphaned `mkfs` that has not started yet. When it starts, the volume is already in use.
 /// design.md#identity-before-action
 #[tokio::test(flavor = "multi_thread")]
-async fn a_late_mkfs_of_a_dead_driver_harms_nobody() {
+async fn a_late_mkfs_of_a_dead_driver_does_no_harm() {
     for content in [EXT4, XFS, BTRFS] {
-        let test = "format::a_late_mkfs_of_a_dead_driver_harms_nobody";
+        let test = "format::a_late_mkfs_of_a_dead_driver_does_no_harm";
         let Some(mut story) = Story::begin(test, GIB, content).await else {
             return;
         };
-        let trap = story.trap();
+        let interceptor = story.interceptor();
         story.publish().await;
-        trap.arm_for(&format!("mkfs.{}", content.name()), StopAt::Before)
+        interceptor
+            .arm_for(&format!("mkfs.{}", content.name()), StopAt::Before)
             .unwrap();
-        let held = tokio::select! {
+        let stopped = tokio::select! {
             staged = story.stage() => panic!("staged: {staged:?}"),
-            held = trap.held() => held.unwrap(),
+            stopped = interceptor.held() => stopped.unwrap(),
         };
-        story.world.restart_driver().await.unwrap();
+        story.cluster.restart_driver().await.unwrap();
         story.stage().await.unwrap();
         story.node_publish().await.unwrap();
         let data = story.write("before");
-        held.release().await.unwrap();
+        stopped.release().await.unwrap();
         story.must_hold(&data);
         story.detach().await;
         story.attach().await;
@@ -182,7 +187,7 @@ async fn a_late_mkfs_of_a_dead_driver_harms_nobody() {
     }
 }
 
-/// What `formatOptions` says is how the file system is.
+/// `formatOptions` determine the properties of the file system.
 /// design.md#mkfs-defaults
 #[tokio::test(flavor = "multi_thread")]
 async fn format_options_have_effect() {
@@ -212,14 +217,14 @@ async fn format_options_have_effect() {
             return;
         };
         story.attach().await;
-        let told = story.ask(tool);
-        assert!(told.contains(want), "no {want} in: {told}");
+        let output = story.run_tool(tool);
+        assert!(output.contains(want), "no {want} in: {output}");
         story.must_have(GIB);
         story.end().await;
     }
 }
 
-/// Without `formatOptions` nothing is made that the kernel of an older node could not mount.
+/// Without `formatOptions` the file system has no feature that an older node's kernel could not mount.
 /// design.md#mkfs-defaults
 #[tokio::test(flavor = "multi_thread")]
 async fn the_defaults_are_conservative() {
@@ -245,9 +250,9 @@ async fn the_defaults_are_conservative() {
             return;
         };
         story.attach().await;
-        let told = story.ask(tool);
+        let output = story.run_tool(tool);
         for feature in young {
-            assert!(!told.contains(feature), "{feature} in: {told}");
+            assert!(!output.contains(feature), "{feature} in: {output}");
         }
         assert!(
             !inspect::options(&story.volume.target)
@@ -259,7 +264,7 @@ async fn the_defaults_are_conservative() {
 }
 
 impl Story {
-    fn ask(&self, tool: &[&str]) -> String {
+    fn run_tool(&self, tool: &[&str]) -> String {
         let device = self.device();
         let device = device.to_string_lossy();
         run(tool[0], tool[1..].iter().copied().chain([&*device])).unwrap()

@@ -1,4 +1,4 @@
-//! A file system with no byte left, that grows under a pod which goes on writing.
+//! A full file system that grows under a pod which keeps writing.
 
 use std::fs::File;
 use std::io::{ErrorKind, Write as _};
@@ -13,18 +13,22 @@ use crate::story::{Data, Story};
 use e2e::harness::inspect;
 use e2e::harness::writer::Writer;
 
-/// What is left for the data that are looked at again; a checksum of more takes its time in a debug build.
-const BRIM: i64 = 24 << 20;
+/// Space left for data whose checksum is compared; more would take too long in a debug build.
+const DATA_SPACE: i64 = 24 << 20;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_xfs_grows_under_a_writer() {
-    grows_under_a_writer("full::a_full_xfs_grows_under_a_writer", Content::Fs("xfs")).await;
+    grows_under_a_writer(
+        "full_filesystem::a_full_xfs_grows_under_a_writer",
+        Content::Fs("xfs"),
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_btrfs_grows_under_a_writer() {
     grows_under_a_writer(
-        "full::a_full_btrfs_grows_under_a_writer",
+        "full_filesystem::a_full_btrfs_grows_under_a_writer",
         Content::Fs("btrfs"),
     )
     .await;
@@ -32,7 +36,7 @@ async fn a_full_btrfs_grows_under_a_writer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_ext4_grows_under_a_writer() {
-    const TEST: &str = "full::a_full_ext4_grows_under_a_writer";
+    const TEST: &str = "full_filesystem::a_full_ext4_grows_under_a_writer";
     if can_grow_mounted_ext4() {
         grows_under_a_writer(TEST, Content::Fs("ext4")).await;
     } else {
@@ -51,7 +55,7 @@ async fn grows_under_a_writer(test: &str, content: Content) {
     let data = story.write("before");
     let writer = Writer::start(&story.volume.path().join("log")).unwrap();
     writer.must_go_on().await.unwrap();
-    let brim = story.fill_to_the_brim();
+    let brim = story.fill_completely();
     writer.must_be_stuck().await.unwrap();
 
     story.grow_lun(2 * GIB).await;
@@ -67,24 +71,24 @@ async fn grows_under_a_writer(test: &str, content: Content) {
     story.end().await;
 }
 
-/// Where no mounted ext4 can be grown the writer has to pause; all else is the same.
+/// On a machine where a mounted ext4 cannot grow the writer has to pause; otherwise the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_ext4_grows_between_two_pods() {
-    let test = "full::a_full_ext4_grows_between_two_pods";
+    let test = "full_filesystem::a_full_ext4_grows_between_two_pods";
     let Some(mut story) = Story::begin(test, GIB, Content::Fs("ext4")).await else {
         return;
     };
     story.attach().await;
     let data = story.write("before");
     let writer = Writer::start(&story.volume.path().join("log")).unwrap();
-    let brim = story.fill_to_the_brim();
+    let brim = story.fill_completely();
     writer.must_be_stuck().await.unwrap();
     writer.stop().unwrap();
 
     story.detach().await;
     story
         .volume
-        .expand_lun(&story.world, 2 * GIB)
+        .expand_lun(&story.cluster, 2 * GIB)
         .await
         .unwrap();
     story.attach().await;
@@ -99,16 +103,16 @@ async fn a_full_ext4_grows_between_two_pods() {
 }
 
 impl Story {
-    /// Leaves no room at all: most of it is only reserved, and the last of it holds data.
-    fn fill_to_the_brim(&self) -> Data {
+    /// Leaves no free space: most of it is only allocated, and the last part holds data.
+    fn fill_completely(&self) -> Data {
         let pod = self.volume.path();
-        let room = inspect::df("avail", &pod).unwrap() - BRIM;
+        let room = inspect::df("avail", &pod).unwrap() - DATA_SPACE;
         let ballast = File::create(pod.join("ballast")).unwrap();
         fallocate(&ballast, FallocateFlags::empty(), 0, room).unwrap();
 
         let mut file = File::create(pod.join("brim")).unwrap();
         let (mut hasher, mut bytes) = (Sha256::new(), 0);
-        // Large pieces first, then the crumbs.
+        // Large pieces first, then smaller ones.
         for piece in [1 << 20, 64 << 10, 4 << 10] {
             let chunk: Vec<u8> = b"to the brim, and not a byte more "
                 .iter()

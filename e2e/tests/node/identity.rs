@@ -1,5 +1,5 @@
-//! Disks that are not what they should be (design.md#identity-before-action): identity is asked of the disk, fresh, before anything is done
-//! to it, and only what is ours *and* blank is formatted.
+//! Wrong disks (design.md#identity-before-action): the driver re-reads the disk's identity before every action on it,
+//! and it formats only a disk that is ours *and* blank.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -13,7 +13,7 @@ use tonic::{Code, Status};
 use crate::story::Story;
 use e2e::harness::inspect::ImageSnapshot;
 
-/// Another volume of the same driver, whose LUN somebody maps in the place of the story's.
+/// Another volume of the same driver, whose LUN is mapped in place of the story's.
 struct SwappedLun {
     volume: TestVolume,
     unit: Value,
@@ -21,16 +21,16 @@ struct SwappedLun {
 }
 
 impl Story {
-    async fn impostor(&self) -> SwappedLun {
-        let mut volume = TestVolume::create(&self.world, "pvc-2", 2 * GIB, self.volume.content)
+    async fn swapped(&self) -> SwappedLun {
+        let mut volume = TestVolume::create(&self.cluster, "pvc-2", 2 * GIB, self.volume.content)
             .await
             .unwrap();
-        volume.publish(&self.world).await.unwrap();
-        let theirs = Story::unit_of(&self.target_of(&volume)).clone();
-        let file = PathBuf::from(theirs["file"].as_str().unwrap());
+        volume.publish(&self.cluster).await.unwrap();
+        let other_unit = Story::unit_of(&self.target_of(&volume)).clone();
+        let file = PathBuf::from(other_unit["file"].as_str().unwrap());
         SwappedLun {
             volume,
-            unit: theirs,
+            unit: other_unit,
             file,
         }
     }
@@ -39,8 +39,8 @@ impl Story {
         target["luns"].as_object().unwrap().values().next().unwrap()
     }
 
-    /// Maps the impostor's LUN where the volume's was, while the session lives.
-    fn map_instead(&self, unit: &Value) -> Value {
+    /// Maps the other LUN at the volume's mapping index, while the session is live.
+    fn swap_mapping(&self, unit: &Value) -> Value {
         let real = self.target();
         let mut changed = real.clone();
         for place in changed["luns"].as_object_mut().unwrap().values_mut() {
@@ -51,9 +51,9 @@ impl Story {
     }
 
     #[track_caller]
-    fn must_name_both(&self, refused: &Status, impostor: &SwappedLun) {
+    fn must_name_both(&self, refused: &Status, swapped: &SwappedLun) {
         assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
-        for serial in [self.volume.uuid(), impostor.volume.uuid()] {
+        for serial in [self.volume.uuid(), swapped.volume.uuid()] {
             assert!(
                 refused.message().contains(serial),
                 "no {serial} in: {refused}"
@@ -61,7 +61,7 @@ impl Story {
         }
     }
 
-    /// A user of a raw device who has it for himself.
+    /// Opens a raw device exclusively, as a database does.
     fn database(&self) -> File {
         let alone = nix::libc::O_EXCL;
         OpenOptions::new()
@@ -71,14 +71,14 @@ impl Story {
             .unwrap()
     }
 
-    async fn end_with(self, impostor: SwappedLun) {
-        impostor.volume.unpublish(&self.world).await.unwrap();
-        impostor.volume.delete(&self.world).await.unwrap();
+    async fn end_without(self, swapped: SwappedLun) {
+        swapped.volume.unpublish(&self.cluster).await.unwrap();
+        swapped.volume.delete(&self.cluster).await.unwrap();
         self.end().await;
     }
 }
 
-/// The cached serial in sysfs would pass: only a rescan tells.
+/// The serial cached in sysfs would still match: only a rescan shows the difference.
 /// design.md#identity-before-action
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mapping_index_that_another_lun_took_is_not_grown() {
@@ -89,25 +89,25 @@ async fn a_mapping_index_that_another_lun_took_is_not_grown() {
         };
         story.attach().await;
         let data = story.write("before");
-        let impostor = story.impostor().await;
-        let photo = ImageSnapshot::take(&impostor.file).unwrap();
-        // A loop device that nobody uses would be exchanged as a whole; a disk keeps its place, and so does one in use.
+        let swapped = story.swapped().await;
+        let snapshot = ImageSnapshot::take(&swapped.file).unwrap();
+        // An unused loop device would be replaced as a whole; a disk keeps its device name, and so does a loop device in use.
         let database = (content == Content::Block).then(|| story.database());
-        let real = story.map_instead(&impostor.unit);
+        let real = story.swap_mapping(&swapped.unit);
 
         for size in [GIB, 2 * GIB] {
             let refused = story.grow_node(size).await.unwrap_err();
-            story.must_name_both(&refused, &impostor);
+            story.must_name_both(&refused, &swapped);
         }
         let refused = story.stage().await.unwrap_err();
-        story.must_name_both(&refused, &impostor);
+        story.must_name_both(&refused, &swapped);
         if content == Content::Block {
             let refused = story.node_publish().await.unwrap_err();
-            story.must_name_both(&refused, &impostor);
+            story.must_name_both(&refused, &swapped);
         }
-        photo.ensure_unchanged().unwrap();
+        snapshot.ensure_unchanged().unwrap();
 
-        // The mix-up is undone, and nothing has been lost.
+        // The swap is undone, and nothing was lost.
         story.put_target(&real);
         story.grow_node(GIB).await.unwrap();
         drop(database);
@@ -115,11 +115,11 @@ async fn a_mapping_index_that_another_lun_took_is_not_grown() {
         story.detach().await;
         story.attach().await;
         story.must_hold(&data);
-        story.end_with(impostor).await;
+        story.end_without(swapped).await;
     }
 }
 
-/// A blank LUN in the place of the volume's is the worst of all: it asks to be formatted. Its serial says whose it is.
+/// A blank LUN in place of the volume's is the worst case, because the driver would format it. Its serial shows whose it is.
 /// design.md#identity-before-action
 #[tokio::test(flavor = "multi_thread")]
 async fn a_blank_lun_of_another_volume_is_not_formatted() {
@@ -129,27 +129,27 @@ async fn a_blank_lun_of_another_volume_is_not_formatted() {
             return;
         };
         story.publish().await;
-        let impostor = story.impostor().await;
-        let photo = ImageSnapshot::take(&impostor.file).unwrap();
-        let real = story.map_instead(&impostor.unit);
+        let swapped = story.swapped().await;
+        let snapshot = ImageSnapshot::take(&swapped.file).unwrap();
+        let real = story.swap_mapping(&swapped.unit);
 
         for _ in 0..2 {
             let refused = story.stage().await.unwrap_err();
-            story.must_name_both(&refused, &impostor);
-            // A final answer: no session may be left behind.
-            let sessions = story.world.initiator().unwrap();
+            story.must_name_both(&refused, &swapped);
+            // The error is final: no session may be left behind.
+            let sessions = story.cluster.initiator().unwrap();
             assert_eq!(sessions.count("sys/class/iscsi_session").unwrap(), 0);
         }
-        photo.ensure_unchanged().unwrap();
+        snapshot.ensure_unchanged().unwrap();
 
         story.put_target(&real);
         story.stage().await.unwrap();
         story.must_have(GIB);
-        story.end_with(impostor).await;
+        story.end_without(swapped).await;
     }
 }
 
-/// A raw device that is staged but not in use may change under the session: the disk that appears then is not shown to a pod.
+/// A staged raw device that is not in use may change under the session: the new disk is not published to a pod.
 /// design.md#identity-before-action
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_is_not_shown_the_device_of_another_volume() {
@@ -159,18 +159,18 @@ async fn a_pod_is_not_shown_the_device_of_another_volume() {
     };
     story.publish().await;
     story.stage().await.unwrap();
-    let impostor = story.impostor().await;
-    let real = story.map_instead(&impostor.unit);
+    let swapped = story.swapped().await;
+    let real = story.swap_mapping(&swapped.unit);
     let refused = story.node_publish().await.unwrap_err();
-    story.must_name_both(&refused, &impostor);
+    story.must_name_both(&refused, &swapped);
     assert!(std::fs::symlink_metadata(&story.volume.target).is_err());
     story.put_target(&real);
     story.stage().await.unwrap();
     story.node_publish().await.unwrap();
-    story.end_with(impostor).await;
+    story.end_without(swapped).await;
 }
 
-/// What holds one file system is not made another, whatever is asked for.
+/// A device that holds one file system is not reformatted with another, whatever the request says.
 /// design.md#identity-before-action
 #[tokio::test(flavor = "multi_thread")]
 async fn a_volume_with_another_file_system_is_left_alone() {
@@ -184,7 +184,7 @@ async fn a_volume_with_another_file_system_is_left_alone() {
         let file = story.lun_file();
         story.node_unpublish().await.unwrap();
         story.unstage().await.unwrap();
-        let photo = ImageSnapshot::take(&file).unwrap();
+        let snapshot = ImageSnapshot::take(&file).unwrap();
         let context = std::mem::take(&mut story.volume.volume_context);
         story.volume.content = Content::Fs(asked);
 
@@ -194,7 +194,7 @@ async fn a_volume_with_another_file_system_is_left_alone() {
             refused.message().contains(&format!("holds {has}")),
             "{refused}"
         );
-        photo.ensure_unchanged().unwrap();
+        snapshot.ensure_unchanged().unwrap();
 
         (story.volume.content, story.volume.volume_context) = (Content::Fs(has), context);
         story.stage().await.unwrap();

@@ -1,4 +1,5 @@
-//! A NAS that is down. The node half never speaks to it (design.md#the-node-never-calls-dsm and #unstage-needs-no-nas), so what it can do alone it does.
+//! A NAS that is down. The node half never calls it (design.md#the-node-never-calls-dsm and #unstage-needs-no-nas), so node calls
+//! that need no NAS still succeed.
 
 use e2e::GIB;
 use e2e::harness::test_volume::Content;
@@ -8,20 +9,20 @@ use e2e::harness::writer::Writer;
 
 /// design.md#unstage-needs-no-nas
 #[tokio::test(flavor = "multi_thread")]
-async fn a_volume_is_let_go_while_the_nas_is_down() {
+async fn a_volume_is_unstaged_while_the_nas_is_down() {
     for content in Content::ALL {
-        let test = "outage::a_volume_is_let_go_while_the_nas_is_down";
+        let test = "outage::a_volume_is_unstaged_while_the_nas_is_down";
         let Some(mut story) = Story::begin(test, GIB, content).await else {
             return;
         };
         story.attach().await;
         let data = story.write("before");
-        story.world.nas.kill();
-        // The NAS's journal is gone with it, so these calls are made without asking it what it heard.
-        story.volume.node_unpublish(&story.world).await.unwrap();
-        story.volume.unstage(&story.world).await.unwrap();
-        story.volume.unstage(&story.world).await.unwrap();
-        story.world.nas.restart().await.unwrap();
+        story.cluster.nas.kill();
+        // The NAS's journal is down with it, so these calls do not check that the NAS received nothing.
+        story.volume.node_unpublish(&story.cluster).await.unwrap();
+        story.volume.unstage(&story.cluster).await.unwrap();
+        story.volume.unstage(&story.cluster).await.unwrap();
+        story.cluster.nas.restart().await.unwrap();
 
         story.stage().await.unwrap();
         story.node_publish().await.unwrap();
@@ -30,7 +31,7 @@ async fn a_volume_is_let_go_while_the_nas_is_down() {
     }
 }
 
-/// The driver starts, stages and answers for its volumes without a NAS to talk to.
+/// The driver starts, stages and responds about its volumes without a reachable Web API.
 /// design.md#the-node-never-calls-dsm
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_works_while_the_web_api_is_down() {
@@ -39,19 +40,19 @@ async fn a_node_works_while_the_web_api_is_down() {
         return;
     };
     story.publish().await;
-    story.world.nas.kill();
-    story.world.restart_driver().await.unwrap();
-    let (volume, world) = (&story.volume, &story.world);
-    volume.stage(world).await.unwrap();
-    volume.node_publish(world).await.unwrap();
-    volume.stats(world).await.unwrap();
-    assert_eq!(volume.expand_on_node(world, GIB).await.unwrap(), GIB);
-    volume.node_unpublish(world).await.unwrap();
-    story.world.nas.restart().await.unwrap();
+    story.cluster.nas.kill();
+    story.cluster.restart_driver().await.unwrap();
+    let (volume, cluster) = (&story.volume, &story.cluster);
+    volume.stage(cluster).await.unwrap();
+    volume.node_publish(cluster).await.unwrap();
+    volume.stats(cluster).await.unwrap();
+    assert_eq!(volume.expand_on_node(cluster, GIB).await.unwrap(), GIB);
+    volume.node_unpublish(cluster).await.unwrap();
+    story.cluster.nas.restart().await.unwrap();
     story.end().await;
 }
 
-/// A power cut at the NAS while a pod writes: the writing goes on, and so does growing when the NAS is back.
+/// A power cut of the NAS while a pod writes: writing continues afterwards, and expansion works once the NAS is back.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_outlives_a_restart_of_the_nas() {
     for content in [Content::Fs("xfs"), Content::Fs("btrfs"), Content::Block] {
@@ -63,11 +64,11 @@ async fn a_pod_outlives_a_restart_of_the_nas() {
         let file = story.volume.file("log");
         let writer = Writer::start(&file).unwrap();
         writer.must_go_on().await.unwrap();
-        story.world.nas.kill();
+        story.cluster.nas.kill();
         writer.must_go_on().await.unwrap();
-        let refused = story.volume.expand_lun(&story.world, 2 * GIB).await;
+        let refused = story.volume.expand_lun(&story.cluster, 2 * GIB).await;
         assert_eq!(refused.unwrap_err().code(), tonic::Code::Unavailable);
-        story.world.nas.restart().await.unwrap();
+        story.cluster.nas.restart().await.unwrap();
         writer.must_go_on().await.unwrap();
 
         story.grow_lun(2 * GIB).await;

@@ -1,5 +1,5 @@
-//! Several portals on a node whose multipathd makes no map, in all the ways that a daemon has for that: one path, and no more
-//! (design.md#portals). Two paths and a map are the VM's.
+//! Several portals on a node whose multipathd creates no map, for every reason a daemon can have: one path only
+//! (design.md#portals). Two paths and a map are tested in a VM.
 
 use e2e::GIB;
 use e2e::harness::skip::needs_root;
@@ -17,13 +17,13 @@ async fn begin(test: &str, content: Content) -> Option<Story> {
     }
     let mut plan = Plan::whole();
     plan.nas.portals = PORTALS.map(str::to_owned).to_vec();
-    // As often as can be: nothing may be joined to one path.
+    // As often as possible: no path may be added to the first one.
     plan.driver = ["--path-interval", "1s"].map(str::to_owned).to_vec();
-    let world = plan.start().await.unwrap();
-    let volume = TestVolume::create(&world, "pvc-1", GIB, content)
+    let cluster = plan.start().await.unwrap();
+    let volume = TestVolume::create(&cluster, "pvc-1", GIB, content)
         .await
         .unwrap();
-    Some(Story { world, volume })
+    Some(Story { cluster, volume })
 }
 
 /// design.md#portals
@@ -41,16 +41,16 @@ async fn without_a_multipathd_that_makes_maps_there_is_one_path() {
             return;
         };
         story
-            .world
+            .cluster
             .initiator()
             .unwrap()
             .set_multipathd(state)
             .unwrap();
         story.attach().await;
         let data = story.write("one path");
-        // Again, as a kubelet does that was restarted.
+        // Again, as a restarted kubelet does.
         story.stage().await.unwrap();
-        let initiator = story.world.initiator().unwrap();
+        let initiator = story.cluster.initiator().unwrap();
         let sessions = initiator.count("sys/class/iscsi_session").unwrap();
         assert_eq!(sessions, 1, "{state}");
         story.must_hold(&data);
@@ -58,15 +58,15 @@ async fn without_a_multipathd_that_makes_maps_there_is_one_path() {
     }
 }
 
-/// One that runs and makes nothing is waited for: a path more would be a disk more.
+/// A running multipathd that creates no map is waited for: a second path would be a second disk.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_multipathd_that_fails_is_an_error_until_it_is_mended() {
-    let test = "portals::a_multipathd_that_fails_is_an_error_until_it_is_mended";
+async fn a_multipathd_that_fails_is_an_error_until_it_is_fixed() {
+    let test = "portals::a_multipathd_that_fails_is_an_error_until_it_is_fixed";
     let Some(mut story) = begin(test, Content::Fs("xfs")).await else {
         return;
     };
     let multipathd = |story: &Story, state| {
-        let initiator = story.world.initiator().unwrap();
+        let initiator = story.cluster.initiator().unwrap();
         initiator.set_multipathd(state).unwrap();
     };
     multipathd(&story, "failing");

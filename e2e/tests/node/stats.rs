@@ -1,4 +1,4 @@
-//! NodeGetVolumeStats, compared with what `df` and `blockdev` say.
+//! NodeGetVolumeStats, compared with the output of `df` and `blockdev`.
 
 use e2e::GIB;
 use e2e::harness::process::run;
@@ -14,7 +14,7 @@ use e2e::harness::inspect::df;
 #[tokio::test(flavor = "multi_thread")]
 async fn statistics_are_those_of_df() {
     for fs in ["ext4", "xfs", "btrfs"] {
-        let test = "views::statistics_are_those_of_df";
+        let test = "stats::statistics_are_those_of_df";
         let Some(mut story) = Story::begin(test, GIB, Content::Fs(fs)).await else {
             return;
         };
@@ -22,7 +22,7 @@ async fn statistics_are_those_of_df() {
         let empty = story.usage(Unit::Bytes).await.unwrap();
         let data = story.write("before");
         let pod = &story.volume.target;
-        // btrfs counts what is used when it commits.
+        // btrfs updates its usage on commit.
         run("sync", ["--file-system".as_ref(), pod.as_os_str()]).unwrap();
         let bytes = story.usage(Unit::Bytes).await.unwrap();
         assert_eq!(bytes.total, df("size", pod).unwrap(), "{fs}");
@@ -44,7 +44,7 @@ async fn statistics_are_those_of_df() {
         story.detach().await;
         story
             .volume
-            .expand_lun(&story.world, 2 * GIB)
+            .expand_lun(&story.cluster, 2 * GIB)
             .await
             .unwrap();
         story.attach().await;
@@ -58,7 +58,7 @@ async fn statistics_are_those_of_df() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn statistics_of_a_raw_device_are_its_size() {
-    let test = "views::statistics_of_a_raw_device_are_its_size";
+    let test = "stats::statistics_of_a_raw_device_are_its_size";
     let Some(mut story) = Story::begin(test, GIB, Content::Block).await else {
         return;
     };
@@ -74,28 +74,28 @@ async fn statistics_of_a_raw_device_are_its_size() {
     story.end().await;
 }
 
-/// There are none of a volume that is not there.
+/// A volume that is not there has no statistics.
 #[tokio::test(flavor = "multi_thread")]
-async fn statistics_of_what_is_not_there_are_refused() {
-    let test = "views::statistics_of_what_is_not_there_are_refused";
+async fn statistics_of_a_missing_volume_are_refused() {
+    let test = "stats::statistics_of_a_missing_volume_are_refused";
     let Some(mut story) = Story::begin(test, GIB, Content::Fs("ext4")).await else {
         return;
     };
     story.attach().await;
     story.node_unpublish().await.unwrap();
-    let refused = story.node(story.volume.stats(&story.world)).await;
+    let refused = story.node(story.volume.stats(&story.cluster)).await;
     assert_eq!(refused.unwrap_err().code(), Code::NotFound);
     // A directory of the node's own file system is not mistaken for the volume.
     std::fs::create_dir(&story.volume.target).unwrap();
-    let refused = story.node(story.volume.stats(&story.world)).await;
+    let refused = story.node(story.volume.stats(&story.cluster)).await;
     assert_eq!(refused.unwrap_err().code(), Code::NotFound);
     story.end().await;
 }
 
 impl Story {
     async fn usage(&self, unit: Unit) -> Option<VolumeUsage> {
-        let answer = self.node(self.volume.stats(&self.world)).await.unwrap();
-        let wanted = |usage: &VolumeUsage| usage.unit == i32::from(unit);
-        answer.usage.into_iter().find(wanted)
+        let answer = self.node(self.volume.stats(&self.cluster)).await.unwrap();
+        let matches_unit = |usage: &VolumeUsage| usage.unit == i32::from(unit);
+        answer.usage.into_iter().find(matches_unit)
     }
 }

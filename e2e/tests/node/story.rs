@@ -1,4 +1,4 @@
-//! One volume and the world that it lives in. Each method is a step of its life, and looks at what came of it.
+//! The fixture of the node tests: a test cluster with one volume. Each method is a step of its life cycle, and checks the result.
 
 use std::path::{Path, PathBuf};
 
@@ -13,17 +13,17 @@ use tonic::Status;
 use e2e::harness::inspect;
 use e2e::interceptor::CommandInterceptor;
 
-/// Enough to see that data survive; a checksum of more takes its time in a debug build.
+/// Enough to see that data persist; a checksum of more would take too long in a debug build.
 const WRITTEN: u64 = 1 << 20;
 
-/// A volume, and where it lives.
+/// A volume, and the test cluster that it belongs to.
 #[derive(Debug)]
 pub(crate) struct Story {
-    pub(crate) world: TestCluster,
+    pub(crate) cluster: TestCluster,
     pub(crate) volume: TestVolume,
 }
 
-/// Data of a user: where, how much, and its SHA-256.
+/// A user's data: path, size and SHA-256.
 #[derive(Clone, Debug)]
 pub(crate) struct Data {
     pub(crate) file: Option<&'static str>,
@@ -32,19 +32,19 @@ pub(crate) struct Data {
 }
 
 impl Story {
-    /// A world, and a volume that exists on its NAS. `None`, once that was said, where stories cannot be told.
+    /// Starts a test cluster and creates a volume on its NAS. `None`, after printing the reason, if this machine cannot run it.
     pub(crate) async fn begin(test: &str, size: i64, content: Content) -> Option<Self> {
         if needs_root(test) {
             return None;
         }
-        let world = Plan::whole().start().await.unwrap();
-        let volume = TestVolume::create(&world, "pvc-1", size, content)
+        let cluster = Plan::whole().start().await.unwrap();
+        let volume = TestVolume::create(&cluster, "pvc-1", size, content)
             .await
             .unwrap();
-        Some(Self { world, volume })
+        Some(Self { cluster, volume })
     }
 
-    /// The same with more in the StorageClass.
+    /// Like `begin`, with additional StorageClass parameters.
     pub(crate) async fn begin_as(
         test: &str,
         content: Content,
@@ -53,42 +53,45 @@ impl Story {
         if needs_root(test) {
             return None;
         }
-        let world = Plan::whole().start().await.unwrap();
+        let cluster = Plan::whole().start().await.unwrap();
         let mut request = e2e::harness::test_volume::create_request("pvc-1", e2e::GIB, content);
         request.parameters.extend(
             class
                 .iter()
                 .map(|(key, value)| ((*key).to_owned(), (*value).to_owned())),
         );
-        let volume = TestVolume::create_as(&world, request, content)
+        let volume = TestVolume::create_as(&cluster, request, content)
             .await
             .unwrap();
-        Some(Self { world, volume })
+        Some(Self { cluster, volume })
     }
 
-    /// Awaits a call of the node service, of which the NAS must hear nothing (design.md#the-node-never-calls-dsm).
+    /// Awaits a node call, and checks that it made no NAS call (design.md#the-node-never-calls-dsm).
     pub(crate) async fn node<T>(
         &self,
         call: impl Future<Output = Result<T, Status>>,
     ) -> Result<T, Status> {
-        let (_, before) = self.world.nas.journal(u64::MAX).await.unwrap();
+        let (_, before) = self.cluster.nas.journal(u64::MAX).await.unwrap();
         let answer = call.await;
-        let (heard, _) = self.world.nas.journal(before).await.unwrap();
-        assert!(heard.is_empty(), "a node call made the NAS hear {heard:?}");
+        let (received, _) = self.cluster.nas.journal(before).await.unwrap();
+        assert!(
+            received.is_empty(),
+            "a node call made NAS calls: {received:?}"
+        );
         answer
     }
 
     pub(crate) async fn publish(&mut self) {
-        self.volume.publish(&self.world).await.unwrap();
+        self.volume.publish(&self.cluster).await.unwrap();
     }
 
     pub(crate) async fn stage(&self) -> Result<(), Status> {
-        self.node(self.volume.stage(&self.world)).await
+        self.node(self.volume.stage(&self.cluster)).await
     }
 
-    /// `NodePublishVolume`: shows the volume to its pod.
+    /// `NodePublishVolume`: mounts the volume at its pod's target path.
     pub(crate) async fn node_publish(&self) -> Result<(), Status> {
-        self.node(self.volume.node_publish(&self.world)).await
+        self.node(self.volume.node_publish(&self.cluster)).await
     }
 
     pub(crate) async fn attach(&mut self) {
@@ -97,29 +100,29 @@ impl Story {
         self.node_publish().await.unwrap();
     }
 
-    /// `NodeUnpublishVolume`: hides the volume from its pod.
+    /// `NodeUnpublishVolume`: unmounts it from its pod's target path.
     pub(crate) async fn node_unpublish(&self) -> Result<(), Status> {
-        self.node(self.volume.node_unpublish(&self.world)).await
+        self.node(self.volume.node_unpublish(&self.cluster)).await
     }
 
     pub(crate) async fn unstage(&self) -> Result<(), Status> {
-        self.node(self.volume.unstage(&self.world)).await
+        self.node(self.volume.unstage(&self.cluster)).await
     }
 
     pub(crate) async fn detach(&self) {
         self.node_unpublish().await.unwrap();
         self.unstage().await.unwrap();
-        self.volume.unpublish(&self.world).await.unwrap();
+        self.volume.unpublish(&self.cluster).await.unwrap();
     }
 
-    /// `ControllerExpandVolume`. The node must not see it yet: the device keeps its size, as on iron.
+    /// `ControllerExpandVolume`. The node must not see it yet: the device keeps its size until a rescan, as on real hardware.
     pub(crate) async fn grow_lun(&self, size: i64) {
-        let device = self.volume.device(&self.world).ok();
+        let device = self.volume.device(&self.cluster).ok();
         let before = device
             .as_deref()
             .map(|device| device_bytes(device).unwrap());
         assert_eq!(
-            self.volume.expand_lun(&self.world, size).await.unwrap(),
+            self.volume.expand_lun(&self.cluster, size).await.unwrap(),
             size
         );
         let after = device
@@ -128,15 +131,15 @@ impl Story {
         assert_eq!(after, before, "the device grew without a rescan");
     }
 
-    /// `NodeExpandVolume`, as the kubelet calls it.
+    /// `NodeExpandVolume`, with the request that the kubelet sends.
     pub(crate) async fn grow_node(&self, size: i64) -> Result<i64, Status> {
-        self.node(self.volume.expand_on_node(&self.world, size))
+        self.node(self.volume.expand_on_node(&self.cluster, size))
             .await
     }
 
-    /// The device has `size` bytes, and so has what is on it, but for what it cannot use.
+    /// Checks that the device has `size` bytes, and that the file system uses all of it that it can.
     pub(crate) fn must_have(&self, size: i64) {
-        self.volume.must_have(&self.world, size).unwrap();
+        self.volume.must_have(&self.cluster, size).unwrap();
     }
 
     /// How many bytes of its device the mounted file system uses.
@@ -150,10 +153,10 @@ impl Story {
     }
 
     pub(crate) fn device(&self) -> PathBuf {
-        self.volume.device(&self.world).unwrap()
+        self.volume.device(&self.cluster).unwrap()
     }
 
-    /// Writes data through the pod's path.
+    /// Writes data to the pod's target path.
     pub(crate) fn write(&self, file: &'static str) -> Data {
         let file = matches!(self.volume.content, Content::Fs(_)).then_some(file);
         let path = place(&self.volume.path(), file);
@@ -170,7 +173,7 @@ impl Story {
         }
     }
 
-    /// The data are there as they were written, read from the disk.
+    /// Checks that the data on the disk are as written.
     pub(crate) fn must_hold(&self, data: &Data) {
         let path = place(&self.volume.path(), data.file);
         assert_eq!(
@@ -181,52 +184,51 @@ impl Story {
         );
     }
 
-    /// The file on the NAS that is the LUN.
+    /// The backing file of the LUN on the NAS.
     pub(crate) fn lun_file(&self) -> PathBuf {
         let target = self.target();
         let units = target["luns"].as_object().unwrap();
         PathBuf::from(units.values().next().unwrap()["file"].as_str().unwrap())
     }
 
-    /// The target as node-sim finds it.
+    /// The target's JSON file as node-sim reads it.
     pub(crate) fn target(&self) -> Value {
         self.target_of(&self.volume)
     }
 
-    /// The target of another volume.
+    /// The same for another volume's target.
     pub(crate) fn target_of(&self, volume: &TestVolume) -> Value {
         serde_json::from_slice(&std::fs::read(self.target_file(volume)).unwrap()).unwrap()
     }
 
-    /// Makes the target another one, behind everybody's back.
+    /// Replaces the target's file, without the driver's knowledge.
     pub(crate) fn put_target(&self, target: &Value) {
         let (file, fresh) = (
             self.target_file(&self.volume),
-            self.world.folder().join("target.new"),
+            self.cluster.folder().join("target.new"),
         );
         std::fs::write(&fresh, target.to_string()).unwrap();
         std::fs::rename(fresh, file).unwrap();
     }
 
     fn target_file(&self, volume: &TestVolume) -> PathBuf {
-        self.world
+        self.cluster
             .nas
             .targets()
             .join(format!("{}.json", volume.publish_context["iqn"]))
     }
 
-    /// The driver's log.
     pub(crate) fn log(&self) -> String {
-        std::fs::read_to_string(self.world.folder().join("driver.log")).unwrap()
+        std::fs::read_to_string(self.cluster.folder().join("driver.log")).unwrap()
     }
 
-    /// A gate before all host commands.
-    pub(crate) fn trap(&self) -> CommandInterceptor {
-        let bin = self.world.initiator().unwrap().bin();
-        CommandInterceptor::build(&self.world.folder().join("trap"), &bin).unwrap()
+    /// Installs an interceptor for all host commands.
+    pub(crate) fn interceptor(&self) -> CommandInterceptor {
+        let bin = self.cluster.initiator().unwrap().bin();
+        CommandInterceptor::build(&self.cluster.folder().join("trap"), &bin).unwrap()
     }
 
-    /// A kubelet's request to grow, with all that may be left out left out.
+    /// A `NodeExpandVolume` request with all optional fields omitted.
     pub(crate) fn bare_expand(&self, path: &Path) -> csi::NodeExpandVolumeRequest {
         csi::NodeExpandVolumeRequest {
             volume_id: self.volume.id.clone(),
@@ -235,16 +237,19 @@ impl Story {
         }
     }
 
-    /// All the way back from wherever the story stands, and nothing is left: not on the NAS, not on the node, not where
-    /// the kubelet looks.
+    /// Tears everything down from the current state, and checks that nothing is left on the NAS, on the node or in
+    /// the kubelet's folders.
     pub(crate) async fn end(self) {
         self.detach().await;
-        self.volume.delete(&self.world).await.unwrap();
+        self.volume.delete(&self.cluster).await.unwrap();
         self.must_leave_nothing().await;
     }
 
     pub(crate) async fn must_leave_nothing(&self) {
-        assert_eq!(self.world.leftovers().await.unwrap(), Vec::<String>::new());
+        assert_eq!(
+            self.cluster.leftovers().await.unwrap(),
+            Vec::<String>::new()
+        );
         let home = self.volume.staging.parent().unwrap();
         assert_eq!(names(home), ["staging"], "in {}", home.display());
         assert_eq!(
@@ -260,7 +265,7 @@ fn place(path: &Path, file: Option<&str>) -> PathBuf {
     file.map_or_else(|| path.to_owned(), |file| path.join(file))
 }
 
-/// What is in a folder.
+/// The sorted names of a folder's entries.
 pub(crate) fn names(folder: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(folder).unwrap();
     let mut names: Vec<String> = entries

@@ -1,4 +1,4 @@
-//! What dsm-sim does with many LUNs: whether anything grows with their number that need not.
+//! How dsm-sim scales with the number of LUNs: memory, create, get, list and delete.
 
 use std::time::{Duration, Instant};
 
@@ -22,28 +22,28 @@ const SIZES: [usize; 4] = [10, 100, 1_000, 10_000];
 const MEASURED: Duration = Duration::from_secs(2);
 const LUN: &str = "SYNO.Core.ISCSI.LUN";
 
-/// What was found.
+/// The results.
 #[derive(Serialize)]
 pub(crate) struct Capacity {
-    /// Resident memory for each of ten thousand LUNs, bytes.
+    /// Resident memory per LUN with ten thousand LUNs, bytes.
     memory_per_lun: f64,
     lines: Vec<Line>,
 }
 
-/// With so many LUNs on the NAS.
+/// The results with this many LUNs on the NAS.
 #[derive(Serialize)]
 pub(crate) struct Line {
     luns: usize,
-    /// Microseconds for each of the LUNs that were added last; all clients at once.
+    /// Microseconds per LUN for the LUNs added last, with all clients in parallel.
     create_us: f64,
-    /// `LUN.get` by uuid, each time of another LUN.
+    /// `LUN.get` by uuid, of a different LUN each time.
     gets_per_second: f64,
-    /// One `LUN.list`, milliseconds, and its answer's bytes.
+    /// One `LUN.list` in milliseconds, and the size of its reply in bytes.
     list_ms: f64,
     list_bytes: usize,
-    /// Resident memory, KiB; the journal of all calls so far is in it.
+    /// Resident memory, KiB; includes the journal of all calls so far.
     resident_kib: u64,
-    /// Microseconds for each of these LUNs, when all those that came later are gone.
+    /// Microseconds per LUN to delete these LUNs, after all later ones are deleted.
     delete_us: f64,
 }
 
@@ -54,10 +54,10 @@ struct Clients {
     sid: String,
 }
 
-/// Fills a NAS with LUNs, and empties it.
+/// Fills a NAS with LUNs, then empties it.
 ///
 /// # Errors
-/// It does not start, or refuses.
+/// It does not start, or a call fails.
 pub(crate) async fn measure(folder: &std::path::Path) -> Result<Capacity> {
     let settings = Settings {
         more: vec!["--model", "unlimited"],
@@ -104,7 +104,7 @@ pub(crate) async fn measure(folder: &std::path::Path) -> Result<Capacity> {
     })
 }
 
-/// Fills a fresh NAS without any call, and empties it.
+/// Fills a fresh NAS through its control API, without DSM calls, then empties it.
 async fn memory_per_lun(nas: &Nas) -> Result<f64> {
     let before = nas.resident_kib()?;
     nas.seed(SIZES[3]).await?;
@@ -130,7 +130,7 @@ impl Clients {
         })
     }
 
-    /// Makes these calls of `SYNO.Core.ISCSI.LUN`, the clients side by side; the data of each, in order.
+    /// Makes these calls of `SYNO.Core.ISCSI.LUN`, distributed over the clients; returns the `data` of each, in order.
     async fn each(
         &mut self,
         range: std::ops::Range<usize>,
@@ -156,7 +156,7 @@ impl Clients {
         Ok(all)
     }
 
-    /// The clients share the processors with the NAS, so they do as little as they can: one thread, requests as bytes.
+    /// The clients share the CPUs with the NAS, so they do as little as possible: one thread, requests as prebuilt bytes.
     async fn gets(&self, uuids: &[String]) -> Result<f64> {
         let begin = format!(
             "GET /webapi/entry.cgi?api={LUN}&version=1&_sid={}&method=get&uuid=",
@@ -178,19 +178,19 @@ impl Clients {
         measured.await?
     }
 
-    /// How long a list takes, and its bytes; it must have so many rows.
+    /// Time and size in bytes of one list, which must have `rows` rows.
     async fn list(&mut self, rows: usize) -> Result<(f64, usize)> {
         let query = format!("?api={LUN}&version=1&_sid={}&method=list", self.sid);
         let started = Instant::now();
         let answer = ask(&mut self.connections[0], &self.host, &query).await?;
         let took = started.elapsed().as_secs_f64() * 1e3;
         let found = data(&answer)?["luns"].as_array().context("luns")?.len();
-        ensure!(found == rows, "{found} LUNs are listed, not {rows}");
+        ensure!(found == rows, "{found} LUNs are listed, expected {rows}");
         Ok((took, answer.len()))
     }
 }
 
-/// One client's gets on a connection of its own: how many were answered in the time that is measured.
+/// One client's gets on its own connection: how many were answered within the measuring time.
 async fn get_on(host: &str, requests: &[String], first: usize, started: Instant) -> Result<u32> {
     let mut stream = TcpStream::connect(host).await?;
     stream.set_nodelay(true)?;
@@ -206,7 +206,7 @@ async fn get_on(host: &str, requests: &[String], first: usize, started: Instant)
         while !answer.ends_with(b"\r\n0\r\n\r\n") {
             ensure!(
                 stream.read_buf(&mut answer).await? > 0,
-                "the NAS has hung up"
+                "the NAS closed the connection"
             );
         }
         ensure!(
@@ -236,7 +236,7 @@ fn micros_each(all: Duration, count: usize) -> f64 {
     all.as_secs_f64() * 1e6 / f64::from(u32::try_from(count).unwrap_or(u32::MAX))
 }
 
-/// As a person reads it.
+/// Human-readable table.
 pub(crate) fn table(capacity: &Capacity) -> Table {
     let mut table = Table::new();
     table.load_style(presets::UTF8_HORIZONTAL_ONLY);

@@ -1,4 +1,4 @@
-//! What each CSI call costs the NAS and the caller, one after the other, and what driver and simulator need.
+//! What each CSI call costs the NAS and the caller when called alone, and what resources driver and simulator need.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -17,53 +17,53 @@ use serde::Serialize;
 
 use crate::capacity;
 
-/// LUNs of somebody else's on the NAS.
+/// Number of foreign LUNs on the NAS.
 const OTHERS: usize = 100;
 const FAST_ROUNDS: usize = 30;
 const SLOW_ROUNDS: usize = 3;
 const MEASURED: Duration = Duration::from_secs(3);
-/// Sequences of the model.
+/// Number of sequences for the model run.
 const MODELLED: &str = "1000";
 
-/// What was found.
+/// The results.
 #[derive(Serialize)]
 pub(crate) struct Costs {
-    /// A NAS that answers at once: what the driver itself needs.
+    /// With a NAS that responds instantly: the driver's own cost.
     instant: Vec<Line>,
-    /// A NAS that answers like a DS918+: what a user waits for.
+    /// With a NAS that responds as slowly as a DS918+: what a user waits for.
     ds918: Vec<Line>,
     /// Resident memory after all rounds, KiB.
     resident_kib: BTreeMap<&'static str, u64>,
     /// From `ControllerExpandVolume` to a grown file system, milliseconds, median.
     grown_after_ms: BTreeMap<&'static str, f64>,
-    /// Requests per second that dsm-sim answers to four clients.
+    /// Requests per second that dsm-sim serves to four clients.
     dsm_sim_requests_per_second: f64,
-    /// dsm-sim with more and more LUNs.
+    /// dsm-sim with increasing numbers of LUNs.
     dsm_sim_capacity: capacity::Capacity,
-    /// Create, expand twice, delete: such lives per second against the instant NAS.
+    /// Create, expand twice, delete: such life cycles per second against the instant NAS.
     expand_sequences_per_second: f64,
-    /// The model in memory: random sequences of calls and mishaps, with a look at everything after each step.
+    /// The model in memory: random sequences of calls and faults, with a full check after each step.
     model: Stats,
-    /// The node half was measured (needs root).
+    /// Whether the node half was measured (needs root).
     node: bool,
 }
 
 #[derive(Serialize)]
 struct Line {
     rpc: &'static str,
-    /// HTTP requests to the NAS per call; logins and polls left out.
+    /// HTTP requests to the NAS per call, without logins and polls.
     requests: usize,
-    /// The most polls of one call, while a LUN was locked or being deleted.
+    /// The most polls in one call, while a LUN was locked or being deleted.
     polls: usize,
     calls: String,
     p50_ms: f64,
     p99_ms: f64,
 }
 
-/// Measures it all; `node`: the node half, too, which needs root.
+/// Runs all measurements; `node`: the node half, too, which needs root.
 ///
 /// # Errors
-/// Something does not come up, or refuses.
+/// Something does not start, or a call fails.
 pub(crate) async fn measure(node: bool) -> Result<Costs> {
     let plan = || {
         if node {
@@ -72,14 +72,14 @@ pub(crate) async fn measure(node: bool) -> Result<Costs> {
             Plan::controller()
         }
     };
-    let (world, fast) = rounds(plan(), FAST_ROUNDS).await?;
-    let speed = requests_per_second(&world.nas).await?;
-    let sequences = sequences_per_second(&world).await?;
+    let (cluster, fast) = rounds(plan(), FAST_ROUNDS).await?;
+    let speed = requests_per_second(&cluster.nas).await?;
+    let sequences = sequences_per_second(&cluster).await?;
     let resident_kib = BTreeMap::from([
-        ("synology-csi", world.plugin.process.resident_kib()?),
-        ("dsm-sim", world.nas.resident_kib()?),
+        ("synology-csi", cluster.plugin.process.resident_kib()?),
+        ("dsm-sim", cluster.nas.resident_kib()?),
     ]);
-    drop(world);
+    drop(cluster);
     let (_, slow) = rounds(plan().slow(), SLOW_ROUNDS).await?;
     let folder = tempfile::tempdir()?;
     let dsm_sim_capacity = capacity::measure(folder.path()).await?;
@@ -99,96 +99,99 @@ pub(crate) async fn measure(node: bool) -> Result<Costs> {
     })
 }
 
-/// Whole lives of volumes, one after the other, on a NAS with other LUNs.
+/// Life cycles of volumes, one after the other, on a NAS with other LUNs.
 async fn rounds(plan: Plan, rounds: usize) -> Result<(TestCluster, Vec<Row>)> {
     let node = plan.node != Node::None;
-    let world = plan.start().await?;
-    world.nas.seed(OTHERS).await?;
-    let mut ledger = CallCosts::default();
+    let cluster = plan.start().await?;
+    cluster.nas.seed(OTHERS).await?;
+    let mut call_costs = CallCosts::default();
     for round in 0..rounds {
-        life(&world, &mut ledger, &format!("bench-{round}"), node).await?;
+        life_cycle(&cluster, &mut call_costs, &format!("bench-{round}"), node).await?;
     }
-    // The first life logs in and warms up.
-    Ok((world, ledger.rows.split_off(ledger.rows.len() / rounds)))
+    // The first life cycle logs in and warms up.
+    Ok((
+        cluster,
+        call_costs.rows.split_off(call_costs.rows.len() / rounds),
+    ))
 }
 
-/// A volume's life, from its creation to its deletion, in a file system if there is a node.
+/// A volume's life cycle from create to delete, with a file system if there is a node.
 ///
 /// # Errors
 /// A call fails.
-pub(crate) async fn life(
-    world: &TestCluster,
-    ledger: &mut CallCosts,
+pub(crate) async fn life_cycle(
+    cluster: &TestCluster,
+    call_costs: &mut CallCosts,
     name: &str,
     node: bool,
 ) -> Result<()> {
-    let nas = &world.nas;
-    let mut volume = ledger
+    let nas = &cluster.nas;
+    let mut volume = call_costs
         .call(
             nas,
             "CreateVolume",
-            TestVolume::create(world, name, GIB, Content::Fs("xfs")),
+            TestVolume::create(cluster, name, GIB, Content::Fs("xfs")),
         )
         .await?;
     if node {
-        ledger
-            .call(nas, "ControllerPublishVolume", volume.publish(world))
+        call_costs
+            .call(nas, "ControllerPublishVolume", volume.publish(cluster))
             .await?;
-        ledger
-            .call(nas, "NodeStageVolume", volume.stage(world))
+        call_costs
+            .call(nas, "NodeStageVolume", volume.stage(cluster))
             .await?;
-        ledger
-            .call(nas, "NodePublishVolume", volume.node_publish(world))
+        call_costs
+            .call(nas, "NodePublishVolume", volume.node_publish(cluster))
             .await?;
-        ledger
-            .call(nas, "NodeGetVolumeStats", volume.stats(world))
+        call_costs
+            .call(nas, "NodeGetVolumeStats", volume.stats(cluster))
             .await?;
     } else {
         "worker-1:01234567".clone_into(&mut volume.node_id);
-        volume.publish_context = ledger
+        volume.publish_context = call_costs
             .call(
                 nas,
                 "ControllerPublishVolume",
-                volume.publish_to(world, &volume.node_id),
+                volume.publish_to(cluster, &volume.node_id),
             )
             .await?;
     }
-    ledger
+    call_costs
         .call(
             nas,
             "ControllerExpandVolume",
-            volume.expand_lun(world, 2 * GIB),
+            volume.expand_lun(cluster, 2 * GIB),
         )
         .await?;
     if node {
-        ledger
+        call_costs
             .call(
                 nas,
                 "NodeExpandVolume",
-                volume.expand_on_node(world, 2 * GIB),
+                volume.expand_on_node(cluster, 2 * GIB),
             )
             .await?;
     }
-    ledger
+    call_costs
         .call(
             nas,
             "ControllerExpandVolume (done)",
-            volume.expand_lun(world, 2 * GIB),
+            volume.expand_lun(cluster, 2 * GIB),
         )
         .await?;
     if node {
-        ledger
-            .call(nas, "NodeUnpublishVolume", volume.node_unpublish(world))
+        call_costs
+            .call(nas, "NodeUnpublishVolume", volume.node_unpublish(cluster))
             .await?;
-        ledger
-            .call(nas, "NodeUnstageVolume", volume.unstage(world))
+        call_costs
+            .call(nas, "NodeUnstageVolume", volume.unstage(cluster))
             .await?;
     }
-    ledger
-        .call(nas, "ControllerUnpublishVolume", volume.unpublish(world))
+    call_costs
+        .call(nas, "ControllerUnpublishVolume", volume.unpublish(cluster))
         .await?;
-    ledger
-        .call(nas, "DeleteVolume", volume.delete(world))
+    call_costs
+        .call(nas, "DeleteVolume", volume.delete(cluster))
         .await?;
     Ok(())
 }
@@ -216,7 +219,7 @@ fn lines(rows: &[Row]) -> Vec<Line> {
 
 fn line(rpc: &'static str, rows: &[&Row]) -> Option<Line> {
     let waits = sorted(rows.iter().map(|row| row.elapsed));
-    // The costliest round speaks for the call.
+    // The most expensive round is reported for the call.
     let worst = rows.iter().max_by_key(|row| row.requests)?;
     Some(Line {
         rpc,
@@ -228,14 +231,14 @@ fn line(rpc: &'static str, rows: &[&Row]) -> Option<Line> {
     })
 }
 
-/// In order.
+/// Sorted ascending.
 pub(crate) fn sorted(waits: impl Iterator<Item = Duration>) -> Vec<Duration> {
     let mut waits: Vec<Duration> = waits.collect();
     waits.sort_unstable();
     waits
 }
 
-/// In milliseconds; of a sorted list.
+/// The quantile of a sorted list, in milliseconds.
 pub(crate) fn quantile(waits: &[Duration], percent: usize) -> f64 {
     let index = (waits.len() * percent).div_ceil(100).saturating_sub(1);
     waits
@@ -266,7 +269,7 @@ async fn requests_per_second(nas: &Nas) -> Result<f64> {
     let client = reqwest::Client::builder().no_proxy().build()?;
     let started = Instant::now();
     let clients = (0..4).map(|_| async {
-        let mut answered = 0_u32;
+        let mut served = 0_u32;
         while started.elapsed() < MEASURED {
             client
                 .get(&query)
@@ -275,30 +278,35 @@ async fn requests_per_second(nas: &Nas) -> Result<f64> {
                 .error_for_status()?
                 .bytes()
                 .await?;
-            answered += 1;
+            served += 1;
         }
-        anyhow::Ok(answered)
+        anyhow::Ok(served)
     });
-    let answered: u32 = futures::future::try_join_all(clients).await?.iter().sum();
-    Ok(f64::from(answered) / started.elapsed().as_secs_f64())
+    let served: u32 = futures::future::try_join_all(clients).await?.iter().sum();
+    Ok(f64::from(served) / started.elapsed().as_secs_f64())
 }
 
-async fn sequences_per_second(world: &TestCluster) -> Result<f64> {
+async fn sequences_per_second(cluster: &TestCluster) -> Result<f64> {
     let started = Instant::now();
-    let mut lives = 0_u32;
+    let mut life_cycles = 0_u32;
     while started.elapsed() < MEASURED {
-        let volume =
-            TestVolume::create(world, &format!("sequence-{lives}"), GIB, Content::Block).await?;
+        let volume = TestVolume::create(
+            cluster,
+            &format!("sequence-{life_cycles}"),
+            GIB,
+            Content::Block,
+        )
+        .await?;
         for size in [2 * GIB, 3 * GIB] {
-            volume.expand_lun(world, size).await?;
+            volume.expand_lun(cluster, size).await?;
         }
-        volume.delete(world).await?;
-        lives += 1;
+        volume.delete(cluster).await?;
+        life_cycles += 1;
     }
-    Ok(f64::from(lives) / started.elapsed().as_secs_f64())
+    Ok(f64::from(life_cycles) / started.elapsed().as_secs_f64())
 }
 
-/// Lets the program next to this one play.
+/// Runs the `model` binary next to this one.
 fn model(folder: &Path) -> Result<Stats> {
     let program = std::env::current_exe()?.with_file_name("model");
     let text = |path: &Path| path.to_string_lossy().into_owned();
@@ -317,7 +325,7 @@ fn model(folder: &Path) -> Result<Stats> {
     )?)?)
 }
 
-/// As a person reads it.
+/// Prints human-readable tables.
 pub(crate) fn print(report: &Costs) {
     println!(
         "\nEach CSI call on a NAS with {OTHERS} other LUNs (calls joined by + share one request)"

@@ -1,5 +1,5 @@
-//! How cost grows: with volumes on a node, with records, with callers, with LUNs, with time. Read the ratios; the seconds are this
-//! machine's.
+//! How cost scales: with volumes on a node, node records, concurrent callers, LUNs, and time. Compare the ratios; absolute
+//! times depend on this machine.
 
 mod burst;
 mod calls;
@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use crate::{Cli, Part};
 
-/// What was found; what was not measured is left out.
+/// The results; parts that were not measured are omitted.
 #[derive(Default, Serialize)]
 pub(crate) struct Growth {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -33,7 +33,6 @@ pub(crate) struct Growth {
 }
 
 impl Growth {
-    /// Nothing was measured.
     pub(crate) fn is_empty(&self) -> bool {
         self.calls.is_none()
             && self.start.is_empty()
@@ -44,10 +43,10 @@ impl Growth {
     }
 }
 
-/// Measures what is asked for; `node`: this is root, so that there can be a node.
+/// Runs the requested measurements; `node`: this is root, so the node half can run.
 ///
 /// # Errors
-/// Something does not come up, or refuses what it must not.
+/// Something does not start, or a call fails unexpectedly.
 pub(crate) async fn measure(cli: &Cli, node: bool) -> Result<Growth> {
     let sizes = |sample: &'static [usize], whole: &'static [usize]| {
         if cli.sample { sample } else { whole }
@@ -79,7 +78,7 @@ pub(crate) async fn measure(cli: &Cli, node: bool) -> Result<Growth> {
     Ok(growth)
 }
 
-/// As a person reads it.
+/// Prints human-readable tables.
 pub(crate) fn print(growth: &Growth) {
     if let Some(calls) = &growth.calls {
         calls::print(calls);
@@ -101,7 +100,7 @@ pub(crate) fn print(growth: &Growth) {
     }
 }
 
-/// A table whose columns but the first are numbers.
+/// A table in which all columns but the first are numbers.
 fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> Table {
     let mut table = Table::new();
     table.load_style(presets::UTF8_HORIZONTAL_ONLY);
@@ -115,7 +114,7 @@ fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [Stri
     table
 }
 
-/// `×1.5`, or nothing where there is nothing to hold it against.
+/// `×1.5`, or empty if there is no baseline.
 fn ratio(now: f64, first: f64) -> String {
     if first > 0.0 {
         format!("×{:.1}", now / first)
@@ -131,7 +130,7 @@ fn mib(kib: u64) -> String {
     )
 }
 
-/// A line that says how far a long measurement is.
+/// Prints progress of a long measurement.
 fn progress(text: &str) {
     println!("… {text}");
 }

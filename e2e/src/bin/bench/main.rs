@@ -1,5 +1,5 @@
-//! `cargo ci bench`: what each CSI call costs, and how that grows. Prints tables and writes `target/bench.json`. Measures only;
-//! counts are asserted by tests, times by nobody.
+//! `cargo ci bench`: what each CSI call costs, and how that scales. Prints tables and writes `target/bench.json`. Measures only;
+//! tests assert counts, nothing asserts times.
 
 #![expect(clippy::print_stdout, reason = "the tables are what it is for")]
 
@@ -13,24 +13,24 @@ use anyhow::Result;
 use clap::{Parser, ValueEnum};
 use serde::Serialize;
 
-/// What each CSI call costs, and how that grows with volumes, records, callers and time. Prints tables and writes
-/// target/bench.json, which holds what was measured this time.
+/// What each CSI call costs, and how that scales with volumes, records, callers and time. Prints tables and writes
+/// target/bench.json, which contains only what this run measured.
 #[derive(Debug, Parser)]
 #[command(bin_name = "cargo ci bench")]
 struct Cli {
     /// What to measure
     #[arg(value_enum, default_value = "all")]
     part: Part,
-    /// Small numbers and short waits, about a minute of growth: what `cargo ci all` has time for
+    /// Small numbers and short waits, about a minute in total for growth; used by `cargo ci all`
     #[arg(long)]
     sample: bool,
-    /// How many seconds the driver is idle before its memory is read again [default: 60, with --sample 5]
+    /// Idle seconds before the driver's memory is sampled again [default: 60, with --sample 5]
     #[arg(long, value_name = "SECONDS")]
     idle: Option<u64>,
-    /// How many seconds volumes live one after the other [default: 60, with --sample 5]
+    /// For how many seconds volumes are created and deleted in sequence [default: 60, with --sample 5]
     #[arg(long, value_name = "SECONDS")]
     soak: Option<u64>,
-    /// So many lives instead, on the controller alone, eight at a time: for `soak`
+    /// For `soak`: this many life cycles instead, on the controller alone, eight at a time
     #[arg(long, value_name = "NUMBER", conflicts_with = "soak")]
     lives: Option<u64>,
 }
@@ -38,23 +38,23 @@ struct Cli {
 /// A part of the measurements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Part {
-    /// All of it
+    /// Everything
     All,
     /// Each CSI call alone: DSM calls, times, memory; dsm-sim with many LUNs; the model
     Costs,
-    /// All that follows
+    /// All of the following
     Growth,
     /// Node calls with 1, 20, 60 and 120 volumes staged, and twenty at once (root)
     Calls,
-    /// The node's start with 0, 50 and 200 node records (root)
+    /// The node's startup with 0, 50 and 200 node records (root)
     Start,
-    /// Resident memory: at the start, after lives, and idle (root for the node half)
+    /// Resident memory: after startup, after volume life cycles, and idle (root for the node half)
     Memory,
-    /// 10, 50 and 200 CreateVolume at once on a NAS that is as slow as a DS918+
+    /// 10, 50 and 200 concurrent CreateVolume calls on a NAS that is as slow as a DS918+
     Burst,
     /// ListVolumes in one call and in pages, with 100, 1,000 and 5,000 volumes
     List,
-    /// Lives of volumes for a while: memory, errors, what is left (root for the node half)
+    /// Repeated volume life cycles: memory, errors, leftovers (root for the node half)
     Soak,
 }
 
@@ -64,7 +64,7 @@ impl Part {
     }
 }
 
-/// What is written; parts that were not measured are left out.
+/// The content of the JSON report; parts that were not measured are omitted.
 #[derive(Default, Serialize)]
 struct Report {
     #[serde(flatten)]

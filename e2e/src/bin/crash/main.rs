@@ -1,6 +1,6 @@
-//! Lets the driver's processes die at each of their effects, in every call: before it, in the middle of it and after it.
-//! The processes are started again, and the call is repeated once, or the CO gives up; everything must be as it should be,
-//! and in the end nothing may be left.
+//! Crashes the driver's processes at each of their effects, in every call: before the effect, in the middle of it and after it.
+//! The processes are restarted, and the CO either retries the call or gives up; the invariants must hold, and nothing may be
+//! left over in the end.
 
 #![expect(
     clippy::print_stdout,
@@ -20,33 +20,33 @@ use comfy_table::{CellAlignment, Table, presets};
 use e2e::testbed::pool::{Backend, DevicePool, MemoryPool, TestBedPool, kinds_that_grow_online};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use point::Then;
+use point::CoReaction;
 use scenario::Scenario;
-use search::{Broken, Extent, Found};
+use search::{FailedRun, ScenarioResult, SearchLimits};
 
-/// Failures that are told in full; of the others there is a number.
-const TOLD: usize = 3;
+/// How many failures are printed in full; the others are only counted.
+const MAX_PRINTED: usize = 3;
 
-/// Lets the driver's processes die at each of their effects, and looks whether that does any harm
+/// Crashes the driver's processes at each of their effects, and checks that this does no harm
 #[derive(Debug, Parser)]
 #[command(name = "crash")]
 struct Cli {
-    /// Where it is played
+    /// Test bed to use
     #[arg(long, value_enum, default_value = "memory")]
     plane: Backend,
-    /// Only so many points of each call, by luck; all of them without it
+    /// Only this many random crash points of each call; default: all of them
     #[arg(long, value_name = "N")]
     sample: Option<usize>,
-    /// Only so many pairs of each call, by luck; all of them without it
+    /// Only this many random pairs of crash points of each call; default: all of them
     #[arg(long, value_name = "N")]
     pairs: Option<usize>,
-    /// Pairs of every call, and not of expansion alone
+    /// Pairs for every call, not only for expansion
     #[arg(long)]
     all_pairs: bool,
-    /// Where luck begins
+    /// Random seed
     #[arg(long, default_value_t = 918)]
     seed: u64,
-    /// Only calls with this in their name or variant
+    /// Only calls with this text in their name or variant
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
 }
@@ -66,76 +66,77 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: &Cli, grounds: &impl TestBedPool) -> Result<()> {
+fn run(cli: &Cli, pool: &impl TestBedPool) -> Result<()> {
     let start = Instant::now();
-    let mut scenes = scenario::all();
+    let mut scenarios = scenario::all();
     if let Some(text) = &cli.only {
-        scenes.retain(|scene| scene.call.contains(text) || scene.variant.contains(text));
+        scenarios
+            .retain(|scenario| scenario.call.contains(text) || scenario.variant.contains(text));
     }
-    let grow = kinds_that_grow_online(grounds)?;
-    for scene in scenes.extract_if(.., |scene| !scene.is_possible(&grow)) {
-        let (call, kind) = (scene.call, scene.kind.content().name());
+    let grow = kinds_that_grow_online(pool)?;
+    for scenario in scenarios.extract_if(.., |scenario| !scenario.is_possible(&grow)) {
+        let (call, kind) = (scenario.call, scenario.kind.content().name());
         println!("left out: {call} of {kind}: what is mounted cannot be grown here");
     }
-    ensure!(!scenes.is_empty(), "there is no such call");
-    for scene in &mut scenes {
-        scene.pairs |= cli.all_pairs;
+    ensure!(!scenarios.is_empty(), "there is no such call");
+    for scenario in &mut scenarios {
+        scenario.pairs |= cli.all_pairs;
     }
     let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template(
         "{pos}/{len} {prefix}, {elapsed} {bar:20} {wide_msg}",
     )?);
-    let extent = Extent {
+    let limits = SearchLimits {
         points: cli.sample,
         pairs: cli.pairs,
         seed: cli.seed,
     };
-    let found = search::all(grounds, &scenes, extent, &bar)?;
+    let found = search::all(pool, &scenarios, limits, &bar)?;
     bar.finish_and_clear();
-    println!("{}", table(&scenes, &found));
-    let sum = |figure: fn(&Found) -> usize| found.iter().map(figure).sum::<usize>();
+    println!("{}", table(&scenarios, &found));
+    let sum = |figure: fn(&ScenarioResult) -> usize| found.iter().map(figure).sum::<usize>();
     println!(
-        "{} lives in {:.1} s, in {}",
-        sum(|found| found.lives),
+        "{} life cycles in {:.1} s, in {}",
+        sum(|found| found.life_cycles),
         start.elapsed().as_secs_f64(),
-        grounds.name()
+        pool.name()
     );
-    let all = scenes.iter().zip(&found);
-    let broken: Vec<(&Scenario, &Broken)> = all
-        .flat_map(|(scene, found)| found.broken.iter().map(move |broken| (scene, broken)))
+    let all = scenarios.iter().zip(&found);
+    let broken: Vec<(&Scenario, &FailedRun)> = all
+        .flat_map(|(scenario, found)| found.broken.iter().map(move |broken| (scenario, broken)))
         .collect();
-    for (scene, broken) in broken.iter().take(TOLD) {
-        tell(scene, broken);
+    for (scenario, broken) in broken.iter().take(MAX_PRINTED) {
+        print_failure(scenario, broken);
     }
     let (points, pairs) = (sum(|found| found.points), sum(|found| found.pairs));
-    if let Some((scene, first)) = broken.first() {
+    if let Some((scenario, first)) = broken.first() {
         bail!(
-            "{} of {} lives go wrong; the first: {} of {}: {}: {}",
+            "{} of {} life cycles fail; the first: {} of {}: {}: {}",
             broken.len(),
-            sum(|found| found.lives),
-            scene.call,
-            scene.variant,
-            place(first),
+            sum(|found| found.life_cycles),
+            scenario.call,
+            scenario.variant,
+            crash_points(first),
             first.wrong.reason
         );
     }
-    ensure!(points > 0, "nobody has died: nothing was tried");
+    ensure!(points > 0, "no process crashed: nothing was tested");
     println!("{points} points and {pairs} pairs tried, nothing left over");
     Ok(())
 }
 
-fn table(scenes: &[Scenario], found: &[Found]) -> Table {
+fn table(scenarios: &[Scenario], found: &[ScenarioResult]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::UTF8_HORIZONTAL_ONLY);
     table.set_header(["call", "kind", "effects", "points", "pairs", "wrong"]);
-    for (scene, found) in scenes.iter().zip(found) {
-        let pairs = if scene.pairs {
+    for (scenario, found) in scenarios.iter().zip(found) {
+        let pairs = if scenario.pairs {
             found.pairs.to_string()
         } else {
             "-".to_owned()
         };
         table.add_row([
-            scene.call.to_owned(),
-            scene.variant.clone(),
+            scenario.call.to_owned(),
+            scenario.variant.clone(),
             found.effects.to_string(),
             found.points.to_string(),
             pairs,
@@ -148,22 +149,27 @@ fn table(scenes: &[Scenario], found: &[Found]) -> Table {
     table
 }
 
-/// Where the processes died, in words.
-fn place(broken: &Broken) -> String {
+/// Human-readable description of where the processes crashed.
+fn crash_points(broken: &FailedRun) -> String {
     let name = |at: usize| broken.met.get(at).map_or("not met", String::as_str);
-    let deaths = broken.deaths.iter().enumerate();
-    let deaths: Vec<String> = deaths
-        .map(|(at, death)| format!("{death} ({})", name(at)))
+    let crashes = broken.crashes.iter().enumerate();
+    let crashes: Vec<String> = crashes
+        .map(|(at, crash)| format!("{crash} ({})", name(at)))
         .collect();
     let then = match broken.then {
-        Then::Retries => "the CO tries again",
-        Then::GivesUp => "the CO gives up",
+        CoReaction::Retries => "the CO tries again",
+        CoReaction::GivesUp => "the CO gives up",
     };
-    format!("died {}; {then}", deaths.join(", then "))
+    format!("died {}; {then}", crashes.join(", then "))
 }
 
-fn tell(scene: &Scenario, broken: &Broken) {
-    println!("{} of {}: {}", scene.call, scene.variant, place(broken));
+fn print_failure(scenario: &Scenario, broken: &FailedRun) {
+    println!(
+        "{} of {}: {}",
+        scenario.call,
+        scenario.variant,
+        crash_points(broken)
+    );
     println!("  {}", broken.wrong.reason);
     println!("  the end of the journal:");
     for line in &broken.wrong.journal {

@@ -1,4 +1,4 @@
-//! One life with its deaths: what is played, and what must come of it.
+//! One volume life cycle with its crashes: the calls to make, and what must hold afterwards.
 
 use std::fmt;
 use std::time::Duration;
@@ -11,42 +11,41 @@ use e2e::testbed::{CrashTiming, TestBed};
 
 use crate::scenario::{Move, Scenario};
 
-/// How much of a journal is told of a failure.
+/// How many lines of the journal are printed for a failure.
 const TAIL: usize = 40;
 
-/// Where a process dies in a call.
+/// Where a process crashes in a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Crash {
-    /// At this effect; the first is 1.
+    /// The number of the effect; the first is 1.
     pub(crate) nth: usize,
-    /// When.
+    /// Before, during or after the effect.
     pub(crate) when: CrashTiming,
 }
 
-/// What the CO does after the last death.
+/// What the CO does after the last crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Then {
-    /// The call again, and on to a pod that writes; then all the way back.
+pub(crate) enum CoReaction {
+    /// Retries the call and continues until a pod writes, then tears everything down.
     Retries,
-    /// Something else, or all the way back at once.
+    /// Makes other calls, or tears everything down at once.
     GivesUp,
 }
 
-/// What was found in a life.
+/// The result of a life cycle.
 #[derive(Debug)]
-pub(crate) struct Played {
-    /// The effects that the process died at, one for each death that was met.
+pub(crate) struct CrashResult {
+    /// The effects at which the process crashed, one for each crash that happened.
     pub(crate) met: Vec<String>,
-    /// What does not hold.
-    pub(crate) wrong: Option<Wrong>,
+    pub(crate) wrong: Option<Violation>,
 }
 
-/// A property that does not hold.
+/// A violated property.
 #[derive(Clone, Debug)]
-pub(crate) struct Wrong {
-    /// Which, and why.
+pub(crate) struct Violation {
+    /// Which property, and why.
     pub(crate) reason: String,
-    /// The end of what the NAS and the nodes were asked.
+    /// The end of the journal: what was called on the NAS and the nodes.
     pub(crate) journal: Vec<String>,
 }
 
@@ -61,74 +60,80 @@ impl fmt::Display for Crash {
     }
 }
 
-/// Plays a life in a fresh world.
+/// Runs a life cycle in a fresh test bed.
 ///
 /// # Errors
-/// There is no world.
-pub(crate) fn play(
-    grounds: &impl TestBedPool,
-    scene: &Scenario,
-    deaths: &[Crash],
-    then: Then,
-) -> Result<Played> {
-    grounds.run(async |plane| {
+/// No test bed could be created.
+pub(crate) fn run(
+    pool: &impl TestBedPool,
+    scenario: &Scenario,
+    crashes: &[Crash],
+    then: CoReaction,
+) -> Result<CrashResult> {
+    pool.run(async |bed| {
         let mut met = Vec::new();
-        let life = VolumeLife {
-            scene,
-            deaths,
+        let life_cycle = LifeCycle {
+            scenario,
+            crashes,
             then,
-            respite: grounds.backoff(),
+            backoff: pool.backoff(),
         };
-        let result = life.live(plane, &mut met).await;
+        let result = life_cycle.run_in(bed, &mut met).await;
         let wrong = match result {
             Ok(()) => None,
             Err(error) => {
-                let mut journal = plane.journal().await.unwrap_or_default();
+                let mut journal = bed.journal().await.unwrap_or_default();
                 journal.drain(..journal.len().saturating_sub(TAIL));
                 let reason = format!("{error:#}");
-                Some(Wrong { reason, journal })
+                Some(Violation { reason, journal })
             }
         };
-        Ok(Played { met, wrong })
+        Ok(CrashResult { met, wrong })
     })
 }
 
-/// A life that is to be played.
-struct VolumeLife<'a> {
-    scene: &'a Scenario,
-    deaths: &'a [Crash],
-    then: Then,
-    respite: Duration,
+/// A life cycle to run.
+struct LifeCycle<'a> {
+    scenario: &'a Scenario,
+    crashes: &'a [Crash],
+    then: CoReaction,
+    backoff: Duration,
 }
 
-impl VolumeLife<'_> {
-    async fn live<P: TestBed>(&self, plane: &mut P, met: &mut Vec<String>) -> Result<()> {
-        let scene = self.scene;
-        let mut player = Executor::start(plane).await?;
-        for step in &scene.before {
-            go(&mut player, scene, *step)
+impl LifeCycle<'_> {
+    async fn run_in<P: TestBed>(&self, bed: &mut P, met: &mut Vec<String>) -> Result<()> {
+        let scenario = self.scenario;
+        let mut executor = Executor::start(bed).await?;
+        for step in &scenario.before {
+            run_move(&mut executor, scenario, *step)
                 .await
                 .context("before the call")?;
         }
-        if self.die(&mut player, met).await? {
+        if self.crash_in_call(&mut executor, met).await? {
             match self.then {
-                Then::Retries => player
-                    .call_and_repeat(scene.volume, scene.act)
+                CoReaction::Retries => executor
+                    .call_and_repeat(scenario.volume, scenario.act)
                     .await
                     .context("the call again")?,
-                Then::GivesUp => turn_round(&mut player, scene).await?,
+                CoReaction::GivesUp => give_up(&mut executor, scenario).await?,
             }
         }
-        if self.then == Then::Retries {
-            player.check_invariants().await.context("after the call")?;
-            while let Some(step) = scene.onwards(player.model()) {
-                go(&mut player, scene, step)
+        if self.then == CoReaction::Retries {
+            executor
+                .check_invariants()
+                .await
+                .context("after the call")?;
+            while let Some(step) = scenario.next_move(executor.model()) {
+                run_move(&mut executor, scenario, step)
                     .await
                     .context("after the call")?;
             }
-            player.check_invariants().await.context("after the call")?;
+            executor
+                .check_invariants()
+                .await
+                .context("after the call")?;
         }
-        let left = player
+        let left = executor
             .remove_all_and_list_leftovers()
             .await
             .context("on the way back")?;
@@ -136,69 +141,73 @@ impl VolumeLife<'_> {
         Ok(())
     }
 
-    /// Makes the call, and makes it again after each death; whether all deaths were met. Where one is not, the call was
-    /// ended.
-    async fn die<P: TestBed>(
+    /// Makes the call, and repeats it after each crash. Returns whether all crashes happened; if one did not, the call ended
+    /// before it.
+    async fn crash_in_call<P: TestBed>(
         &self,
-        player: &mut Executor<'_, P>,
+        executor: &mut Executor<'_, P>,
         met: &mut Vec<String>,
     ) -> Result<bool> {
-        let scene = self.scene;
-        let process = scene.process();
-        for death in self.deaths {
-            player
+        let scenario = self.scenario;
+        let process = scenario.process();
+        for crash in self.crashes {
+            executor
                 .bed()
-                .crash_at(process, death.nth, death.when)
+                .crash_at(process, crash.nth, crash.when)
                 .await?;
-            let answer = player
-                .call_once(scene.volume, scene.act)
+            let answer = executor
+                .call_once(scenario.volume, scenario.act)
                 .await
-                .with_context(|| format!("a call in which the process dies {death}"))?;
-            let Some(effect) = player.bed().crashed_at(process).await? else {
+                .with_context(|| format!("a call in which the process dies {crash}"))?;
+            let Some(effect) = executor.bed().crashed_at(process).await? else {
                 let call = if met.is_empty() {
                     "the call"
                 } else {
                     "the call again"
                 };
-                answer.with_context(|| format!("{call}, in which nobody died"))?;
+                answer.with_context(|| format!("{call}, in which no process crashed"))?;
                 return Ok(false);
             };
             met.push(effect);
-            player.restart_crashed().await?;
-            player.bed().pause(self.respite).await;
+            executor.restart_crashed().await?;
+            executor.bed().pause(self.backoff).await;
         }
         Ok(true)
     }
 }
 
-async fn turn_round<P: TestBed>(player: &mut Executor<'_, P>, scene: &Scenario) -> Result<()> {
-    for act in &scene.instead {
-        player
-            .call_and_repeat(scene.volume, *act)
+async fn give_up<P: TestBed>(executor: &mut Executor<'_, P>, scenario: &Scenario) -> Result<()> {
+    for act in &scenario.instead {
+        executor
+            .call_and_repeat(scenario.volume, *act)
             .await
             .context("instead of the call")?;
     }
-    if !scene.instead.is_empty() {
-        return player
+    if !scenario.instead.is_empty() {
+        return executor
             .check_invariants()
             .await
             .context("instead of the call");
     }
-    player
-        .tear_down(scene.volume)
+    executor
+        .tear_down(scenario.volume)
         .await
         .context("instead of the call, back")
 }
 
-async fn go<P: TestBed>(player: &mut Executor<'_, P>, scene: &Scenario, step: Move) -> Result<()> {
-    let volume = scene.volume;
+async fn run_move<P: TestBed>(
+    executor: &mut Executor<'_, P>,
+    scenario: &Scenario,
+    step: Move,
+) -> Result<()> {
+    let volume = scenario.volume;
     match step {
-        // Where it cannot be grown in use, something else is done instead.
-        Move::Call(act @ CsiCall::NodeExpand) => player.call_and_repeat(volume, act).await,
-        Move::Call(act) => player
+        // Where the file system cannot grow while mounted, the executor makes other calls instead.
+        Move::Call(act @ CsiCall::NodeExpand) => executor.call_and_repeat(volume, act).await,
+        Move::Call(act) => executor
             .call_once(volume, act)
             .await?
             .with_context(|| format!("{act:?}")),
-        Move::Write => player.run_event(&Step::Write { volume }).await,
+        Move::Write => executor.run_event(&Step::Write { volume }).await,
     }
 }

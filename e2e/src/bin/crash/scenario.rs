@@ -1,4 +1,4 @@
-//! The calls at whose effects a process dies, each in a volume's life that has come to it. Pure.
+//! The calls in which a process crashes, each with the volume life cycle that leads to it. No I/O.
 
 use e2e::model::reference_model::ReferenceModel;
 use e2e::model::step::{CsiCall, Kind};
@@ -6,14 +6,14 @@ use e2e::testbed::Process;
 
 /// The node that everything happens on.
 const NODE: usize = 0;
-/// What a volume has first, in MiB.
+/// Initial size of a volume, in MiB.
 const SMALL: i64 = 1024;
-/// What it has after each growth: every file system can use what is added.
+/// Size after expansion, in MiB: large enough for every file system to use the difference.
 const LARGE: i64 = 2048;
-/// The volume that the player has CHAP for.
+/// The number of the volume for which the executor uses CHAP.
 const WITH_CHAP: u8 = 1;
 
-/// What comes before a call, or after it.
+/// A step before or after the call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Move {
     /// A call.
@@ -22,24 +22,24 @@ pub(crate) enum Move {
     Write,
 }
 
-/// A call that is to be searched.
+/// A call to be searched for crash points.
 #[derive(Clone, Debug)]
 pub(crate) struct Scenario {
     /// The call's name.
     pub(crate) call: &'static str,
-    /// What the volume holds.
+    /// The content of the volume.
     pub(crate) kind: Kind,
-    /// The same in words, and in which state it is.
+    /// The content in words, and the state of the volume.
     pub(crate) variant: String,
     /// The number of the volume.
     pub(crate) volume: u8,
-    /// What leads to the call.
+    /// The steps that lead to the call.
     pub(crate) before: Vec<Move>,
     /// The call.
     pub(crate) act: CsiCall,
-    /// What a CO does that gives up: not the call again, but this, and then all the way back.
+    /// What the CO does instead of a retry when it gives up, before it tears everything down.
     pub(crate) instead: Vec<CsiCall>,
-    /// Processes die in its repetition too.
+    /// Whether processes crash in the retry, too.
     pub(crate) pairs: bool,
 }
 
@@ -62,18 +62,18 @@ impl Scenario {
         }
     }
 
-    /// Whether the call can succeed where only these kinds `grow` in use.
+    /// Whether the call can succeed if only these kinds can grow while mounted.
     pub(crate) fn is_possible(&self, grow: &[Kind]) -> bool {
         self.act != CsiCall::NodeExpand || grow.contains(&self.kind)
     }
 
-    /// The rest of the way to a pod that has written, as far as the call is on it.
-    pub(crate) fn onwards(&self, book: &ReferenceModel) -> Option<Move> {
+    /// The next step towards a pod that has written, if the call is on that path.
+    pub(crate) fn next_move(&self, model: &ReferenceModel) -> Option<Move> {
         let backwards = matches!(
             self.act,
             CsiCall::NodeUnpublish | CsiCall::Unstage | CsiCall::Unpublish { .. } | CsiCall::Delete
         );
-        let known = book.volumes.get(&self.volume).filter(|_| !backwards)?;
+        let known = model.volumes.get(&self.volume).filter(|_| !backwards)?;
         if known.published.is_none() {
             return Some(Move::Call(CsiCall::Publish { node: NODE }));
         }
@@ -90,44 +90,56 @@ impl Scenario {
     }
 }
 
-/// How far a life has come.
+/// How far a life cycle has progressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Stop {
+enum Progress {
     Nothing,
-    Made,
+    Created,
     Published,
     Staged,
-    Shown,
+    NodePublished,
     Written,
-    Grown,
-    Hidden,
+    Expanded,
+    NodeUnpublished,
     Unstaged,
     Unpublished,
 }
 
-/// A life until there.
-fn life(kind: Kind, until: Stop) -> Vec<Move> {
+/// The steps of a life cycle until there.
+fn life_cycle(kind: Kind, until: Progress) -> Vec<Move> {
     let all = [
-        (Stop::Made, Move::Call(CsiCall::Create { mib: SMALL, kind })),
-        (Stop::Published, Move::Call(CsiCall::Publish { node: NODE })),
-        (Stop::Staged, Move::Call(CsiCall::Stage)),
-        (Stop::Shown, Move::Call(CsiCall::NodePublish)),
-        (Stop::Written, Move::Write),
-        (Stop::Grown, Move::Call(CsiCall::Expand { mib: LARGE })),
-        (Stop::Hidden, Move::Call(CsiCall::NodeUnpublish)),
-        (Stop::Unstaged, Move::Call(CsiCall::Unstage)),
         (
-            Stop::Unpublished,
+            Progress::Created,
+            Move::Call(CsiCall::Create { mib: SMALL, kind }),
+        ),
+        (
+            Progress::Published,
+            Move::Call(CsiCall::Publish { node: NODE }),
+        ),
+        (Progress::Staged, Move::Call(CsiCall::Stage)),
+        (Progress::NodePublished, Move::Call(CsiCall::NodePublish)),
+        (Progress::Written, Move::Write),
+        (
+            Progress::Expanded,
+            Move::Call(CsiCall::Expand { mib: LARGE }),
+        ),
+        (
+            Progress::NodeUnpublished,
+            Move::Call(CsiCall::NodeUnpublish),
+        ),
+        (Progress::Unstaged, Move::Call(CsiCall::Unstage)),
+        (
+            Progress::Unpublished,
             Move::Call(CsiCall::Unpublish { node: NODE }),
         ),
     ];
-    let due = all.into_iter().filter(|(stop, _)| *stop <= until);
-    due.map(|(_, step)| step).collect()
+    let included = all.into_iter().filter(|(stop, _)| *stop <= until);
+    included.map(|(_, step)| step).collect()
 }
 
-/// A life that was interrupted before it grew, and has grown since.
-fn grown_aside(kind: Kind) -> Vec<Move> {
-    let mut moves = life(kind, Stop::Unpublished);
+/// A life cycle that was torn down before the expansion; the LUN was then expanded while detached.
+fn expanded_detached(kind: Kind) -> Vec<Move> {
+    let mut moves = life_cycle(kind, Progress::Unpublished);
     moves.retain(|step| !matches!(step, Move::Call(CsiCall::Expand { .. })));
     moves.extend([
         Move::Call(CsiCall::Expand { mib: LARGE }),
@@ -136,7 +148,7 @@ fn grown_aside(kind: Kind) -> Vec<Move> {
     moves
 }
 
-fn scene(call: &'static str, kind: Kind, before: Vec<Move>, act: CsiCall) -> Scenario {
+fn scenario(call: &'static str, kind: Kind, before: Vec<Move>, act: CsiCall) -> Scenario {
     Scenario {
         call,
         kind,
@@ -171,19 +183,19 @@ impl Scenario {
     }
 }
 
-/// All of them, in the order of a life.
+/// All scenarios, in the order of a life cycle.
 pub(crate) fn all() -> Vec<Scenario> {
-    let mut scenes = Vec::new();
+    let mut scenarios = Vec::new();
     for kind in Kind::ALL {
-        scenes.extend(until_a_pod(kind));
+        scenarios.extend(setup(kind));
     }
     for kind in Kind::ALL {
-        scenes.extend(growth(kind));
+        scenarios.extend(expansion(kind));
     }
     for kind in Kind::ALL {
-        scenes.extend(back(kind));
+        scenarios.extend(teardown(kind));
     }
-    // By call, and not by kind: so they are read.
+    // Sorted by call, not by kind, for readability.
     let order = [
         "CreateVolume",
         "ControllerPublishVolume",
@@ -196,52 +208,60 @@ pub(crate) fn all() -> Vec<Scenario> {
         "ControllerUnpublishVolume",
         "DeleteVolume",
     ];
-    scenes.sort_by_key(|scene| order.iter().position(|call| *call == scene.call));
-    scenes
+    scenarios.sort_by_key(|scenario| order.iter().position(|call| *call == scenario.call));
+    scenarios
 }
 
-/// To the controller all kinds of file systems are one.
+/// The controller treats all file systems alike, so one kind is enough.
 fn is_first(kind: Kind) -> bool {
     matches!(kind, Kind::Ext4 | Kind::Raw)
 }
 
-fn until_a_pod(kind: Kind) -> Vec<Scenario> {
-    let mut scenes = Vec::new();
+fn setup(kind: Kind) -> Vec<Scenario> {
+    let mut scenarios = Vec::new();
     let publish = |before| {
-        scene(
+        scenario(
             "ControllerPublishVolume",
             kind,
             before,
             CsiCall::Publish { node: NODE },
         )
     };
-    let stage = |before| scene("NodeStageVolume", kind, before, CsiCall::Stage);
-    let (made, published) = (life(kind, Stop::Made), life(kind, Stop::Published));
+    let stage = |before| scenario("NodeStageVolume", kind, before, CsiCall::Stage);
+    let (created, published) = (
+        life_cycle(kind, Progress::Created),
+        life_cycle(kind, Progress::Published),
+    );
     if is_first(kind) {
         let create = CsiCall::Create { mib: SMALL, kind };
-        // A provisioner has no way back but to make the volume, and to delete it.
-        let made_anyway =
-            scene("CreateVolume", kind, life(kind, Stop::Nothing), create).or(&[create]);
-        scenes.push(made_anyway);
-        scenes.push(publish(made.clone()));
-        scenes.push(publish(made).with_chap());
-        scenes.push(stage(published.clone()).with_chap());
+        // A provisioner cannot give up without creating the volume first and then deleting it.
+        let create_anyway = scenario(
+            "CreateVolume",
+            kind,
+            life_cycle(kind, Progress::Nothing),
+            create,
+        )
+        .or(&[create]);
+        scenarios.push(create_anyway);
+        scenarios.push(publish(created.clone()));
+        scenarios.push(publish(created).with_chap());
+        scenarios.push(stage(published.clone()).with_chap());
     }
-    scenes.push(stage(published).variant("blank"));
-    scenes.push(stage(grown_aside(kind)).variant("in use before, and grown"));
-    scenes.push(scene(
+    scenarios.push(stage(published).variant("blank"));
+    scenarios.push(stage(expanded_detached(kind)).variant("in use before, and grown"));
+    scenarios.push(scenario(
         "NodePublishVolume",
         kind,
-        life(kind, Stop::Staged),
+        life_cycle(kind, Progress::Staged),
         CsiCall::NodePublish,
     ));
-    scenes
+    scenarios
 }
 
-fn growth(kind: Kind) -> Vec<Scenario> {
-    let mut scenes = Vec::new();
+fn expansion(kind: Kind) -> Vec<Scenario> {
+    let mut scenarios = Vec::new();
     let expand = |before| {
-        scene(
+        scenario(
             "ControllerExpandVolume",
             kind,
             before,
@@ -249,55 +269,55 @@ fn growth(kind: Kind) -> Vec<Scenario> {
         )
     };
     if is_first(kind) {
-        scenes.push(
-            expand(life(kind, Stop::Written))
+        scenarios.push(
+            expand(life_cycle(kind, Progress::Written))
                 .variant("in use")
                 .in_pairs(),
         );
-        scenes.push(
-            expand(life(kind, Stop::Made))
+        scenarios.push(
+            expand(life_cycle(kind, Progress::Created))
                 .variant("not published")
                 .in_pairs(),
         );
     }
-    let on_node = scene(
+    let on_node = scenario(
         "NodeExpandVolume",
         kind,
-        life(kind, Stop::Grown),
+        life_cycle(kind, Progress::Expanded),
         CsiCall::NodeExpand,
     );
-    scenes.push(on_node.in_pairs());
-    scenes
+    scenarios.push(on_node.in_pairs());
+    scenarios
 }
 
-/// Who gives up going back goes on again.
-fn back(kind: Kind) -> Vec<Scenario> {
+/// A CO that gives up tearing down goes forward again.
+fn teardown(kind: Kind) -> Vec<Scenario> {
     let again = [
         CsiCall::Publish { node: NODE },
         CsiCall::Stage,
         CsiCall::NodePublish,
     ];
-    let hide = scene(
+    let node_unpublish = scenario(
         "NodeUnpublishVolume",
         kind,
-        life(kind, Stop::Grown),
+        life_cycle(kind, Progress::Expanded),
         CsiCall::NodeUnpublish,
     );
-    let unstage = scene(
+    let unstage = scenario(
         "NodeUnstageVolume",
         kind,
-        life(kind, Stop::Hidden),
+        life_cycle(kind, Progress::NodeUnpublished),
         CsiCall::Unstage,
     );
-    let mut scenes = vec![hide.or(&again[2..]), unstage.or(&again[1..])];
+    let mut scenarios = vec![node_unpublish.or(&again[2..]), unstage.or(&again[1..])];
     if is_first(kind) {
         let unpublish = CsiCall::Unpublish { node: NODE };
-        let before = life(kind, Stop::Unstaged);
-        scenes.push(scene("ControllerUnpublishVolume", kind, before, unpublish).or(&again));
-        let before = life(kind, Stop::Unpublished);
-        scenes.push(scene("DeleteVolume", kind, before, CsiCall::Delete));
+        let before = life_cycle(kind, Progress::Unstaged);
+        scenarios.push(scenario("ControllerUnpublishVolume", kind, before, unpublish).or(&again));
+        let before = life_cycle(kind, Progress::Unpublished);
+        scenarios.push(scenario("DeleteVolume", kind, before, CsiCall::Delete));
     }
-    scenes
+    scenarios
 }
 
 #[cfg(test)]
@@ -305,23 +325,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_life_is_one_that_a_co_would_lead() {
-        let scenes = all();
-        assert!(scenes.len() > 30, "{}", scenes.len());
-        for scene in scenes {
-            let mut book = ReferenceModel::default();
-            for step in &scene.before {
+    fn every_life_cycle_is_a_valid_sequence_for_a_co() {
+        let scenarios = all();
+        assert!(scenarios.len() > 30, "{}", scenarios.len());
+        for scenario in scenarios {
+            let mut model = ReferenceModel::default();
+            for step in &scenario.before {
                 if let Move::Call(act) = step {
-                    let due = book.expected(scene.volume, *act);
+                    let included = model.expected(scenario.volume, *act);
                     assert!(
                         matches!(
-                            due,
+                            included,
                             e2e::model::reference_model::Expected::Done
                                 | e2e::model::reference_model::Expected::Size(_)
                         ),
-                        "{scene:?}: {act:?} is {due:?}"
+                        "{scenario:?}: {act:?} is {included:?}"
                     );
-                    book.apply_call(scene.volume, *act);
+                    model.apply_call(scenario.volume, *act);
                 }
             }
         }

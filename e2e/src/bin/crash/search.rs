@@ -1,4 +1,4 @@
-//! Which deaths are tried: all of them, one after the other, until a call ends without meeting one; or some, by luck.
+//! Which crash points are tested: every one in turn, until a call ends before reaching it; or a random sample.
 
 use anyhow::{Result, ensure};
 use e2e::testbed::CrashTiming;
@@ -7,53 +7,53 @@ use indicatif::ProgressBar;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
-use crate::point::{Crash, Played, Then, Wrong, play};
+use crate::point::{CoReaction, Crash, CrashResult, Violation, run};
 use crate::scenario::Scenario;
 
-/// No call has so many effects.
-const ENDLESS: usize = 400;
-/// A repetition may log in anew, so it may have more effects than the call had.
-const MORE: usize = 4;
+/// No call has this many effects.
+const MAX_EFFECTS: usize = 400;
+/// A retry may log in again, so it may have this many more effects than the call had.
+const EXTRA_EFFECTS: usize = 4;
 
-/// How much is tried.
+/// How much to test.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Extent {
-    /// Points of each call; all of them when it is left out.
+pub(crate) struct SearchLimits {
+    /// Crash points of each call; `None`: all of them.
     pub(crate) points: Option<usize>,
-    /// Pairs of each call; likewise.
+    /// Pairs of each call; `None`: all of them.
     pub(crate) pairs: Option<usize>,
-    /// Where luck begins.
+    /// Random seed.
     pub(crate) seed: u64,
 }
 
-/// What was tried of a call.
+/// What was tested of a call.
 #[derive(Debug, Default)]
-pub(crate) struct Found {
+pub(crate) struct ScenarioResult {
     pub(crate) effects: usize,
     pub(crate) points: usize,
     pub(crate) pairs: usize,
-    pub(crate) lives: usize,
-    pub(crate) broken: Vec<Broken>,
+    pub(crate) life_cycles: usize,
+    pub(crate) broken: Vec<FailedRun>,
 }
 
-/// A life in which something does not hold.
+/// A life cycle in which a property was violated.
 #[derive(Clone, Debug)]
-pub(crate) struct Broken {
-    pub(crate) deaths: Vec<Crash>,
+pub(crate) struct FailedRun {
+    pub(crate) crashes: Vec<Crash>,
     pub(crate) met: Vec<String>,
-    pub(crate) then: Then,
-    pub(crate) wrong: Wrong,
+    pub(crate) then: CoReaction,
+    pub(crate) wrong: Violation,
 }
 
-impl Found {
-    /// Takes the result of a life; whether all its deaths were met.
-    fn take(&mut self, deaths: &[Crash], then: Then, played: Played) -> bool {
-        self.lives += 1;
-        let met = played.met.len() == deaths.len();
-        if let Some(wrong) = played.wrong {
-            self.broken.push(Broken {
-                deaths: deaths.to_vec(),
-                met: played.met,
+impl ScenarioResult {
+    /// Records the result of a life cycle; returns whether all its crashes happened.
+    fn record(&mut self, crashes: &[Crash], then: CoReaction, result: CrashResult) -> bool {
+        self.life_cycles += 1;
+        let met = result.met.len() == crashes.len();
+        if let Some(wrong) = result.wrong {
+            self.broken.push(FailedRun {
+                crashes: crashes.to_vec(),
+                met: result.met,
                 then,
                 wrong,
             });
@@ -62,101 +62,97 @@ impl Found {
     }
 }
 
-/// Searches every scene, as many at a time as there are worlds; first the points, then the pairs.
+/// Searches every scenario, as many in parallel as the pool has test beds; first single crashes, then pairs.
 ///
 /// # Errors
-/// There is no world, or a call does not end.
+/// No test bed could be created, or a call does not end.
 pub(crate) fn all(
-    grounds: &impl TestBedPool,
-    scenes: &[Scenario],
-    extent: Extent,
+    pool: &impl TestBedPool,
+    scenarios: &[Scenario],
+    limits: SearchLimits,
     bar: &ProgressBar,
-) -> Result<Vec<Found>> {
-    let search = Search {
-        grounds,
-        extent,
-        bar,
-    };
-    let numbered: Vec<(usize, &Scenario)> = scenes.iter().enumerate().collect();
+) -> Result<Vec<ScenarioResult>> {
+    let search = Search { pool, limits, bar };
+    let numbered: Vec<(usize, &Scenario)> = scenarios.iter().enumerate().collect();
     bar.set_length(numbered.len() as u64);
     bar.set_prefix("calls");
-    let mut found = map_parallel(grounds.parallelism(), &numbered, |(number, scene)| {
-        let found = search.points(scene, *number)?;
+    let mut found = map_parallel(pool.parallelism(), &numbered, |(number, scenario)| {
+        let found = search.points(scenario, *number)?;
         bar.inc(1);
         Ok(found)
     })?;
-    let firsts = search.firsts(scenes, &found);
+    let first_crashes = search.first_crashes(scenarios, &found);
     bar.set_position(0);
-    bar.set_length(firsts.len() as u64);
+    bar.set_length(first_crashes.len() as u64);
     bar.set_prefix("first deaths of pairs");
-    let second = map_parallel(grounds.parallelism(), &firsts, |(number, deaths)| {
-        let found = search.seconds(&scenes[*number], deaths)?;
+    let second = map_parallel(pool.parallelism(), &first_crashes, |(number, crashes)| {
+        let found = search.second_crashes(&scenarios[*number], crashes)?;
         bar.inc(1);
         Ok(found)
     })?;
-    for ((number, _), more) in firsts.iter().zip(second) {
+    for ((number, _), more) in first_crashes.iter().zip(second) {
         let found = &mut found[*number];
         found.pairs += more.pairs;
-        found.lives += more.lives;
+        found.life_cycles += more.life_cycles;
         found.broken.extend(more.broken);
     }
     Ok(found)
 }
 
-/// The first death of a pair, and the second where luck has chosen it.
+/// The first crash of a pair, and the second if it was chosen at random.
 type Pair = (Crash, Option<Crash>);
 
 struct Search<'a, G> {
-    grounds: &'a G,
-    extent: Extent,
+    pool: &'a G,
+    limits: SearchLimits,
     bar: &'a ProgressBar,
 }
 
 impl<G: TestBedPool> Search<'_, G> {
-    fn play(&self, scene: &Scenario, deaths: &[Crash], then: Then) -> Result<Played> {
-        let deaths_told: Vec<String> = deaths.iter().map(ToString::to_string).collect();
+    fn run(&self, scenario: &Scenario, crashes: &[Crash], then: CoReaction) -> Result<CrashResult> {
+        let names: Vec<String> = crashes.iter().map(ToString::to_string).collect();
         self.bar.set_message(format!(
             "{} of {}, {}",
-            scene.call,
-            scene.variant,
-            deaths_told.join(", then ")
+            scenario.call,
+            scenario.variant,
+            names.join(", then ")
         ));
-        play(self.grounds, scene, deaths, then)
+        run(self.pool, scenario, crashes, then)
     }
 
-    /// One point, with a CO that tries again and with one that gives up. Whether it was met.
-    fn point(&self, scene: &Scenario, death: Crash, found: &mut Found) -> Result<bool> {
-        let deaths = [death];
-        let played = self.play(scene, &deaths, Then::Retries)?;
-        if !found.take(&deaths, Then::Retries, played) {
+    /// One crash point, with a CO that retries and with one that gives up. Returns whether the crash happened.
+    fn point(&self, scenario: &Scenario, crash: Crash, found: &mut ScenarioResult) -> Result<bool> {
+        let crashes = [crash];
+        let result = self.run(scenario, &crashes, CoReaction::Retries)?;
+        if !found.record(&crashes, CoReaction::Retries, result) {
             return Ok(false);
         }
         found.points += 1;
-        found.effects = found.effects.max(death.nth);
-        let played = self.play(scene, &deaths, Then::GivesUp)?;
-        found.take(&deaths, Then::GivesUp, played);
+        found.effects = found.effects.max(crash.nth);
+        let result = self.run(scenario, &crashes, CoReaction::GivesUp)?;
+        found.record(&crashes, CoReaction::GivesUp, result);
         Ok(true)
     }
 
-    fn points(&self, scene: &Scenario, number: usize) -> Result<Found> {
-        match self.extent.points {
-            None => self.every_point(scene),
-            Some(wanted) => self.some_points(scene, number, wanted),
+    fn points(&self, scenario: &Scenario, number: usize) -> Result<ScenarioResult> {
+        match self.limits.points {
+            None => self.every_point(scenario),
+            Some(limit) => self.some_points(scenario, number, limit),
         }
     }
 
-    fn every_point(&self, scene: &Scenario) -> Result<Found> {
-        let mut found = Found::default();
+    fn every_point(&self, scenario: &Scenario) -> Result<ScenarioResult> {
+        let mut found = ScenarioResult::default();
         for nth in 1.. {
             ensure!(
-                nth < ENDLESS,
-                "{} of {} has no end",
-                scene.call,
-                scene.variant
+                nth < MAX_EFFECTS,
+                "{} of {} does not end",
+                scenario.call,
+                scenario.variant
             );
             let mut met = false;
             for when in CrashTiming::ALL {
-                met |= self.point(scene, Crash { nth, when }, &mut found)?;
+                met |= self.point(scenario, Crash { nth, when }, &mut found)?;
             }
             if !met {
                 break;
@@ -165,91 +161,107 @@ impl<G: TestBedPool> Search<'_, G> {
         Ok(found)
     }
 
-    fn some_points(&self, scene: &Scenario, number: usize, wanted: usize) -> Result<Found> {
-        let mut found = Found {
-            effects: self.count(scene)?,
-            ..Found::default()
+    fn some_points(
+        &self,
+        scenario: &Scenario,
+        number: usize,
+        limit: usize,
+    ) -> Result<ScenarioResult> {
+        let mut found = ScenarioResult {
+            effects: self.count(scenario)?,
+            ..ScenarioResult::default()
         };
         let count = found.effects;
-        let mut luck = StdRng::seed_from_u64(self.extent.seed ^ ((number as u64) << 32));
-        let mut left: Vec<Crash> = (1..=count).flat_map(every_when).collect();
-        while found.points < wanted && !left.is_empty() {
-            let death = left.swap_remove(luck.random_range(0..left.len()));
-            self.point(scene, death, &mut found)?;
+        let mut rng = StdRng::seed_from_u64(self.limits.seed ^ ((number as u64) << 32));
+        let mut left: Vec<Crash> = (1..=count).flat_map(every_timing).collect();
+        while found.points < limit && !left.is_empty() {
+            let crash = left.swap_remove(rng.random_range(0..left.len()));
+            self.point(scenario, crash, &mut found)?;
         }
         Ok(found)
     }
 
-    /// The number of effects of a call: doubled until there are none, and halved from there.
-    fn count(&self, scene: &Scenario) -> Result<usize> {
+    /// The number of effects of a call, by doubling until no crash happens, then by bisection.
+    fn count(&self, scenario: &Scenario) -> Result<usize> {
         let meets = |nth: usize| -> Result<bool> {
-            let death = Crash {
+            let crash = Crash {
                 nth,
                 when: CrashTiming::Before,
             };
-            Ok(!self.play(scene, &[death], Then::Retries)?.met.is_empty())
+            Ok(!self
+                .run(scenario, &[crash], CoReaction::Retries)?
+                .met
+                .is_empty())
         };
-        let (mut there, mut beyond) = (0, 1);
+        let (mut reached, mut beyond) = (0, 1);
         while meets(beyond)? {
             ensure!(
-                beyond < ENDLESS,
-                "{} of {} has no end",
-                scene.call,
-                scene.variant
+                beyond < MAX_EFFECTS,
+                "{} of {} does not end",
+                scenario.call,
+                scenario.variant
             );
-            (there, beyond) = (beyond, beyond * 2);
+            (reached, beyond) = (beyond, beyond * 2);
         }
-        while beyond - there > 1 {
-            let middle = there.midpoint(beyond);
+        while beyond - reached > 1 {
+            let middle = reached.midpoint(beyond);
             if meets(middle)? {
-                there = middle;
+                reached = middle;
             } else {
                 beyond = middle;
             }
         }
-        Ok(there)
+        Ok(reached)
     }
 
-    /// The pairs that are to be tried, by the numbers of their scenes.
-    fn firsts(&self, scenes: &[Scenario], found: &[Found]) -> Vec<(usize, Pair)> {
-        let mut luck = StdRng::seed_from_u64(self.extent.seed);
-        let mut firsts = Vec::new();
-        let in_pairs = |(_, scene): &(usize, &Scenario)| scene.pairs;
-        for (number, _) in scenes.iter().enumerate().filter(in_pairs) {
+    /// The pairs to test, with the indices of their scenarios.
+    fn first_crashes(
+        &self,
+        scenarios: &[Scenario],
+        found: &[ScenarioResult],
+    ) -> Vec<(usize, Pair)> {
+        let mut rng = StdRng::seed_from_u64(self.limits.seed);
+        let mut first_crashes = Vec::new();
+        let in_pairs = |(_, scenario): &(usize, &Scenario)| scenario.pairs;
+        for (number, _) in scenarios.iter().enumerate().filter(in_pairs) {
             let count = found[number].effects;
-            let Some(wanted) = self.extent.pairs else {
-                let all = (1..=count).flat_map(every_when);
-                firsts.extend(all.map(|death| (number, (death, None))));
+            let Some(limit) = self.limits.pairs else {
+                let all = (1..=count).flat_map(every_timing);
+                first_crashes.extend(all.map(|crash| (number, (crash, None))));
                 continue;
             };
             let mut any = |count: usize| Crash {
-                nth: luck.random_range(1..=count.max(1)),
-                when: CrashTiming::ALL[luck.random_range(0..CrashTiming::ALL.len())],
+                nth: rng.random_range(1..=count.max(1)),
+                when: CrashTiming::ALL[rng.random_range(0..CrashTiming::ALL.len())],
             };
-            let mut pair = || (any(count), Some(any(count + MORE)));
-            firsts.extend((0..wanted).map(|_| (number, pair())));
+            let mut pair = || (any(count), Some(any(count + EXTRA_EFFECTS)));
+            first_crashes.extend((0..limit).map(|_| (number, pair())));
         }
-        firsts
+        first_crashes
     }
 
-    fn seconds(&self, scene: &Scenario, (first, second): &Pair) -> Result<Found> {
-        let mut found = Found::default();
+    fn second_crashes(
+        &self,
+        scenario: &Scenario,
+        (first, second): &Pair,
+    ) -> Result<ScenarioResult> {
+        let mut found = ScenarioResult::default();
         let mut pair = |second: Crash| -> Result<bool> {
-            let deaths = [*first, second];
-            let played = self.play(scene, &deaths, Then::Retries)?;
-            let met = found.take(&deaths, Then::Retries, played);
+            let crashes = [*first, second];
+            let result = self.run(scenario, &crashes, CoReaction::Retries)?;
+            let met = found.record(&crashes, CoReaction::Retries, result);
             found.pairs += usize::from(met);
             Ok(met)
         };
         if let Some(chosen) = second {
-            // Luck may have chosen an effect that this repetition has not: then an earlier one.
+            // The random choice may exceed the effects of this retry: then try an earlier one.
             let mut nth = chosen.nth;
             while nth > 0 && !pair(Crash { nth, ..*chosen })? {
                 nth /= 2;
             }
             return Ok(found);
         }
-        for nth in 1..ENDLESS {
+        for nth in 1..MAX_EFFECTS {
             let mut met = false;
             for when in CrashTiming::ALL {
                 met |= pair(Crash { nth, when })?;
@@ -262,7 +274,7 @@ impl<G: TestBedPool> Search<'_, G> {
     }
 }
 
-fn every_when(nth: usize) -> impl Iterator<Item = Crash> {
+fn every_timing(nth: usize) -> impl Iterator<Item = Crash> {
     CrashTiming::ALL
         .into_iter()
         .map(move |when| Crash { nth, when })

@@ -1,4 +1,5 @@
-//! Plays a cell: a volume in use, a fault, growth as Kubernetes asks for it, the fault's end, and what has come of it all.
+//! Runs one cell of the matrix: a volume in use, a fault, expansion as Kubernetes does it, the end of the fault, and the final
+//! state.
 
 use std::time::Duration;
 
@@ -19,32 +20,32 @@ use crate::report::Failure;
 
 mod readonly;
 
-/// The only volume.
+/// The number of the only volume.
 const VOLUME: u8 = 0;
-/// How much of a journal is told of a failure.
+/// How many lines of the journal are printed for a failure.
 const TAIL: usize = 40;
 /// How often a call is tried while the fault lasts.
 const TRIES: u32 = 3;
-/// A NAS that has restarted has loaded its LUNs after this, and is believed. It is longer than any pause between two tries: by that a plane
-/// whose time is real knows what is waited for.
+/// After this time a restarted NAS has loaded its LUNs, and the driver believes it. It must be longer than any pause between two
+/// tries: by that a test bed in real time knows what it is waiting for.
 const LOADED: Duration = Duration::from_secs(16 * 60);
-/// The tool that resizes is at work after this.
+/// After this time the resize tool is running.
 const AT_WORK: Duration = Duration::from_secs(2);
 
-/// How far it went while the fault was there.
+/// How far the expansion went during the fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Outcome {
     /// All the way.
     Grew,
-    /// All calls were answered, and the file system was left as it was: it may only be read.
+    /// All calls succeeded, and the file system kept its size because it is read-only.
     Kept,
-    /// A call was refused, and so it ended.
+    /// A call failed, and the expansion stopped there.
     Refused,
 }
 
 impl Outcome {
-    /// In a table.
+    /// The text for tables.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Grew => "grew",
@@ -54,86 +55,92 @@ impl Outcome {
     }
 }
 
-/// What has come of a cell.
+/// The result of a cell.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct Line {
+pub(crate) struct CaseResult {
     pub(crate) fault: &'static str,
     pub(crate) kind: &'static str,
     pub(crate) way: ExpandMode,
     pub(crate) outcome: Outcome,
-    /// The last failure's code, or `OK`.
+    /// The code of the last failure, or `OK`.
     pub(crate) code: String,
-    /// Its message.
     pub(crate) message: String,
     /// The codes of all failed tries.
     pub(crate) codes: Vec<String>,
-    /// From the fault's end until all was as it should be.
+    /// From the end of the fault until everything was as it should be.
     pub(crate) ms: u128,
     pub(crate) leftovers: Vec<String>,
 }
 
-/// A cell that is being played.
+/// A cell that is being run.
 struct Run<'a, 'p, P, G> {
-    player: Executor<'p, P>,
-    grounds: &'a G,
+    executor: Executor<'p, P>,
+    pool: &'a G,
     cell: &'a Case,
     /// Failed tries.
     failed: Vec<Status>,
 }
 
-/// Plays it in a fresh world; what does not hold is an answer too.
+/// Runs a cell in a fresh test bed; a violated property is an `Ok(Err(…))`.
 ///
 /// # Errors
-/// There is no world.
-pub(crate) fn play(grounds: &impl TestBedPool, cell: &Case) -> Result<Result<Line, Failure>> {
-    grounds.run(async |plane| {
-        let error = match live(plane, grounds, cell).await {
+/// No test bed could be created.
+pub(crate) fn run(pool: &impl TestBedPool, cell: &Case) -> Result<Result<CaseResult, Failure>> {
+    pool.run(async |bed| {
+        let error = match run_in(bed, pool, cell).await {
             Ok(line) => return Ok(Ok(line)),
             Err(error) => error,
         };
-        let mut journal = plane.journal().await.unwrap_or_default();
+        let mut journal = bed.journal().await.unwrap_or_default();
         journal.drain(..journal.len().saturating_sub(TAIL));
-        // A world that is used again must be able to grow.
-        plane.allow_online_ext4(true);
+        // A test bed that is reused must be able to grow ext4.
+        bed.allow_online_ext4(true);
         Ok(Err(Failure {
-            cell: cell.place(),
+            cell: cell.name(),
             reason: format!("{error:#}"),
             journal,
         }))
     })
 }
 
-async fn live<P: TestBed, G: TestBedPool>(plane: &mut P, grounds: &G, cell: &Case) -> Result<Line> {
+async fn run_in<P: TestBed, G: TestBedPool>(
+    bed: &mut P,
+    pool: &G,
+    cell: &Case,
+) -> Result<CaseResult> {
     if cell.fault.incapable {
-        ensure!(plane.allow_online_ext4(false), "the capability stays");
+        ensure!(
+            bed.allow_online_ext4(false),
+            "CAP_SYS_RESOURCE could not be dropped"
+        );
     }
-    let player = Executor::start(plane).await?;
-    let mut course = Run {
-        player,
-        grounds,
+    let executor = Executor::start(bed).await?;
+    let mut run = Run {
+        executor,
+        pool,
         cell,
         failed: Vec::new(),
     };
-    course.in_use().await.context("a volume in use")?;
+    run.in_use().await.context("a volume in use")?;
     let (outcome, ms) = if cell.fault.what == FaultKind::ReadOnly {
-        course.read_only().await?
+        run.read_only().await?
     } else {
-        course.grow().await?
+        run.grow().await?
     };
-    course.player.bed().allow_online_ext4(true);
-    course.line(outcome, ms).await
+    run.executor.bed().allow_online_ext4(true);
+    run.line(outcome, ms).await
 }
 
 impl<P: TestBed, G: TestBedPool> Run<'_, '_, P, G> {
-    async fn line(self, outcome: Outcome, ms: u128) -> Result<Line> {
+    async fn line(self, outcome: Outcome, ms: u128) -> Result<CaseResult> {
         let leftovers = self
-            .player
+            .executor
             .remove_all_and_list_leftovers()
             .await
             .context("on the way back")?;
         let name = |status: &Status| format!("{:?}", status.code());
         let last = self.failed.last();
-        Ok(Line {
+        Ok(CaseResult {
             fault: self.cell.fault.name,
             kind: self.cell.kind.content().name(),
             way: self.cell.way,
@@ -146,9 +153,9 @@ impl<P: TestBed, G: TestBedPool> Run<'_, '_, P, G> {
         })
     }
 
-    async fn must(&mut self, acts: &[CsiCall]) -> Result<()> {
-        for act in acts {
-            self.player
+    async fn call_all(&mut self, calls: &[CsiCall]) -> Result<()> {
+        for act in calls {
+            self.executor
                 .call_once(VOLUME, *act)
                 .await?
                 .with_context(|| format!("{act:?}"))?;
@@ -159,46 +166,52 @@ impl<P: TestBed, G: TestBedPool> Run<'_, '_, P, G> {
     async fn in_use(&mut self) -> Result<()> {
         let kind = self.cell.kind;
         let made = CsiCall::Create { mib: SMALL, kind };
-        self.must(&[
+        self.call_all(&[
             made,
             CsiCall::Publish { node: NODE },
             CsiCall::Stage,
             CsiCall::NodePublish,
         ])
         .await?;
-        self.player.run_event(&Step::Write { volume: VOLUME }).await
+        self.executor
+            .run_event(&Step::Write { volume: VOLUME })
+            .await
     }
 
-    /// Growth while the fault is there, and after its end. The outcome of the first, and how long the second took.
+    /// Expansion during the fault and after it; the outcome of the former and the duration of the latter.
     async fn grow(&mut self) -> Result<(Outcome, u128)> {
         let plan = self.cell.plan();
-        let met_before = self.met().await?;
-        let stuck = self
+        let met_before = self.hits().await?;
+        let stopped_at = self
             .under_fault(&plan)
             .await
             .context("while the fault is there")?;
-        let met = self.met().await? > met_before;
+        let hits = self.hits().await? > met_before;
         ensure!(
-            met || !self.is_counted(),
-            "the fault was never met: this cell shows nothing"
+            hits || !self.is_counted(),
+            "the fault never took effect: this cell tests nothing"
         );
-        self.check(stuck.is_some())?;
-        let rest: Vec<CsiCall> = plan[stuck.unwrap_or(0)..]
+        self.check(stopped_at.is_some())?;
+        let rest: Vec<CsiCall> = plan[stopped_at.unwrap_or(0)..]
             .iter()
-            .filter_map(|doing| match doing {
+            .filter_map(|action| match action {
                 Action::Call(act) => Some(*act),
-                Action::Plant | Action::Reboot | Action::Restart => None,
+                Action::InjectFault | Action::Reboot | Action::Restart => None,
             })
             .collect();
-        // Where all was done there is nothing to go on with; but the same is asked again.
+        // If all calls succeeded there is nothing to continue; the expansion is repeated instead.
         let last = &[CsiCall::Expand { mib: LARGE }, CsiCall::NodeExpand];
-        let rest = if stuck.is_some() { &rest[..] } else { last };
+        let rest = if stopped_at.is_some() {
+            &rest[..]
+        } else {
+            last
+        };
         if self.cell.fault.what != FaultKind::Full {
             self.end_fault().await.context("the fault's end")?;
         }
         let start = Instant::now();
         for act in rest {
-            self.player
+            self.executor
                 .call_and_repeat(VOLUME, self.smaller(*act))
                 .await
                 .context("after the fault's end")?;
@@ -206,7 +219,7 @@ impl<P: TestBed, G: TestBedPool> Run<'_, '_, P, G> {
         let ms = start.elapsed().as_millis();
         self.end_fault().await.context("the fault's end")?;
         self.has_grown().await.context("after the fault's end")?;
-        let outcome = if stuck.is_some() {
+        let outcome = if stopped_at.is_some() {
             Outcome::Refused
         } else {
             Outcome::Grew
@@ -214,7 +227,7 @@ impl<P: TestBed, G: TestBedPool> Run<'_, '_, P, G> {
         Ok((outcome, ms))
     }
 
-    /// A NAS that is full stays so, and the CO asks for less.
+    /// A full NAS stays full, so the CO asks for less.
     fn smaller(&self, act: CsiCall) -> CsiCall {
         if matches!(act, CsiCall::Expand { .. }) && self.cell.fault.what == FaultKind::Full {
             CsiCall::Expand { mib: LESS }
@@ -223,15 +236,19 @@ impl<P: TestBed, G: TestBedPool> Run<'_, '_, P, G> {
         }
     }
 
-    /// Goes on until it is done, or a call has failed so often that one waits for the fault's end. Where it is stuck.
+    /// Runs the plan until it is done, or until a call has used up its tries. Returns the index of that call.
     async fn under_fault(&mut self, plan: &[Action]) -> Result<Option<usize>> {
-        for (at, doing) in plan.iter().enumerate() {
-            match *doing {
-                Action::Plant => self.begin_fault().await.context("the fault's beginning")?,
-                Action::Reboot => self.player.run_event(&Step::Reboot { node: NODE }).await?,
+        for (at, action) in plan.iter().enumerate() {
+            match *action {
+                Action::InjectFault => self.begin_fault().await.context("the fault's beginning")?,
+                Action::Reboot => {
+                    self.executor
+                        .run_event(&Step::Reboot { node: NODE })
+                        .await?
+                }
                 Action::Restart => {
                     for process in [Process::Controller(0), Process::Node(NODE)] {
-                        self.player.bed().restart(process).await?;
+                        self.executor.bed().restart(process).await?;
                     }
                 }
                 Action::Call(act) => {
@@ -244,22 +261,22 @@ impl<P: TestBed, G: TestBedPool> Run<'_, '_, P, G> {
         Ok(None)
     }
 
-    /// As often as a CO tries before somebody looks. Whether it was done, and then all is as it was answered.
+    /// Tries as often as a CO does before an administrator looks. Returns whether it succeeded, and then checks the invariants.
     async fn tries(&mut self, act: CsiCall) -> Result<bool> {
         for number in 0..TRIES {
             match self.attempt(act).await? {
                 Ok(()) => {
-                    self.player
+                    self.executor
                         .check_invariants()
                         .await
-                        .context("it was answered that all is well")?;
+                        .context("after the call succeeded")?;
                     return Ok(true);
                 }
                 Err(status) => self.failed.push(status),
             }
             if number + 1 < TRIES {
                 let pause = Duration::from_secs(1 << number);
-                self.player.bed().pause(pause).await;
+                self.executor.bed().pause(pause).await;
             }
         }
         Ok(false)
@@ -267,66 +284,66 @@ impl<P: TestBed, G: TestBedPool> Run<'_, '_, P, G> {
 
     async fn attempt(&mut self, act: CsiCall) -> Result<Result<(), Status>> {
         let dies = matches!(self.cell.fault.what, FaultKind::Dies(_));
-        if !dies || act != self.cell.grows_in() || !self.failed.is_empty() {
-            return self.player.call_once(VOLUME, act).await;
+        if !dies || act != self.cell.call_that_grows() || !self.failed.is_empty() {
+            return self.executor.call_once(VOLUME, act).await;
         }
-        let call = self.player.call_once(VOLUME, act);
+        let call = self.executor.call_once(VOLUME, act);
         if let Ok(answer) = tokio::time::timeout(AT_WORK, call).await {
             return answer;
         }
-        self.player.bed().restart(Process::Node(NODE)).await?;
+        self.executor.bed().restart(Process::Node(NODE)).await?;
         Ok(Err(Status::unavailable("the plugin has died")))
     }
 
-    /// The codes that are promised to users.
-    fn check(&self, stuck: bool) -> Result<()> {
-        let wanted = if self.cell.fault.what == FaultKind::Full {
+    /// The codes that the documentation promises to users.
+    fn check(&self, stopped_at: bool) -> Result<()> {
+        let expected = if self.cell.fault.what == FaultKind::Full {
             Code::OutOfRange
         } else if self.cell.fault.what == FaultKind::Incapable {
             Code::FailedPrecondition
         } else {
             return Ok(());
         };
-        ensure!(stuck, "it grew, and {wanted:?} is due");
-        let other = self.failed.iter().find(|status| status.code() != wanted);
-        ensure!(other.is_none(), "{wanted:?} is due: {other:?}");
+        ensure!(stopped_at, "it grew, and {expected:?} is due");
+        let other = self.failed.iter().find(|status| status.code() != expected);
+        ensure!(other.is_none(), "{expected:?} is due: {other:?}");
         Ok(())
     }
 
-    /// LUN, device and file system have the size, and the data are what was written: the player compares with its book,
-    /// and its book must say so.
+    /// LUN, device and file system have the size, and the data are what was written: the executor compares them with its model,
+    /// and the model must have the new size.
     async fn has_grown(&mut self) -> Result<()> {
         let full = self.cell.fault.what == FaultKind::Full;
         let size = MIB * if full { LESS } else { LARGE };
-        let known = &self.player.model().volumes[&VOLUME];
+        let known = &self.executor.model().volumes[&VOLUME];
         ensure!(
             known.size == size
                 && known.promised == size
                 && known.node_published
                 && known.data.is_some(),
-            "the book has {known:?}, not {size} bytes"
+            "the model has {known:?}, not {size} bytes"
         );
-        self.player.check_invariants().await
+        self.executor.check_invariants().await
     }
 
     async fn begin_fault(&mut self) -> Result<()> {
         match self.cell.fault.what {
-            FaultKind::Nas(on, trouble) => self.inject_on_nas(on, trouble).await,
+            FaultKind::Nas(on, nas_fault) => self.inject_on_nas(on, nas_fault).await,
             FaultKind::Full => self.room(LESS * MIB - GIB + GIB / 2).await,
             FaultKind::Locked => self.lock(true).await,
-            FaultKind::Loading(how) => self.player.bed().restart_nas(Some(how)).await,
+            FaultKind::Loading(how) => self.executor.bed().restart_nas(Some(how)).await,
             FaultKind::Expired { logins_are_lost } => {
                 if logins_are_lost {
                     self.inject_on_nas(NasCall::Login, NasFault::LoseCall)
                         .await?;
                 }
-                self.player.run_event(&Step::ExpireSessions).await
+                self.executor.run_event(&Step::ExpireSessions).await
             }
-            FaultKind::Host(tool, failing) => self.inject_on_node(tool, failing, 0),
-            FaultKind::Dies(failing) => self.inject_on_node(Tool::Resize, failing, 1),
+            FaultKind::Host(tool, command_fault) => self.inject_on_node(tool, command_fault, 0),
+            FaultKind::Dies(command_fault) => self.inject_on_node(Tool::Resize, command_fault, 1),
             FaultKind::Incapable => {
-                let taken = self.player.bed().allow_online_ext4(false);
-                ensure!(taken, "the capability stays");
+                let taken = self.executor.bed().allow_online_ext4(false);
+                ensure!(taken, "CAP_SYS_RESOURCE could not be dropped");
                 Ok(())
             }
             FaultKind::Reboot | FaultKind::Restart | FaultKind::ReadOnly => Ok(()),
@@ -334,17 +351,17 @@ impl<P: TestBed, G: TestBedPool> Run<'_, '_, P, G> {
     }
 
     async fn end_fault(&mut self) -> Result<()> {
-        self.player.bed().clear_faults().await?;
+        self.executor.bed().clear_faults().await?;
         match self.cell.fault.what {
             FaultKind::Full => self.room(500 * GIB).await,
             FaultKind::Locked => self.lock(false).await,
             FaultKind::Loading(_) => {
-                self.player.bed().pause(LOADED).await;
+                self.executor.bed().pause(LOADED).await;
                 Ok(())
             }
             FaultKind::Incapable => {
-                let given = self.player.bed().allow_online_ext4(true);
-                ensure!(given, "the capability does not come back");
+                let given = self.executor.bed().allow_online_ext4(true);
+                ensure!(given, "CAP_SYS_RESOURCE could not be restored");
                 Ok(())
             }
             FaultKind::Nas(..)
@@ -357,46 +374,52 @@ impl<P: TestBed, G: TestBedPool> Run<'_, '_, P, G> {
         }
     }
 
-    async fn inject_on_nas(&mut self, on: NasCall, trouble: NasFault) -> Result<()> {
-        let mishap = Fault::Nas {
+    async fn inject_on_nas(&mut self, on: NasCall, nas_fault: NasFault) -> Result<()> {
+        let event = Fault::Nas {
             call: on,
-            fault: trouble,
+            fault: nas_fault,
             times: 0,
         };
-        self.player.run_event(&Step::Fault(mishap)).await
+        self.executor.run_event(&Step::Fault(event)).await
     }
 
-    fn inject_on_node(&mut self, tool: Tool, failing: CommandFault, times: u32) -> Result<()> {
-        let Some(command) = tool.text(self.cell.kind, self.grounds) else {
-            bail!("nothing of the kind is run: this is no cell");
+    fn inject_on_node(
+        &mut self,
+        tool: Tool,
+        command_fault: CommandFault,
+        times: u32,
+    ) -> Result<()> {
+        let Some(command) = tool.text(self.cell.kind, self.pool) else {
+            bail!("no such command is run: this cell does not exist");
         };
         let fault = HostFault {
             command: command.to_owned(),
-            fault: failing,
+            fault: command_fault,
             times,
         };
-        self.player.bed().inject_fault(NODE, fault)
+        self.executor.bed().inject_fault(NODE, fault)
     }
 
-    /// The NAS has so many bytes left, and they count.
+    /// Leaves this many bytes free on the NAS, and makes thin growth depend on them.
     async fn room(&mut self, bytes: i64) -> Result<()> {
-        let plane = self.player.bed();
+        let bed = self.executor.bed();
         let counts = json!({"thin_growth_needs_space": true});
-        plane.patch_control("/settings", counts).await?;
+        bed.patch_control("/settings", counts).await?;
         let free = json!({"free": bytes});
-        plane
-            .patch_control("/volumes/volume1", free)
+        bed.patch_control("/volumes/volume1", free).await.map(drop)
+    }
+
+    async fn lock(&mut self, locked: bool) -> Result<()> {
+        let path = format!("/luns/{}", self.executor.volume(VOLUME)?.uuid());
+        let lock = json!({"is_action_locked": locked});
+        self.executor
+            .bed()
+            .patch_control(&path, lock)
             .await
             .map(drop)
     }
 
-    async fn lock(&mut self, locked: bool) -> Result<()> {
-        let path = format!("/luns/{}", self.player.volume(VOLUME)?.uuid());
-        let lock = json!({"is_action_locked": locked});
-        self.player.bed().patch_control(&path, lock).await.map(drop)
-    }
-
-    /// Whether it is counted how often the fault was met.
+    /// Whether the fault's hits are counted.
     fn is_counted(&self) -> bool {
         matches!(
             self.cell.fault.what,
@@ -407,23 +430,26 @@ impl<P: TestBed, G: TestBedPool> Run<'_, '_, P, G> {
         )
     }
 
-    /// How often a fault was met so far.
-    async fn met(&mut self) -> Result<usize> {
-        let word = if let FaultKind::Nas(_, trouble) = self.cell.fault.what {
-            word(trouble)
+    /// How often the fault has been hit so far.
+    async fn hits(&mut self) -> Result<usize> {
+        let journal_name = if let FaultKind::Nas(_, nas_fault) = self.cell.fault.what {
+            journal_name(nas_fault)
         } else if let FaultKind::Expired { .. } = self.cell.fault.what {
             "SYNO.API.Auth.login"
         } else {
-            return self.player.bed().fault_hits();
+            return self.executor.bed().fault_hits();
         };
-        let journal = self.player.bed().journal().await?;
-        Ok(journal.iter().filter(|line| line.contains(word)).count())
+        let journal = self.executor.bed().journal().await?;
+        Ok(journal
+            .iter()
+            .filter(|line| line.contains(journal_name))
+            .count())
     }
 }
 
-/// What dsm-sim's journal calls it.
-fn word(trouble: NasFault) -> &'static str {
-    match trouble {
+/// How dsm-sim's journal names it.
+fn journal_name(nas_fault: NasFault) -> &'static str {
+    match nas_fault {
         NasFault::LoseCall => "lose_call",
         NasFault::LoseReply => "lose_reply",
         NasFault::Refuse { .. } => "refuse",

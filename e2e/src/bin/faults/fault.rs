@@ -1,25 +1,24 @@
-//! What goes wrong while a volume grows, and with which volumes it can. Pure.
+//! The faults of the matrix, and the volumes and modes that each applies to. No I/O.
 
 use e2e::model::step::{Kind, NasCall, NasFault};
 use e2e::testbed::CommandFault;
 use e2e::testbed::pool::TestBedPool;
 use serde::{Serialize, Serializer};
 
-/// How a volume grows.
+/// How a volume is expanded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum ExpandMode {
     /// While a pod uses it.
     Online,
-    /// While nobody has it; then it is shown to a pod.
+    /// While it is detached; then it is published to a pod.
     Offline,
 }
 
 impl ExpandMode {
-    /// Both.
     pub(crate) const ALL: [Self; 2] = [Self::Online, Self::Offline];
 
-    /// Its name.
+    /// Its name in reports.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Online => "online",
@@ -28,7 +27,7 @@ impl ExpandMode {
     }
 }
 
-/// A command of a node, or a change in sysfs that stands for one.
+/// A command on a node, or a write to sysfs that replaces one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tool {
     Rescan,
@@ -44,11 +43,11 @@ pub(crate) enum Tool {
 }
 
 impl Tool {
-    /// The part of its command line by which a fault finds it. `None`: nothing of the kind is run.
-    pub(crate) fn text(self, kind: Kind, grounds: &impl TestBedPool) -> Option<&'static str> {
+    /// The part of the command line by which a fault matches it. `None`: no such command is run.
+    pub(crate) fn text(self, kind: Kind, pool: &impl TestBedPool) -> Option<&'static str> {
         match (self, kind) {
-            (Self::Rescan, _) => Some(grounds.rescan()),
-            (Self::Scan, _) => grounds.scan(),
+            (Self::Rescan, _) => Some(pool.rescan()),
+            (Self::Scan, _) => pool.scan(),
             (Self::Resize, Kind::Ext4) => Some("resize2fs"),
             (Self::Resize, Kind::Xfs) => Some("xfs_growfs"),
             (Self::Resize, Kind::Btrfs) => Some("btrfs filesystem resize"),
@@ -67,46 +66,45 @@ impl Tool {
     }
 }
 
-/// What goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FaultKind {
     /// Every call of this kind to the NAS.
     Nas(NasCall, NasFault),
-    /// The NAS has room for a smaller growth only.
+    /// The NAS has space for a smaller expansion only.
     Full,
     /// The LUN is locked.
     Locked,
-    /// The NAS restarts, and loads its LUNs so.
+    /// The NAS restarts, and loads its LUNs in this state.
     Loading(&'static str),
-    /// All sessions of the Web API have ended; and logins are lost, or not.
+    /// All Web API sessions expire; and optionally logins fail.
     Expired { logins_are_lost: bool },
     /// Every run of a tool.
     Host(Tool, CommandFault),
-    /// The driver may not grow an ext4 that is mounted.
+    /// The driver lacks the capability to grow a mounted ext4.
     Incapable,
-    /// The plugin is killed while the tool that resizes is at work: before it has done anything, or after.
+    /// The plugin is killed while the resize tool is running: before it has done anything, or after.
     Dies(CommandFault),
-    /// The node's power fails once the LUN has grown.
+    /// The node loses power after the LUN was expanded.
     Reboot,
-    /// All processes of the driver restart once the LUN has grown.
+    /// All processes of the driver restart after the LUN was expanded.
     Restart,
-    /// The file system may only be read, by this pod or by all.
+    /// The file system is read-only, for this pod or for all.
     ReadOnly,
 }
 
-/// A line of the matrix.
+/// A row of the matrix.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Fault {
-    /// In words.
+    /// The name in reports.
     pub(crate) name: &'static str,
     pub(crate) what: FaultKind,
-    /// With these volumes.
+    /// The volume contents that it applies to.
     pub(crate) kinds: &'static [Kind],
-    /// On these ways.
+    /// The expansion modes that it applies to.
     pub(crate) ways: &'static [ExpandMode],
-    /// It begins before the volume is taken from its pod.
+    /// Whether it starts before the volume is taken from its pod.
     pub(crate) early: bool,
-    /// The driver may not grow an ext4 that is mounted, while all this goes on.
+    /// Whether the driver lacks the capability to grow a mounted ext4 throughout.
     pub(crate) incapable: bool,
 }
 
@@ -119,7 +117,7 @@ impl Serialize for Fault {
 const ALL: &[Kind] = &Kind::ALL;
 const FS: &[Kind] = &[Kind::Ext4, Kind::Xfs, Kind::Btrfs];
 const EXT4: &[Kind] = &[Kind::Ext4];
-const ASKED: &[Kind] = &[Kind::Xfs, Kind::Btrfs];
+const WITH_QUERY: &[Kind] = &[Kind::Xfs, Kind::Btrfs];
 const ONLINE: &[ExpandMode] = &[ExpandMode::Online];
 const OFFLINE: &[ExpandMode] = &[ExpandMode::Offline];
 
@@ -134,12 +132,12 @@ const fn fault(name: &'static str, what: FaultKind) -> Fault {
     }
 }
 
-const fn nas(name: &'static str, on: NasCall, trouble: NasFault) -> Fault {
-    fault(name, FaultKind::Nas(on, trouble))
+const fn nas(name: &'static str, on: NasCall, nas_fault: NasFault) -> Fault {
+    fault(name, FaultKind::Nas(on, nas_fault))
 }
 
-const fn host(name: &'static str, tool: Tool, failing: CommandFault) -> Fault {
-    fault(name, FaultKind::Host(tool, failing))
+const fn host(name: &'static str, tool: Tool, command_fault: CommandFault) -> Fault {
+    fault(name, FaultKind::Host(tool, command_fault))
 }
 
 impl Fault {
@@ -151,7 +149,7 @@ impl Fault {
         Self { ways, ..self }
     }
 
-    /// While a volume is taken from its pod.
+    /// Starts while a volume is taken from its pod.
     const fn early(self) -> Self {
         Self {
             early: true,
@@ -160,7 +158,7 @@ impl Fault {
         }
     }
 
-    /// When an ext4 is grown unmounted.
+    /// For an unmounted ext4.
     const fn unmounted(self) -> Self {
         Self {
             incapable: true,
@@ -182,8 +180,8 @@ const fn http(after: bool) -> NasFault {
     NasFault::Http { status: 502, after }
 }
 
-/// What befalls the NAS.
-const NAS: &[Fault] = &[
+/// Faults of the NAS.
+const NAS_FAULTS: &[Fault] = &[
     nas("LUN.set is lost", SET, NasFault::LoseCall),
     nas("the reply to LUN.set is lost", SET, NasFault::LoseReply),
     nas("LUN.set is refused (117)", SET, refused(117, false)),
@@ -230,8 +228,8 @@ const NAS: &[Fault] = &[
     ),
 ];
 
-/// What befalls a node's commands.
-const COMMANDS: &[Fault] = &[
+/// Faults of the node's commands.
+const COMMAND_FAULTS: &[Fault] = &[
     host("rescan fails", Tool::Rescan, CommandFault::Fails).only(ONLINE),
     host(
         "rescan does nothing",
@@ -272,13 +270,13 @@ const COMMANDS: &[Fault] = &[
         CommandFault::FailsAfterwards,
     )
     .of(FS),
-    host("the size query fails", Tool::Query, CommandFault::Fails).of(ASKED),
+    host("the size query fails", Tool::Query, CommandFault::Fails).of(WITH_QUERY),
     host(
         "the size query says garbage",
         Tool::Query,
         CommandFault::SaysGarbage,
     )
-    .of(ASKED),
+    .of(WITH_QUERY),
     host("e2fsck hangs", Tool::Check, CommandFault::Hangs).unmounted(),
     host(
         "umount before e2fsck does nothing",
@@ -336,8 +334,8 @@ const COMMANDS: &[Fault] = &[
     .early(),
 ];
 
-/// What befalls the driver, and what a node is.
-const OTHERS: &[Fault] = &[
+/// Faults of the driver, and properties of the node.
+const DRIVER_FAULTS: &[Fault] = &[
     fault("no CAP_SYS_RESOURCE", FaultKind::Incapable)
         .of(EXT4)
         .only(ONLINE),
@@ -356,9 +354,13 @@ const OTHERS: &[Fault] = &[
     fault("the file system is read-only", FaultKind::ReadOnly).of(FS),
 ];
 
-/// The whole matrix's lines.
+/// All rows of the matrix.
 pub(crate) fn all() -> impl Iterator<Item = Fault> {
-    NAS.iter().chain(COMMANDS).chain(OTHERS).copied()
+    NAS_FAULTS
+        .iter()
+        .chain(COMMAND_FAULTS)
+        .chain(DRIVER_FAULTS)
+        .copied()
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! The matrix of what goes wrong while a volume grows: every fault, with every kind of volume, in use and not. While a
-//! fault lasts a call may be refused, but it may not claim what is not so; once it has ended one repetition must do.
+//! The fault matrix of volume expansion: every fault, with every kind of volume, online and offline. During a
+//! fault a call may fail, but it must not report false success; after the fault one retry must be enough.
 
 #![expect(
     clippy::print_stdout,
@@ -27,20 +27,20 @@ use fault::{ExpandMode, Fault, FaultKind};
 use plan::Case;
 use report::{LeftOut, Report};
 
-/// Failures that are told in full; of the others there is a number.
-const TOLD: usize = 3;
+/// How many failures are printed in full; the others are only counted.
+const MAX_PRINTED: usize = 3;
 
-/// Lets things go wrong while volumes grow, and looks what comes of it
+/// Injects faults while volumes are expanded, and checks the result
 #[derive(Debug, Parser)]
 #[command(name = "faults")]
 struct Cli {
-    /// Where it is played
+    /// Test bed to use
     #[arg(long, value_enum, default_value = "memory")]
     plane: Backend,
-    /// Only faults, kinds or ways with this in their names
+    /// Only faults, kinds or modes with this text in their names
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
-    /// Where the matrix is written, as Markdown and as JSON
+    /// Folder for the matrix, as Markdown and JSON
     #[arg(long, value_name = "FOLDER", default_value = "target/faults")]
     report: PathBuf,
 }
@@ -60,22 +60,22 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: &Cli, grounds: &impl TestBedPool) -> Result<()> {
+fn run(cli: &Cli, pool: &impl TestBedPool) -> Result<()> {
     let start = Instant::now();
-    let (cells, left_out) = cells(grounds, cli.only.as_deref())?;
+    let (cells, left_out) = cells(pool, cli.only.as_deref())?;
     ensure!(!cells.is_empty(), "there is no such cell");
     let bar = ProgressBar::new(cells.len() as u64).with_style(ProgressStyle::with_template(
         "{pos}/{len} cells, {elapsed} {bar:20} {wide_msg}",
     )?);
-    let results = map_parallel(grounds.parallelism(), &cells, |cell| {
-        bar.set_message(cell.place());
-        let result = case::play(grounds, cell)?;
+    let results = map_parallel(pool.parallelism(), &cells, |cell| {
+        bar.set_message(cell.name());
+        let result = case::run(pool, cell)?;
         bar.inc(1);
         Ok(result)
     })?;
     bar.finish_and_clear();
     let mut report = Report {
-        plane: grounds.name(),
+        plane: pool.name(),
         cells: Vec::new(),
         left_out,
         failures: Vec::new(),
@@ -87,15 +87,15 @@ fn run(cli: &Cli, grounds: &impl TestBedPool) -> Result<()> {
         }
     }
     report.write(&cli.report)?;
-    tell(cli, &cells, &report);
+    print_failures(cli, &cells, &report);
     println!("took {:.1} s", start.elapsed().as_secs_f64());
     verdict(&cells, &report)
 }
 
-fn tell(cli: &Cli, cells: &[Case], report: &Report) {
+fn print_failures(cli: &Cli, cells: &[Case], report: &Report) {
     println!("{}", report.table(&faults_of(cells)));
     println!("online / offline; in full in {}", cli.report.display());
-    for failure in report.failures.iter().take(TOLD) {
+    for failure in report.failures.iter().take(MAX_PRINTED) {
         println!(
             "{}: {}\n  the end of the journal:",
             failure.cell, failure.reason
@@ -138,27 +138,27 @@ fn verdict(cells: &[Case], report: &Report) -> Result<()> {
     Ok(())
 }
 
-/// In their order.
+/// The faults of these cells, without duplicates, in order.
 fn faults_of(cells: &[Case]) -> Vec<Fault> {
     let mut faults: Vec<Fault> = cells.iter().map(|cell| cell.fault).collect();
     faults.dedup_by_key(|fault| fault.name);
     faults
 }
 
-/// What is played, and what this plane cannot.
-fn cells(grounds: &impl TestBedPool, only: Option<&str>) -> Result<(Vec<Case>, Vec<LeftOut>)> {
+/// The cells to run, and those that this test bed cannot run.
+fn cells(pool: &impl TestBedPool, only: Option<&str>) -> Result<(Vec<Case>, Vec<LeftOut>)> {
     let mut cells = Vec::new();
     let mut left_out = Vec::new();
-    let grow = kinds_that_grow_online(grounds)?;
+    let grow = kinds_that_grow_online(pool)?;
     for fault in fault::all() {
         for kind in Kind::ALL {
             for way in ExpandMode::ALL {
                 let cell = Case { fault, kind, way };
-                let wanted = only.is_none_or(|text| cell.place().contains(text));
-                if !wanted || !fault.kinds.contains(&kind) || !fault.ways.contains(&way) {
+                let selected = only.is_none_or(|text| cell.name().contains(text));
+                if !selected || !fault.kinds.contains(&kind) || !fault.ways.contains(&way) {
                     continue;
                 }
-                match obstacle(grounds, &cell, grow.contains(&kind)) {
+                match obstacle(pool, &cell, grow.contains(&kind)) {
                     None => cells.push(cell),
                     Some(reason) => left_out.push(LeftOut {
                         fault: fault.name,
@@ -173,16 +173,16 @@ fn cells(grounds: &impl TestBedPool, only: Option<&str>) -> Result<(Vec<Case>, V
     Ok((cells, left_out))
 }
 
-/// Why a cell cannot be played.
-fn obstacle(grounds: &impl TestBedPool, cell: &Case, grows_mounted: bool) -> Option<String> {
+/// Why a cell cannot be run.
+fn obstacle(pool: &impl TestBedPool, cell: &Case, grows_mounted: bool) -> Option<String> {
     let kind = cell.kind.content().name();
     if cell.way == ExpandMode::Online && !grows_mounted {
         return Some(format!("a mounted {kind} cannot be grown here"));
     }
     if let FaultKind::Host(tool, _) = cell.fault.what
-        && tool.text(cell.kind, grounds).is_none()
+        && tool.text(cell.kind, pool).is_none()
     {
-        return Some("nothing of the kind is run here".to_owned());
+        return Some("no such command is run here".to_owned());
     }
     None
 }

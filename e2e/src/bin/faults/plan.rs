@@ -1,26 +1,25 @@
-//! What happens in a cell, in order. Pure.
+//! The sequence of calls and events in a cell. No I/O.
 
 use e2e::model::step::{CsiCall, Kind};
 
 use crate::fault::{ExpandMode, Fault, FaultKind};
 
-/// The node that it happens on.
+/// The number of the node that it happens on.
 pub(crate) const NODE: usize = 0;
-/// What a volume has first, in MiB.
+/// Initial size of a volume, in MiB.
 pub(crate) const SMALL: i64 = 1024;
-/// What it shall have, in MiB.
+/// Requested size, in MiB.
 pub(crate) const LARGE: i64 = 3072;
-/// What a NAS that is full still has room for, in MiB.
+/// Size that a full NAS still has space for, in MiB.
 pub(crate) const LESS: i64 = 2048;
 
-/// A step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// A call, tried again while it fails.
+    /// A CSI call, retried while it fails.
     Call(CsiCall),
-    /// The fault begins.
-    Plant,
-    /// The node loses its power.
+    /// The fault starts.
+    InjectFault,
+    /// The node loses power.
     Reboot,
     /// The driver's processes restart.
     Restart,
@@ -34,14 +33,14 @@ pub(crate) struct Case {
     pub(crate) way: ExpandMode,
 }
 
-/// To a pod, from nothing but the LUN.
-const UP: [CsiCall; 3] = [
+/// Attaches a volume to a pod.
+const ATTACH: [CsiCall; 3] = [
     CsiCall::Publish { node: NODE },
     CsiCall::Stage,
     CsiCall::NodePublish,
 ];
-/// And back.
-const DOWN: [CsiCall; 3] = [
+/// Detaches it.
+const DETACH: [CsiCall; 3] = [
     CsiCall::NodeUnpublish,
     CsiCall::Unstage,
     CsiCall::Unpublish { node: NODE },
@@ -49,50 +48,56 @@ const DOWN: [CsiCall; 3] = [
 const EXPAND: CsiCall = CsiCall::Expand { mib: LARGE };
 
 impl Case {
-    /// From a volume that a pod has written to, to one that has grown and is shown to a pod.
+    /// From a volume that a pod has written to, to one that is expanded and published to a pod.
     pub(crate) fn plan(&self) -> Vec<Action> {
-        let calls = |acts: &[CsiCall]| acts.iter().copied().map(Action::Call).collect::<Vec<_>>();
+        let calls = |csi_calls: &[CsiCall]| {
+            csi_calls
+                .iter()
+                .copied()
+                .map(Action::Call)
+                .collect::<Vec<_>>()
+        };
         let (online, early) = (self.way == ExpandMode::Online, self.fault.early);
         let mut plan = Vec::new();
         if !online && !early {
-            plan.extend(calls(&DOWN));
+            plan.extend(calls(&DETACH));
         }
-        plan.push(Action::Plant);
+        plan.push(Action::InjectFault);
         if early {
-            plan.extend(calls(&DOWN));
+            plan.extend(calls(&DETACH));
         }
         plan.extend(calls(&[EXPAND]));
         match (self.fault.what, online) {
             (FaultKind::Reboot, true) => {
                 plan.push(Action::Reboot);
-                plan.extend(calls(&UP[1..]));
+                plan.extend(calls(&ATTACH[1..]));
             }
             (FaultKind::Reboot, false) => {
-                plan.extend(calls(&UP[..2]));
+                plan.extend(calls(&ATTACH[..2]));
                 plan.push(Action::Reboot);
-                plan.extend(calls(&UP[1..]));
+                plan.extend(calls(&ATTACH[1..]));
             }
             (FaultKind::Restart, online) => {
                 plan.push(Action::Restart);
-                plan.extend(calls(if online { &[] } else { &UP }));
+                plan.extend(calls(if online { &[] } else { &ATTACH }));
             }
             (_, true) => {}
-            (_, false) => plan.extend(calls(&UP)),
+            (_, false) => plan.extend(calls(&ATTACH)),
         }
         plan.extend(calls(&[CsiCall::NodeExpand]));
         plan
     }
 
     /// The call in which the file system grows.
-    pub(crate) fn grows_in(&self) -> CsiCall {
+    pub(crate) fn call_that_grows(&self) -> CsiCall {
         match self.way {
             ExpandMode::Online => CsiCall::NodeExpand,
             ExpandMode::Offline => CsiCall::Stage,
         }
     }
 
-    /// Its place in the matrix, in words.
-    pub(crate) fn place(&self) -> String {
+    /// Human-readable name: fault, content, mode.
+    pub(crate) fn name(&self) -> String {
         format!(
             "{}, {}, {}",
             self.fault.name,
@@ -117,29 +122,29 @@ mod tests {
                     kind: Kind::Ext4,
                     way,
                 };
-                let mut book = ReferenceModel::default();
+                let mut model = ReferenceModel::default();
                 let create = CsiCall::Create {
                     mib: SMALL,
                     kind: Kind::Ext4,
                 };
-                for act in [create].iter().chain(&UP) {
-                    book.apply_call(0, *act);
+                for act in [create].iter().chain(&ATTACH) {
+                    model.apply_call(0, *act);
                 }
                 for doing in cell.plan() {
                     match doing {
                         Action::Call(act) => {
-                            let due = book.expected(0, act);
+                            let due = model.expected(0, act);
                             assert!(
                                 matches!(due, Expected::Done | Expected::Size(_)),
                                 "{cell:?} {act:?}"
                             );
-                            book.apply_call(0, act);
+                            model.apply_call(0, act);
                         }
-                        Action::Reboot => book.apply_step(&Step::Reboot { node: NODE }),
-                        Action::Plant | Action::Restart => {}
+                        Action::Reboot => model.apply_step(&Step::Reboot { node: NODE }),
+                        Action::InjectFault | Action::Restart => {}
                     }
                 }
-                let known = &book.volumes[&0];
+                let known = &model.volumes[&0];
                 assert!(
                     known.node_published && known.promised == LARGE * e2e::MIB,
                     "{cell:?}"

@@ -1,4 +1,4 @@
-//! The matrix for people and for programs: Markdown, JSON and a table.
+//! The matrix as Markdown, JSON and a terminal table.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -9,10 +9,10 @@ use comfy_table::{Table, presets};
 use e2e::model::step::Kind;
 use serde::Serialize;
 
-use crate::case::Line;
+use crate::case::CaseResult;
 use crate::fault::{self, ExpandMode, Fault};
 
-/// A cell that cannot be played on a plane.
+/// A cell that cannot be run on a test bed.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct LeftOut {
     pub(crate) fault: &'static str,
@@ -21,31 +21,31 @@ pub(crate) struct LeftOut {
     pub(crate) reason: String,
 }
 
-/// A cell in which something does not hold.
+/// A cell in which a property was violated.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Failure {
     pub(crate) cell: String,
     pub(crate) reason: String,
-    /// The end of what the NAS and the nodes were asked.
+    /// The end of the journal: what was called on the NAS and the nodes.
     pub(crate) journal: Vec<String>,
 }
 
-/// All that has come of a run.
+/// All results of a run.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
     pub(crate) plane: &'static str,
-    pub(crate) cells: Vec<Line>,
+    pub(crate) cells: Vec<CaseResult>,
     pub(crate) left_out: Vec<LeftOut>,
     pub(crate) failures: Vec<Failure>,
 }
 
 impl Report {
-    /// What is left in all cells together.
+    /// The number of leftovers in all cells together.
     pub(crate) fn leftovers(&self) -> usize {
         self.cells.iter().map(|line| line.leftovers.len()).sum()
     }
 
-    /// Writes both forms into a folder.
+    /// Writes the Markdown and the JSON file into a folder.
     ///
     /// # Errors
     /// It cannot be written.
@@ -68,7 +68,7 @@ impl Report {
         );
         text.push_str("|---|---|---|---|---|---|--:|--:|\n");
         for line in &self.cells {
-            // A String takes everything.
+            // Writing to a String cannot fail.
             let _ = writeln!(
                 text,
                 "| {} | {} | {} | {} | {} | {} | {} | {} |",
@@ -98,7 +98,7 @@ impl Report {
         text
     }
 
-    /// Faults by kinds: what came of it online, and offline.
+    /// Faults by kinds: the outcome online and offline.
     pub(crate) fn table(&self, faults: &[Fault]) -> Table {
         let mut table = Table::new();
         table.load_style(presets::UTF8_HORIZONTAL_ONLY);
@@ -125,8 +125,8 @@ impl Report {
         let kind = kind.content().name();
         let same =
             |name: &str, of: &str, on: ExpandMode| name == fault.name && of == kind && on == way;
-        let played = self.cells.iter();
-        if let Some(line) = { played }.find(|line| same(line.fault, line.kind, line.way)) {
+        let results = self.cells.iter();
+        if let Some(line) = { results }.find(|line| same(line.fault, line.kind, line.way)) {
             return line.outcome.name().to_owned();
         }
         let failed = format!("{}, {kind}, {}", fault.name, way.name());
@@ -141,7 +141,7 @@ impl Report {
     }
 }
 
-/// One line that no table breaks at.
+/// One line that does not break a Markdown table.
 fn flat(text: &str) -> String {
     let words: Vec<&str> = text.split_whitespace().collect();
     words.join(" ").replace('|', "\\|")

@@ -1,5 +1,6 @@
-//! A container orchestrator with our driver and a NAS on it, as the stories use it. [`Kubernetes`](crate::kubernetes) is a
-//! real one; [`StandIn`](crate::stand_in) plays the calls of its sidecars and kubelets on this machine.
+//! A container orchestrator (CO) with our driver and a NAS, as the stories use it. [`Kubernetes`](crate::kubernetes::Kubernetes)
+//! is a real one; [`FakeKubernetes`](crate::fake_kubernetes::FakeKubernetes) makes the calls of its sidecars and kubelets on this
+//! machine.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -12,36 +13,35 @@ use serde_json::Value;
 /// The driver's name in these stories.
 pub(crate) const DRIVER: &str = "csi.synology.com";
 
-/// How long [`Co::clear`] tries.
-pub(crate) const CLEARS: Duration = Duration::from_secs(60);
+/// Timeout of [`Co::clear`].
+pub(crate) const CLEAR_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What happens to a volume when its claim goes.
+/// What happens to a volume when its claim is deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reclaim {
-    /// It goes, too.
+    /// It is deleted, too.
     Delete,
-    /// It stays.
+    /// It is kept.
     Retain,
 }
 
 /// A StorageClass.
 #[derive(Clone, Debug)]
 pub(crate) struct Class {
-    /// As it is written, in YAML: what a real one gets.
+    /// Its YAML, which is what a real cluster gets.
     pub(crate) text: String,
-    /// Its name.
     pub(crate) name: String,
-    /// For the driver.
+    /// Parameters for the driver.
     pub(crate) parameters: BTreeMap<String, String>,
-    /// For its volumes; Delete unless it says otherwise.
+    /// Reclaim policy of its volumes; default: Delete.
     pub(crate) reclaim: Reclaim,
 }
 
 impl Class {
-    /// Reads one.
+    /// Parses the YAML of a StorageClass.
     ///
     /// # Errors
-    /// It is none, or not one of ours, or its claims cannot grow.
+    /// It is not a StorageClass, not for our driver, or does not allow expansion.
     pub(crate) fn read(text: &str) -> Result<Self> {
         let class: StorageClass = serde_yaml_ng::from_str(text)?;
         ensure!(
@@ -55,7 +55,10 @@ impl Class {
         );
         Ok(Self {
             text: text.to_owned(),
-            name: class.metadata.name.context("a StorageClass has a name")?,
+            name: class
+                .metadata
+                .name
+                .context("the StorageClass has no name")?,
             parameters: class.parameters.unwrap_or_default(),
             reclaim: match class.reclaim_policy.as_deref() {
                 None | Some("Delete") => Reclaim::Delete,
@@ -66,137 +69,134 @@ impl Class {
     }
 }
 
-/// A claim.
+/// A PersistentVolumeClaim.
 #[derive(Clone, Debug)]
 pub(crate) struct Claim {
-    /// Its name.
     pub(crate) name: String,
-    /// Its StorageClass.
     pub(crate) class: String,
-    /// What it asks for, bytes.
+    /// The requested size, bytes.
     pub(crate) bytes: i64,
-    /// The pod gets a device instead of a directory.
+    /// Whether the pod gets a block device instead of a directory.
     pub(crate) block: bool,
 }
 
-/// What a CO says about a claim.
+/// The observed state of a claim.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ClaimSeen {
-    /// Its volume, once it has one.
+    /// Its volume, once it is bound.
     pub(crate) volume: Option<String>,
-    /// What it asks for now, bytes.
-    pub(crate) asked: i64,
-    /// What it has: for a pod that uses it, bytes. 0 before it is bound.
+    /// The size that it requests now, bytes.
+    pub(crate) requested: i64,
+    /// Its capacity, bytes: what a pod that uses it has. 0 before it is bound.
     pub(crate) capacity: i64,
-    /// Its conditions, and where its expansion stands, in the words of Kubernetes (`FileSystemResizePending`,
+    /// Its conditions and the state of its expansion, as Kubernetes names them (`FileSystemResizePending`,
     /// `ControllerResizeInfeasible`, …), each with its message.
     pub(crate) conditions: BTreeMap<String, String>,
 }
 
-/// A volume.
+/// The observed state of a volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct VolumeSeen {
-    /// Its name.
     pub(crate) name: String,
-    /// The driver's handle.
+    /// The driver's volume id.
     pub(crate) handle: String,
-    /// The nodes that it is attached to, or is on its way to or from.
+    /// The nodes that it is attached to, is being attached to or is being detached from.
     pub(crate) nodes: BTreeSet<String>,
 }
 
 /// A pod with one container, which has a shell.
 #[derive(Clone, Debug)]
 pub(crate) struct Pod {
-    /// Its name.
     pub(crate) name: String,
-    /// The claim that it uses.
+    /// The name of the claim that it uses.
     pub(crate) claim: String,
-    /// The claim is a device.
+    /// Whether the claim is a block device.
     pub(crate) block: bool,
-    /// Where it has to run; anywhere by default.
+    /// The node that it must run on; any node by default.
     pub(crate) node: Option<String>,
-    /// What it does all the time, in its shell; `$V` is its volume, a directory or a device. Nothing by default.
-    pub(crate) works: Option<&'static str>,
+    /// The shell script that it runs; `$V` is its volume, a directory or a device. By default it is idle.
+    pub(crate) script: Option<&'static str>,
 }
 
-/// What a CO says about a pod.
+/// The observed state of a pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct PodSeen {
-    /// Its node, once it has one.
+    /// Its node, once it is scheduled.
     pub(crate) node: String,
-    /// It runs.
+    /// Whether it is running.
     pub(crate) runs: bool,
-    /// How often its container was started again, or has ended.
+    /// How often its container was restarted, or has ended.
     pub(crate) restarts: i32,
 }
 
 /// A part of the driver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Half {
-    /// With the sidecars.
+    /// The controller, with its sidecars.
     Controller,
-    /// On the node of this name.
+    /// The plugin on the node of this name.
     Node(String),
 }
 
-/// A container orchestrator with our driver and a NAS on it. Each method asks for something and does not wait until it is so;
-/// where it says more, it says so. What is there already, or not there any more, is no error.
+/// A container orchestrator with our driver and a NAS. Each method requests something and does not wait for it, unless it says
+/// so. All are idempotent: creating what exists or deleting what does not is no error.
 pub(crate) trait Co {
-    /// The names of its nodes, in order; at least one.
+    /// The names of its nodes, sorted; at least one.
     async fn nodes(&self) -> Result<Vec<String>>;
 
-    /// Makes a StorageClass with `allowVolumeExpansion`.
+    /// Creates a StorageClass with `allowVolumeExpansion`.
     async fn class(&self, class: &Class) -> Result<()>;
 
-    /// Makes a claim.
+    /// Creates a claim.
     async fn claim(&self, claim: &Claim) -> Result<()>;
 
-    /// Edits a claim's size. Refused, like Kubernetes does, when it would be smaller than what the claim has.
+    /// Changes a claim's requested size. As in Kubernetes, a size below the claim's capacity is refused.
     async fn resize(&self, claim: &str, bytes: i64) -> Result<()>;
 
-    /// Looks at a claim.
+    /// Reads a claim.
     async fn see_claim(&self, claim: &str) -> Result<Option<ClaimSeen>>;
 
     /// Deletes a claim.
     async fn unclaim(&self, claim: &str) -> Result<()>;
 
-    /// Looks at the driver's volumes.
+    /// Lists the driver's volumes.
     async fn see_volumes(&self) -> Result<Vec<VolumeSeen>>;
 
-    /// Says anew what happens to a volume when its claim goes, or now if it has gone.
+    /// Changes a volume's reclaim policy. If its claim is already deleted, it applies now.
     async fn set_reclaim(&self, volume: &str, reclaim: Reclaim) -> Result<()>;
 
     /// Starts a pod.
     async fn start(&self, pod: &Pod) -> Result<()>;
 
-    /// Looks at a pod; it is there until all of its mounts have gone.
+    /// Reads a pod; it exists until all of its mounts are gone.
     async fn see_pod(&self, pod: &str) -> Result<Option<PodSeen>>;
 
     /// Stops a pod.
     async fn stop(&self, pod: &str) -> Result<()>;
 
-    /// Runs a script in a pod's shell, to its end; `$V` is its volume. Answers what it prints, without white space around it;
-    /// an error when it fails.
+    /// Runs a shell script in a pod, and waits for its end; `$V` is its volume. Returns its trimmed output, or
+    /// an error if it fails.
     async fn run(&self, pod: &str, script: &str) -> Result<String>;
 
-    /// Kills a part of the driver; it comes back by itself.
+    /// Kills a part of the driver; it is restarted automatically.
     async fn kill(&self, half: &Half) -> Result<()>;
 
-    /// All parts of the driver answer.
+    /// Whether all parts of the driver respond.
     async fn driver_is_up(&self) -> Result<bool>;
 
-    /// Kills the NAS, as a power cut does; it comes back by itself, and until then nothing listens at its address.
+    /// Kills the NAS like a power cut; it is restarted automatically, and until then nothing listens at its address.
     async fn restart_nas(&self) -> Result<()>;
 
-    /// Asks the NAS at its control port: GET without a body, POST with one. An error while it is away.
-    async fn nas(&self, knob: &str, body: Option<Value>) -> Result<Value>;
+    /// Calls the NAS's control API: GET without a body, POST with one. An error while the NAS is down.
+    async fn nas(&self, path: &str, body: Option<Value>) -> Result<Value>;
 
-    /// Everything that a story has left behind but classes, in words: claims, volumes, attachments, pods; LUNs and targets on the NAS; on nodes sessions, mounts and devices as far as they can be seen.
+    /// Describes everything that a story has left behind except classes: claims, volumes, attachments, pods; LUNs and targets on
+    /// the NAS; sessions, mounts and devices on nodes as far as they are visible.
     async fn leftovers(&self) -> Result<Vec<String>>;
 
-    /// Removes all that stories have made, after one has failed; as far as that goes in a minute.
+    /// Deletes everything that stories have created, after one has failed, as far as possible within a minute.
     async fn clear(&self) -> Result<()>;
 
-    /// Writes down what one needs to find out why a story failed (events, logs, objects), a file each.
+    /// Writes what is needed to debug a failed story (events, logs, objects) into one file each.
     async fn evidence(&self, folder: &Path) -> Result<()>;
 }

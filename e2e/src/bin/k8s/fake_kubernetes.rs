@@ -1,8 +1,8 @@
-//! A stand-in for Kubernetes: it plays the calls of provisioner, attacher, resizer and kubelets in their order, with their
-//! repetitions, to the shipped driver on this machine. It has two nodes; pods are processes.
+//! A fake Kubernetes: it makes the calls of provisioner, attacher, resizer and kubelets in their order, with their
+//! retries, to the shipped driver on this machine. It has two nodes; pods are processes.
 //!
 //! ```text
-//! store: what is wanted and known ─▶ decide: calls that are due ─▶ act: make one, note what came of it ─▶ store
+//! store: desired and known state ─▶ decide: calls that are due ─▶ act: make one, record the result ─▶ store
 //! ```
 
 mod act;
@@ -27,43 +27,45 @@ use tempfile::TempDir;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use crate::co::{CLEARS, Claim, ClaimSeen, Class, Co, Half, Pod, PodSeen, Reclaim, VolumeSeen};
+use crate::co::{
+    CLEAR_TIMEOUT, Claim, ClaimSeen, Class, Co, Half, Pod, PodSeen, Reclaim, VolumeSeen,
+};
 use backoff::Backoff;
 use decide::Action;
 use parts::Parts;
-use store::{Claimed, Running, Store, Volume};
+use store::{ClaimState, PodState, Store, Volume};
 
 const NODES: [&str; 2] = ["worker-1", "worker-2"];
-/// What a pod does that has nothing to do.
+/// The script of a pod without a workload.
 const IDLE: &str = "exec sleep 2147483647";
-/// How often the CO looks by itself.
-const LOOKS: Duration = Duration::from_millis(50);
+/// How often the CO re-evaluates the state without an event.
+const SYNC_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A CO on this machine.
 pub(crate) struct FakeKubernetes {
     shared: Arc<Shared>,
-    works: JoinHandle<()>,
-    // The last to go: it frees what is left.
+    sync_task: JoinHandle<()>,
+    // Dropped last: it cleans up what is left.
     _janitor: Janitor,
 }
 
-/// What its tasks share.
+/// State that is shared by its tasks.
 struct Shared {
     store: Mutex<Store>,
     calls: Mutex<Calls>,
     pods: Mutex<HashMap<String, Process>>,
     parts: Parts,
-    /// What the driver calls each node.
+    /// The driver's node id by node name.
     node_ids: HashMap<String, String>,
     changed: Notify,
 }
 
-/// Calls that are being made, that wait for their repetition, and that were made.
+/// Calls in progress, calls that wait for a retry, and completed calls.
 #[derive(Default)]
 struct Calls {
     busy: HashSet<Action>,
     waiting: HashMap<Action, Backoff>,
-    /// When, what, and what came of it.
+    /// Duration, action, and result.
     made: Vec<(Duration, Action, String)>,
 }
 
@@ -71,16 +73,16 @@ impl FakeKubernetes {
     /// Starts NAS, driver and CO. Needs root.
     ///
     /// # Errors
-    /// Something does not come up.
+    /// Something does not start.
     pub(crate) async fn start() -> Result<Self> {
-        // Short: the path of a unix socket has at most 107 bytes.
+        // A short path: that of a unix socket has at most 107 bytes.
         let folder = TempDir::with_prefix("co-")?.keep();
         let janitor = Janitor::start(&folder)?;
         let parts = Parts::start(&folder, &NODES).await?;
         let mut node_ids = HashMap::new();
         for node in NODES {
-            let seat = parts.clients(Some(node)).await;
-            let mut plugin = seat.node();
+            let clients = parts.clients(Some(node)).await;
+            let mut plugin = clients.node();
             let info = plugin.node_get_info(csi::NodeGetInfoRequest {}).await?;
             node_ids.insert(node.to_owned(), info.into_inner().node_id);
         }
@@ -96,16 +98,16 @@ impl FakeKubernetes {
             node_ids,
             changed: Notify::new(),
         });
-        let works = tokio::spawn(Arc::clone(&shared).work());
+        let sync_task = tokio::spawn(Arc::clone(&shared).sync_loop());
         Ok(Self {
             shared,
-            works,
+            sync_task,
             _janitor: janitor,
         })
     }
 
-    /// Changes what is wanted.
-    fn want<T>(&self, change: impl FnOnce(&mut Store) -> T) -> T {
+    /// Changes the desired state.
+    fn update<T>(&self, change: impl FnOnce(&mut Store) -> T) -> T {
         let answer = change(&mut self.shared.store());
         self.shared.changed.notify_one();
         answer
@@ -114,7 +116,7 @@ impl FakeKubernetes {
 
 impl Drop for FakeKubernetes {
     fn drop(&mut self) {
-        self.works.abort();
+        self.sync_task.abort();
         lock(&self.shared.pods).clear();
     }
 }
@@ -123,7 +125,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Where a kubelet keeps what is a pod's.
+/// The kubelet's folder for a pod.
 fn pod_folder(home: &Path, pod: &str) -> PathBuf {
     home.join("pods").join(pod)
 }
@@ -137,69 +139,70 @@ impl Shared {
         self.store().volumes.get_mut(name).map(change)
     }
 
-    async fn work(self: Arc<Self>) {
+    async fn sync_loop(self: Arc<Self>) {
         loop {
-            self.look_after_pods();
+            self.sync_pods();
             let due = {
                 let mut store = self.store();
-                store.settle();
+                store.reconcile();
                 decide::next_actions(&store)
             };
-            for deed in self.begin(due) {
+            for action in self.begin(due) {
                 let shared = Arc::clone(&self);
-                tokio::spawn(async move { shared.make(deed).await });
+                tokio::spawn(async move { shared.run_action(action).await });
             }
-            // Also without a change: pauses end, and pods die.
-            let _ = tokio::time::timeout(LOOKS, self.changed.notified()).await;
+            // Also without an event: backoffs end, and pods exit.
+            let _ = tokio::time::timeout(SYNC_INTERVAL, self.changed.notified()).await;
         }
     }
 
-    /// Those that nobody makes already, and that need not wait.
+    /// Selects the actions that are neither in progress nor waiting for their backoff, and marks them as in progress.
     fn begin(&self, due: Vec<Action>) -> Vec<Action> {
         let mut calls = lock(&self.calls);
         let now = Instant::now();
-        calls.waiting.retain(|deed, _| due.contains(deed));
-        let mut begun = Vec::new();
-        for deed in due {
+        calls.waiting.retain(|action, _| due.contains(action));
+        let mut started = Vec::new();
+        for action in due {
             let waits = calls
                 .waiting
-                .get(&deed)
+                .get(&action)
                 .is_some_and(|backoff| backoff.at > now);
-            if !waits && calls.busy.insert(deed.clone()) {
-                begun.push(deed);
+            if !waits && calls.busy.insert(action.clone()) {
+                started.push(action);
             }
         }
-        begun
+        started
     }
 
-    async fn make(&self, deed: Action) {
+    async fn run_action(&self, action: Action) {
         let began = Instant::now();
-        let answer = act::act(self, &deed).await;
+        let answer = act::act(self, &action).await;
         let mut calls = lock(&self.calls);
-        calls.busy.remove(&deed);
-        let said = match &answer {
+        calls.busy.remove(&action);
+        let result = match &answer {
             Ok(()) => {
-                calls.waiting.remove(&deed);
+                calls.waiting.remove(&action);
                 "OK".to_owned()
             }
             Err(status) => {
-                let before = calls.waiting.get(&deed).copied();
-                let hopeless = act::is_hopeless(status);
-                let backoff = Backoff::after(before, hopeless, Instant::now());
-                calls.waiting.insert(deed.clone(), backoff);
+                let before = calls.waiting.get(&action).copied();
+                let infeasible = act::is_infeasible(status);
+                let backoff = Backoff::after(before, infeasible, Instant::now());
+                calls.waiting.insert(action.clone(), backoff);
                 format!("{:?}: {}", status.code(), status.message())
             }
         };
-        calls.made.push((began.elapsed(), deed, said));
+        calls.made.push((began.elapsed(), action, result));
         drop(calls);
         self.changed.notify_one();
     }
 
-    /// Starts the processes of pods that have their volume, again if they have ended; ends those of pods that are to stop.
-    fn look_after_pods(&self) {
+    /// Starts the processes of pods whose volume is published, restarts those that have ended, and kills those of pods that are
+    /// being stopped.
+    fn sync_pods(&self) {
         let mut store = self.store();
         let mut processes = lock(&self.pods);
-        let has_all = |(name, pod): (&String, &Running)| store.has_all(pod).then(|| name.clone());
+        let has_all = |(name, pod): (&String, &PodState)| store.has_all(pod).then(|| name.clone());
         let ready: HashSet<String> = store.pods.iter().filter_map(has_all).collect();
         for (name, running) in &mut store.pods {
             if running.stopping {
@@ -214,11 +217,11 @@ impl Shared {
                 processes.remove(name);
                 running.restarts += 1;
             }
-            let published = running.published == Some(store::Stands::Done);
+            let published = running.published == Some(store::CallState::Done);
             if published && ready.contains(name) && !processes.contains_key(name) {
                 let node = running.node.as_deref().unwrap_or_default();
                 let target = act::target_of(self, node, name);
-                let started = start(&target, running.pod.works.unwrap_or(IDLE));
+                let started = start(&target, running.pod.script.unwrap_or(IDLE));
                 running.runs = started.is_ok();
                 if let Ok(process) = started {
                     processes.insert(name.clone(), process);
@@ -228,7 +231,7 @@ impl Shared {
     }
 }
 
-/// A shell, with its volume as `$V`. It ends with this program, however that ends.
+/// Starts a shell with its volume as `$V`. The kernel kills it when this program ends.
 fn start(volume: &Path, script: &str) -> Result<Process> {
     let place = format!("V={}", volume.display());
     let words = ["--pdeathsig", "KILL", "env", &place, "sh", "-c", script];
@@ -241,38 +244,41 @@ impl Co for FakeKubernetes {
     }
 
     async fn class(&self, class: &Class) -> Result<()> {
-        self.want(|store| store.classes.insert(class.name.clone(), class.clone()));
+        self.update(|store| store.classes.insert(class.name.clone(), class.clone()));
         Ok(())
     }
 
     async fn claim(&self, claim: &Claim) -> Result<()> {
-        self.want(|store| {
-            store.made += 1;
-            let claimed = Claimed {
+        self.update(|store| {
+            store.claims_created += 1;
+            let claim_state = ClaimState {
                 claim: claim.clone(),
-                volume: format!("pvc-{:08}", store.made),
+                volume: format!("pvc-{:08}", store.claims_created),
                 bound: false,
-                begun: false,
-                asked: claim.bytes,
+                create_started: false,
+                requested: claim.bytes,
                 capacity: 0,
                 allocated: None,
                 conditions: BTreeMap::new(),
                 deleting: false,
             };
-            store.claims.entry(claim.name.clone()).or_insert(claimed);
+            store
+                .claims
+                .entry(claim.name.clone())
+                .or_insert(claim_state);
         });
         Ok(())
     }
 
     async fn resize(&self, claim: &str, bytes: i64) -> Result<()> {
-        self.want(|store| {
-            let claimed = store.claims.get_mut(claim).context("no such claim")?;
+        self.update(|store| {
+            let claim_state = store.claims.get_mut(claim).context("no such claim")?;
             ensure!(
-                bytes >= claimed.asked || bytes > claimed.capacity,
+                bytes >= claim_state.requested || bytes > claim_state.capacity,
                 "{bytes} bytes are not more than the {} that it has",
-                claimed.capacity
+                claim_state.capacity
             );
-            claimed.asked = bytes;
+            claim_state.requested = bytes;
             Ok(())
         })?;
         let edited = Action::Grow {
@@ -288,18 +294,18 @@ impl Co for FakeKubernetes {
             .store()
             .claims
             .get(claim)
-            .map(|claimed| ClaimSeen {
-                volume: claimed.bound.then(|| claimed.volume.clone()),
-                asked: claimed.asked,
-                capacity: claimed.capacity,
-                conditions: claimed.conditions.clone(),
+            .map(|claim_state| ClaimSeen {
+                volume: claim_state.bound.then(|| claim_state.volume.clone()),
+                requested: claim_state.requested,
+                capacity: claim_state.capacity,
+                conditions: claim_state.conditions.clone(),
             }))
     }
 
     async fn unclaim(&self, claim: &str) -> Result<()> {
-        self.want(|store| {
-            if let Some(claimed) = store.claims.get_mut(claim) {
-                claimed.deleting = true;
+        self.update(|store| {
+            if let Some(claim_state) = store.claims.get_mut(claim) {
+                claim_state.deleting = true;
             }
         });
         Ok(())
@@ -316,7 +322,7 @@ impl Co for FakeKubernetes {
     }
 
     async fn set_reclaim(&self, volume: &str, reclaim: Reclaim) -> Result<()> {
-        self.want(|store| {
+        self.update(|store| {
             let volume = store.volumes.get_mut(volume).context("no such volume")?;
             volume.reclaim = reclaim;
             Ok(())
@@ -324,8 +330,8 @@ impl Co for FakeKubernetes {
     }
 
     async fn start(&self, pod: &Pod) -> Result<()> {
-        self.want(|store| {
-            let running = Running {
+        self.update(|store| {
+            let running = PodState {
                 pod: pod.clone(),
                 node: None,
                 published: None,
@@ -347,7 +353,7 @@ impl Co for FakeKubernetes {
     }
 
     async fn stop(&self, pod: &str) -> Result<()> {
-        self.want(|store| {
+        self.update(|store| {
             if let Some(running) = store.pods.get_mut(pod) {
                 running.stopping = true;
             }
@@ -372,30 +378,30 @@ impl Co for FakeKubernetes {
         self.shared.parts.kill(half).await?;
         let (shared, half) = (Arc::clone(&self.shared), half.clone());
         tokio::task::spawn_local(async move {
-            if let Err(error) = shared.parts.bring_back(&half).await {
-                eprintln!("{half:?} does not come back: {error:#}");
+            if let Err(error) = shared.parts.restart(&half).await {
+                eprintln!("{half:?} does not restart: {error:#}");
             }
         });
         Ok(())
     }
 
     async fn driver_is_up(&self) -> Result<bool> {
-        Ok(self.shared.parts.are_up().await)
+        Ok(self.shared.parts.all_up().await)
     }
 
     async fn restart_nas(&self) -> Result<()> {
         self.shared.parts.kill_nas().await;
         let shared = Arc::clone(&self.shared);
         tokio::task::spawn_local(async move {
-            if let Err(error) = shared.parts.bring_nas_back().await {
-                eprintln!("the NAS does not come back: {error:#}");
+            if let Err(error) = shared.parts.restart_nas().await {
+                eprintln!("the NAS does not restart: {error:#}");
             }
         });
         Ok(())
     }
 
-    async fn nas(&self, knob: &str, body: Option<Value>) -> Result<Value> {
-        self.shared.parts.ask_nas(knob, body).await
+    async fn nas(&self, path: &str, body: Option<Value>) -> Result<Value> {
+        self.shared.parts.call_nas(path, body).await
     }
 
     async fn leftovers(&self) -> Result<Vec<String>> {
@@ -408,7 +414,7 @@ impl Co for FakeKubernetes {
     }
 
     async fn clear(&self) -> Result<()> {
-        self.want(|store| {
+        self.update(|store| {
             store.pods.values_mut().for_each(|pod| pod.stopping = true);
             store
                 .claims
@@ -417,8 +423,14 @@ impl Co for FakeKubernetes {
             let volumes = store.volumes.values_mut();
             volumes.for_each(|volume| volume.reclaim = Reclaim::Delete);
         });
-        let look = async || self.leftovers().await;
-        until_within(CLEARS, "everything is cleared away", look, Vec::is_empty).await?;
+        let poll = async || self.leftovers().await;
+        until_within(
+            CLEAR_TIMEOUT,
+            "everything is cleared away",
+            poll,
+            Vec::is_empty,
+        )
+        .await?;
         Ok(())
     }
 
@@ -429,7 +441,7 @@ impl Co for FakeKubernetes {
         let calls: Vec<String> = lock(&self.shared.calls)
             .made
             .iter()
-            .map(|(took, deed, said)| format!("{deed:?} {took:?} {said}"))
+            .map(|(took, action, result)| format!("{action:?} {took:?} {result}"))
             .collect();
         std::fs::write(folder.join("calls"), calls.join("\n"))?;
         let journal = self

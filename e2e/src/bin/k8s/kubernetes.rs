@@ -1,4 +1,4 @@
-//! A real Kubernetes: the cluster that the kubeconfig names, with our chart and its sidecars on it.
+//! A real Kubernetes: the cluster of the current kubeconfig, with our chart and its sidecars installed.
 
 mod evidence;
 mod install;
@@ -22,30 +22,30 @@ use serde_json::{Value, json};
 use tokio::io::AsyncReadExt as _;
 
 use crate::co::{
-    CLEARS, Claim, ClaimSeen, Class, Co, DRIVER, Half, Pod, PodSeen, Reclaim, VolumeSeen,
+    CLEAR_TIMEOUT, Claim, ClaimSeen, Class, Co, DRIVER, Half, Pod, PodSeen, Reclaim, VolumeSeen,
 };
 use install::{HOME, RELEASE};
 use object::{CONTAINER, NAMESPACE};
 
-/// Everything that the stories make bears it.
-const MARK: &str = "synology-csi-stories=made";
+/// The label of every object that the stories create.
+const LABEL: &str = "synology-csi-stories=made";
 
-/// How the driver gets onto the cluster.
+/// How the driver is installed.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
-    /// The program `helm`.
+    /// Path of `helm`.
     pub(crate) helm: PathBuf,
     /// The chart's folder.
     pub(crate) chart: PathBuf,
-    /// Files with values besides `values-sim.yaml`, the last one first in force.
+    /// Values files in addition to `values-sim.yaml`; the last one takes precedence.
     pub(crate) values: Vec<PathBuf>,
     /// An image with a shell, `dd`, `df`, `sha256sum` and `blockdev`.
     pub(crate) pod_image: String,
-    /// Where files for helm may lie.
+    /// A folder for helm's files.
     pub(crate) folder: PathBuf,
 }
 
-/// A cluster with the driver on it.
+/// A cluster with the driver installed.
 #[derive(Clone)]
 pub(crate) struct Kubernetes {
     client: Client,
@@ -56,24 +56,24 @@ impl Kubernetes {
     /// Installs the driver, a NAS and what the stories need.
     ///
     /// # Errors
-    /// No cluster answers, one has such a driver already, or something does not come up.
+    /// No cluster responds, it already has such a driver, or something does not start.
     pub(crate) async fn start(settings: Settings) -> Result<Self> {
         let client = Client::try_default().await?;
         let cluster = Self { client, settings };
-        cluster.refuse_a_driver_of_somebody().await?;
+        cluster.refuse_foreign_driver().await?;
         cluster.install().await?;
         Ok(cluster)
     }
 
-    /// Kubernetes' version.
+    /// The version of Kubernetes.
     ///
     /// # Errors
-    /// It does not answer.
+    /// It does not respond.
     pub(crate) async fn version(&self) -> Result<String> {
         Ok(self.client.apiserver_version().await?.git_version)
     }
 
-    /// Objects of the stories' namespace.
+    /// API for objects in the stories' namespace.
     fn ours<K>(&self) -> Api<K>
     where
         K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
@@ -81,7 +81,7 @@ impl Kubernetes {
         Api::namespaced(self.client.clone(), NAMESPACE)
     }
 
-    /// Objects of the driver's namespace.
+    /// API for objects in the driver's namespace.
     fn home<K>(&self) -> Api<K>
     where
         K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
@@ -89,7 +89,7 @@ impl Kubernetes {
         Api::namespaced(self.client.clone(), HOME)
     }
 
-    /// Objects of the cluster.
+    /// API for cluster-scoped objects, or for all namespaces.
     fn all<K>(&self) -> Api<K>
     where
         K: Resource<Scope = ClusterResourceScope, DynamicType = ()>,
@@ -105,7 +105,7 @@ impl Kubernetes {
         Ok(self.home().list(&those).await?.items)
     }
 
-    /// Where the driver runs.
+    /// The nodes that the driver runs on.
     async fn nodes_with_driver(&self) -> Result<BTreeSet<String>> {
         let pods = self.parts("node").await?;
         Ok(pods
@@ -114,15 +114,15 @@ impl Kubernetes {
             .collect())
     }
 
-    /// Ends pods as a crash does: after a second, whatever they are at.
+    /// Deletes pods like a crash: with a grace period of one second, whatever they are doing.
     async fn end(&self, pods: Vec<PodObject>) -> Result<()> {
-        ensure!(!pods.is_empty(), "there is no such pod");
+        ensure!(!pods.is_empty(), "no such pod");
         let at_once = DeleteParams {
             grace_period_seconds: Some(1),
             ..DeleteParams::default()
         };
         for pod in pods {
-            gone_is_well(
+            ignore_not_found(
                 self.home::<PodObject>()
                     .delete(&pod.name_any(), &at_once)
                     .await,
@@ -131,7 +131,7 @@ impl Kubernetes {
         Ok(())
     }
 
-    /// What a pod prints. `pods` is the Api of its namespace.
+    /// Runs a script in a pod and returns its output. `pods` is the API of its namespace.
     async fn shell(&self, pods: &Api<PodObject>, pod: &str, script: &str) -> Result<String> {
         let how = AttachParams::default().container(CONTAINER);
         let mut process = pods.exec(pod, ["/bin/sh", "-c", script], &how).await?;
@@ -139,14 +139,14 @@ impl Kubernetes {
         let mut out = process.stdout().context("stdout")?;
         let mut err = process.stderr().context("stderr")?;
         let (mut printed, mut complained) = (String::new(), String::new());
-        // Both at a time: what nobody reads holds up the other.
+        // Both concurrently: an unread stream would block the other.
         let (read_out, read_err) = tokio::join!(
             out.read_to_string(&mut printed),
             err.read_to_string(&mut complained),
         );
         read_out?;
         read_err?;
-        let status = ended.await.context("the connection broke off")?;
+        let status = ended.await.context("the connection was closed")?;
         ensure!(
             status.status.as_deref() == Some("Success"),
             "{script}: {} {complained}",
@@ -155,16 +155,16 @@ impl Kubernetes {
         Ok(printed.trim().to_owned())
     }
 
-    /// Moves all pods but those of DaemonSets away from a node, and lets no new ones onto it.
+    /// Cordons a node and evicts all its pods except those of DaemonSets.
     ///
     /// # Errors
-    /// The cluster refuses.
-    pub(crate) async fn drain(&self, node: &str, patience: Duration) -> Result<()> {
+    /// The cluster refuses, or it takes longer than `timeout`.
+    pub(crate) async fn drain(&self, node: &str, timeout: Duration) -> Result<()> {
         self.cordon(node, true).await?;
         let there = ListParams::default().fields(&format!("spec.nodeName={node}"));
         let evict = async || {
             let pods: Api<PodObject> = Api::all(self.client.clone());
-            let mut left = Vec::new();
+            let mut remaining = Vec::new();
             for pod in pods.list(&there).await?.items {
                 let owners = pod.owner_references();
                 if owners.is_empty() || owners.iter().any(|owner| owner.kind == "DaemonSet") {
@@ -174,20 +174,20 @@ impl Kubernetes {
                 let space = pod.namespace().unwrap_or_default();
                 let pods: Api<PodObject> = Api::namespaced(self.client.clone(), &space);
                 match pods.evict(&name, &kube::api::EvictParams::default()).await {
-                    // A disruption budget says: not now.
+                    // A disruption budget does not allow it now.
                     Err(kube::Error::Api(status)) if status.code == 429 => {}
-                    evicted => gone_is_well(evicted)?,
+                    evicted => ignore_not_found(evicted)?,
                 }
-                left.push(name);
+                remaining.push(name);
             }
-            Ok(left)
+            Ok(remaining)
         };
-        let empty = |left: &Vec<String>| left.is_empty();
-        until_within(patience, "the node is drained", evict, empty).await?;
+        let empty = |remaining: &Vec<String>| remaining.is_empty();
+        until_within(timeout, "the node is drained", evict, empty).await?;
         Ok(())
     }
 
-    /// Lets no new pods onto a node, or again.
+    /// Makes a node unschedulable, or schedulable again.
     ///
     /// # Errors
     /// The cluster refuses.
@@ -199,14 +199,14 @@ impl Kubernetes {
         Ok(())
     }
 
-    /// Keeps one pod like this somewhere.
+    /// Creates a deployment of one such pod.
     ///
     /// # Errors
     /// The cluster refuses.
     pub(crate) async fn deploy(&self, pod: &Pod) -> Result<()> {
         let labels = json!({"deployment": pod.name});
         let deployment: Deployment = object::object(json!({
-            "metadata": {"name": pod.name, "labels": marked()},
+            "metadata": {"name": pod.name, "labels": story_labels()},
             "spec": {
                 "replicas": 1,
                 "strategy": {"type": "Recreate"},
@@ -217,17 +217,17 @@ impl Kubernetes {
                 },
             },
         }))?;
-        there_is_well(
+        ignore_exists(
             self.ours()
                 .create(&PostParams::default(), &deployment)
                 .await,
         )
     }
 
-    /// The name of the pod that runs for a deployment.
+    /// The name and state of the running pod of a deployment.
     ///
     /// # Errors
-    /// The cluster does not answer.
+    /// The cluster does not respond.
     pub(crate) async fn deployed(&self, name: &str) -> Result<Option<(String, PodSeen)>> {
         let labels = ListParams::default().labels(&format!("deployment={name}"));
         let pods = self.ours::<PodObject>().list(&labels).await?;
@@ -237,19 +237,19 @@ impl Kubernetes {
         Ok(seen.into_iter().find(|(_, seen)| seen.runs))
     }
 
-    /// Stops a deployment.
+    /// Deletes a deployment.
     ///
     /// # Errors
     /// The cluster refuses.
     pub(crate) async fn undeploy(&self, name: &str) -> Result<()> {
-        gone_is_well(
+        ignore_not_found(
             self.ours::<Deployment>()
                 .delete(name, &DeleteParams::background())
                 .await,
         )
     }
 
-    /// Deletes the stories' classes.
+    /// Deletes the stories' StorageClasses.
     ///
     /// # Errors
     /// The cluster refuses.
@@ -261,31 +261,31 @@ impl Kubernetes {
     where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
     {
-        let made = ListParams::default().labels(MARK);
+        let made = ListParams::default().labels(LABEL);
         let how = DeleteParams::background();
         api.delete_collection(&how, &made).await?;
         Ok(())
     }
 }
 
-/// The label of what the stories make.
-fn marked() -> BTreeMap<String, String> {
-    let mark = MARK.split_once('=');
+/// The label of the stories' objects, as a map.
+fn story_labels() -> BTreeMap<String, String> {
+    let mark = LABEL.split_once('=');
     mark.map(|(key, value)| (key.to_owned(), value.to_owned()))
         .into_iter()
         .collect()
 }
 
-/// What is there already is no error.
-fn there_is_well<T>(made: kube::Result<T>) -> Result<()> {
+/// Ignores "already exists".
+fn ignore_exists<T>(made: kube::Result<T>) -> Result<()> {
     match made {
         Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
         made => Ok(made.map(drop)?),
     }
 }
 
-/// What is not there any more is no error.
-fn gone_is_well<T>(deleted: kube::Result<T>) -> Result<()> {
+/// Ignores "not found".
+fn ignore_not_found<T>(deleted: kube::Result<T>) -> Result<()> {
     match deleted {
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
         deleted => Ok(deleted.map(drop)?),
@@ -295,7 +295,7 @@ fn gone_is_well<T>(deleted: kube::Result<T>) -> Result<()> {
 impl Co for Kubernetes {
     async fn nodes(&self) -> Result<Vec<String>> {
         let nodes = self.all::<Node>().list(&ListParams::default()).await?;
-        // The driver is on a control plane as well, but the stories' pods may not be.
+        // The driver runs on the control plane as well, but the stories' pods may not be allowed there.
         let closed: BTreeSet<String> = nodes
             .iter()
             .filter(|node| object::is_closed(node))
@@ -307,14 +307,14 @@ impl Co for Kubernetes {
 
     async fn class(&self, class: &Class) -> Result<()> {
         let mut object: StorageClass = serde_yaml_ng::from_str(&class.text)?;
-        object.labels_mut().extend(marked());
-        there_is_well(self.all().create(&PostParams::default(), &object).await)
+        object.labels_mut().extend(story_labels());
+        ignore_exists(self.all().create(&PostParams::default(), &object).await)
     }
 
     async fn claim(&self, claim: &Claim) -> Result<()> {
         let mut object = object::claim(claim)?;
-        object.metadata.labels = Some(marked());
-        there_is_well(self.ours().create(&PostParams::default(), &object).await)
+        object.metadata.labels = Some(story_labels());
+        ignore_exists(self.ours().create(&PostParams::default(), &object).await)
     }
 
     async fn resize(&self, claim: &str, bytes: i64) -> Result<()> {
@@ -332,7 +332,7 @@ impl Co for Kubernetes {
 
     async fn unclaim(&self, claim: &str) -> Result<()> {
         let how = DeleteParams::background();
-        gone_is_well(
+        ignore_not_found(
             self.ours::<PersistentVolumeClaim>()
                 .delete(claim, &how)
                 .await,
@@ -360,8 +360,8 @@ impl Co for Kubernetes {
 
     async fn start(&self, pod: &Pod) -> Result<()> {
         let mut object = object::pod(pod, &self.settings.pod_image)?;
-        object.metadata.labels = Some(marked());
-        there_is_well(self.ours().create(&PostParams::default(), &object).await)
+        object.metadata.labels = Some(story_labels());
+        ignore_exists(self.ours().create(&PostParams::default(), &object).await)
     }
 
     async fn see_pod(&self, pod: &str) -> Result<Option<PodSeen>> {
@@ -371,7 +371,7 @@ impl Co for Kubernetes {
 
     async fn stop(&self, pod: &str) -> Result<()> {
         let how = DeleteParams::default();
-        gone_is_well(self.ours::<PodObject>().delete(pod, &how).await)
+        ignore_not_found(self.ours::<PodObject>().delete(pod, &how).await)
     }
 
     async fn run(&self, pod: &str, script: &str) -> Result<String> {
@@ -397,7 +397,7 @@ impl Co for Kubernetes {
         let controller: Deployment = self.home().get(&format!("{RELEASE}-controller")).await?;
         let node: DaemonSet = self.home().get(&format!("{RELEASE}-node")).await?;
         let nodes = node.status.unwrap_or_default().desired_number_scheduled;
-        let wanted = controller.spec.and_then(|spec| spec.replicas).unwrap_or(1);
+        let expected = controller.spec.and_then(|spec| spec.replicas).unwrap_or(1);
         let of = async |component, number: i32| {
             let pods = self.parts(component).await?;
             let ready = |pod: &PodObject| {
@@ -412,16 +412,16 @@ impl Co for Kubernetes {
                     && pods.iter().all(ready),
             )
         };
-        Ok(of("controller", wanted).await? && of("node", nodes).await?)
+        Ok(of("controller", expected).await? && of("node", nodes).await?)
     }
 
     async fn restart_nas(&self) -> Result<()> {
         self.end(self.parts("dsm-sim").await?).await
     }
 
-    async fn nas(&self, knob: &str, body: Option<Value>) -> Result<Value> {
+    async fn nas(&self, path: &str, body: Option<Value>) -> Result<Value> {
         let path = format!(
-            "/api/v1/namespaces/{HOME}/services/http:{RELEASE}-dsm-sim:control/proxy/{knob}"
+            "/api/v1/namespaces/{HOME}/services/http:{RELEASE}-dsm-sim:control/proxy/{path}"
         );
         let request = match body {
             None => http::Request::get(path).body(Vec::new()),
@@ -433,33 +433,33 @@ impl Co for Kubernetes {
     }
 
     async fn leftovers(&self) -> Result<Vec<String>> {
-        let mut left = Vec::new();
+        let mut leftovers = Vec::new();
         let every = ListParams::default();
-        let made = ListParams::default().labels(MARK);
+        let made = ListParams::default().labels(LABEL);
         let name = |kind: &str, name: String| format!("{kind} {name}");
         for pod in self.ours::<PodObject>().list(&made).await? {
-            left.push(name("pod", pod.name_any()));
+            leftovers.push(name("pod", pod.name_any()));
         }
         for claim in self.ours::<PersistentVolumeClaim>().list(&made).await? {
-            left.push(name("claim", claim.name_any()));
+            leftovers.push(name("claim", claim.name_any()));
         }
         for volume in self.see_volumes().await? {
-            left.push(name("volume", volume.name));
+            leftovers.push(name("volume", volume.name));
         }
         for attachment in self.all::<VolumeAttachment>().list(&every).await? {
             if attachment.spec.attacher == DRIVER {
-                left.push(name("attachment", attachment.name_any()));
+                leftovers.push(name("attachment", attachment.name_any()));
             }
         }
         let state = self.nas("state", None).await?;
         for kind in ["luns", "targets"] {
             let number = state[kind].as_array().context("a list")?.len();
             if number > 0 {
-                left.push(format!("{number} {kind} on the NAS"));
+                leftovers.push(format!("{number} {kind} on the NAS"));
             }
         }
-        left.extend(self.left_on_nodes().await?);
-        Ok(left)
+        leftovers.extend(self.left_on_nodes().await?);
+        Ok(leftovers)
     }
 
     async fn clear(&self) -> Result<()> {
@@ -473,18 +473,18 @@ impl Co for Kubernetes {
         for volume in self.see_volumes().await? {
             self.set_reclaim(&volume.name, Reclaim::Delete).await?;
         }
-        let nothing = |left: &Vec<String>| left.is_empty();
-        let look = async || {
+        let nothing = |leftovers: &Vec<String>| leftovers.is_empty();
+        let poll = async || {
             Ok(self
                 .leftovers()
                 .await
                 .unwrap_or_else(|error| vec![error.to_string()]))
         };
-        until_within(CLEARS, "everything is cleared away", look, nothing).await?;
+        until_within(CLEAR_TIMEOUT, "everything is cleared away", poll, nothing).await?;
         Ok(())
     }
 
     async fn evidence(&self, folder: &Path) -> Result<()> {
-        self.write_down(folder).await
+        self.write_evidence(folder).await
     }
 }

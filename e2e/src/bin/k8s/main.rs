@@ -1,5 +1,5 @@
-//! `cargo ci k8s`: the stories of claims, pods and sidecars, on any Kubernetes that the kubeconfig names, or on a stand-in that
-//! plays the calls of its sidecars and kubelets.
+//! `cargo ci k8s`: stories with claims, pods and sidecars, on the Kubernetes of the current kubeconfig, or on a fake one that
+//! makes the calls of its sidecars and kubelets.
 
 #![expect(
     clippy::print_stdout,
@@ -24,45 +24,45 @@ use tokio::task::LocalSet;
 use fake_kubernetes::FakeKubernetes;
 use kubernetes::{Kubernetes, Settings};
 
-/// The stories of claims and pods.
+/// Stories with claims and pods.
 #[derive(Debug, Parser)]
 #[command(bin_name = "cargo ci k8s", max_term_width = 100)]
 struct Cli {
-    /// Only stories whose name contains this, for instance online/xfs; may be given several times
+    /// Only stories whose name contains this, for instance online/xfs; may be repeated
     #[arg(long, value_name = "TEXT")]
     only: Vec<String>,
-    /// Where evidence of what failed is kept
+    /// Folder for the evidence of failed stories
     #[arg(long, value_name = "DIR")]
     folder: PathBuf,
-    /// No cluster, but a stand-in for its sidecars and kubelets (root)
+    /// No cluster, but a fake that makes the calls of its sidecars and kubelets (root)
     #[arg(long)]
     stand_in: bool,
-    /// The program helm
+    /// Path of helm
     #[arg(long, value_name = "PROGRAM")]
     helm: Option<PathBuf>,
-    /// The chart's folder
+    /// Path of the chart's folder
     #[arg(long, value_name = "DIR")]
     chart: Option<PathBuf>,
-    /// A file with values besides values-sim.yaml; may be given several times
+    /// A values file in addition to values-sim.yaml; may be repeated
     #[arg(long, value_name = "FILE")]
     values: Vec<PathBuf>,
-    /// What the stories' pods are: an image with a shell, dd, df, sha256sum and blockdev
+    /// Image of the stories' pods: with a shell, dd, df, sha256sum and blockdev
     #[arg(long, value_name = "IMAGE", default_value = "busybox:1.37")]
     pod_image: String,
-    /// Leave the driver on the cluster
+    /// Do not uninstall the driver at the end
     #[arg(long)]
     keep: bool,
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let told = tokio::runtime::Builder::new_multi_thread()
+    let result = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .map_err(Into::into)
-        .and_then(|runtime| LocalSet::new().block_on(&runtime, tell(cli)));
-    match told {
+        .and_then(|runtime| LocalSet::new().block_on(&runtime, run(cli)));
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("k8s: {error:#}");
@@ -71,17 +71,17 @@ fn main() -> ExitCode {
     }
 }
 
-async fn tell(cli: Cli) -> Result<()> {
+async fn run(cli: Cli) -> Result<()> {
     std::fs::create_dir_all(&cli.folder)?;
-    // Whoever speaks TLS here takes this one.
+    // The TLS provider of the Kubernetes client.
     let _ = rustls::crypto::ring::default_provider().install_default();
     if cli.stand_in {
         let stand_in = FakeKubernetes::start().await?;
         return suite::run(stand_in, &stories::of_every_co(), &cli.only, &cli.folder).await;
     }
     let settings = Settings {
-        helm: cli.helm.context("--helm: where the program helm is")?,
-        chart: cli.chart.context("--chart: where the chart is")?,
+        helm: cli.helm.context("--helm: the path of helm")?,
+        chart: cli.chart.context("--chart: the path of the chart")?,
         values: cli.values,
         pod_image: cli.pod_image,
         folder: cli.folder.clone(),

@@ -1,4 +1,4 @@
-//! The stories, in the order in which they are told.
+//! The list of stories, in the order in which they run.
 
 mod concurrency;
 mod grow;
@@ -15,25 +15,25 @@ use crate::co::Co;
 use crate::kubernetes::Kubernetes;
 use crate::scene::Scene;
 
-/// What comes of telling a story: a few words on what was seen.
-type Told<'a> = Pin<Box<dyn Future<Output = Result<String>> + 'a>>;
+/// The future of a running story; returns a summary of what was observed.
+type StoryFuture<'a> = Pin<Box<dyn Future<Output = Result<String>> + 'a>>;
 
-/// Something that must be seen.
+/// A test scenario.
 pub(crate) struct Story<C: 'static> {
     pub(crate) name: &'static str,
-    pub(crate) tell: for<'a> fn(&'a Scene<C>) -> Told<'a>,
+    pub(crate) run: for<'a> fn(&'a Scene<C>) -> StoryFuture<'a>,
 }
 
 macro_rules! story {
-    ($name:literal, $tell:expr) => {
+    ($name:literal, $run:expr) => {
         Story {
             name: $name,
-            tell: |scene| Box::pin($tell(scene)),
+            run: |scene| Box::pin($run(scene)),
         }
     };
 }
 
-/// Those of every orchestrator.
+/// The stories for every orchestrator.
 pub(crate) fn of_every_co<C: Co>() -> Vec<Story<C>> {
     vec![
         story!("article/a-volume-lives", life::article),
@@ -54,7 +54,7 @@ pub(crate) fn of_every_co<C: Co>() -> Vec<Story<C>> {
     ]
 }
 
-/// Those that only Kubernetes can tell. The last one ends with the driver's being gone.
+/// The stories for Kubernetes only. The last one uninstalls the driver.
 pub(crate) fn of_kubernetes() -> Vec<Story<Kubernetes>> {
     vec![
         story!("node/drained", node::drained),

@@ -1,26 +1,24 @@
-//! How long expansions take, from the edit of the claim to what the pod sees.
+//! How long expansions take, from editing the claim until the pod sees the new size.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use comfy_table::{Table, presets};
 
-/// What was measured, by what was grown.
+/// The measured times, by what was expanded.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Times(BTreeMap<String, Vec<Duration>>);
 
 impl Times {
-    /// Adds one.
     pub(crate) fn add(&mut self, what: &str, time: Duration) {
         self.0.entry(what.to_owned()).or_default().push(time);
     }
 
-    /// Nothing was measured.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// For a person: number, p50, p99 and the longest, seconds.
+    /// A table of count, p50, p99 and maximum in seconds.
     pub(crate) fn table(&self) -> Table {
         let mut table = Table::new();
         table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header([
@@ -31,20 +29,20 @@ impl Times {
             "most s",
         ]);
         for (what, times) in &self.0 {
-            let shown = |share| format!("{:.2}", quantile(times, share).as_secs_f64());
+            let format_quantile = |share| format!("{:.2}", quantile(times, share).as_secs_f64());
             table.add_row([
                 what.clone(),
                 times.len().to_string(),
-                shown(0.5),
-                shown(0.99),
-                shown(1.0),
+                format_quantile(0.5),
+                format_quantile(0.99),
+                format_quantile(1.0),
             ]);
         }
         table
     }
 }
 
-/// The smallest time that so large a share of all does not exceed.
+/// The smallest time that is at least as long as this share of all times.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,

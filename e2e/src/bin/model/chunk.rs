@@ -1,4 +1,4 @@
-//! Sequences that are made from one piece of luck, one after the other, each in a world of its own.
+//! A run of generated sequences from one random seed, each in its own test bed, with shrinking of failures.
 
 use std::cell::RefCell;
 
@@ -12,34 +12,34 @@ use sha2::{Digest as _, Sha256};
 
 use crate::place::Place;
 
-/// Some sequences of a run.
+/// A number of consecutive sequences of a run.
 #[derive(Debug)]
 pub(crate) struct Chunk {
     pub(crate) seed: u64,
     pub(crate) number: u64,
-    /// The number of its first sequence.
+    /// The index of its first sequence.
     pub(crate) first: usize,
     pub(crate) cases: usize,
     pub(crate) steps: usize,
-    /// How many seconds to look for a shorter one.
+    /// How many seconds to spend on shrinking a failure.
     pub(crate) shrink: u32,
 }
 
-/// What came of them.
+/// The result of a chunk.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
     pub(crate) hash: [u8; 32],
     pub(crate) cases: usize,
     pub(crate) steps: usize,
     pub(crate) tally: Tally,
-    pub(crate) broken: Option<Broken>,
+    pub(crate) broken: Option<Failure>,
     pub(crate) journal: Vec<String>,
 }
 
-/// A property that does not hold, and the shortest sequence that was found to break it.
+/// A violated property, with the shortest sequence found that violates it.
 #[derive(Clone, Debug)]
-pub(crate) struct Broken {
-    /// The number of the sequence.
+pub(crate) struct Failure {
+    /// The index of the sequence.
     pub(crate) number: usize,
     pub(crate) reason: String,
     pub(crate) steps: Vec<Step>,
@@ -47,19 +47,19 @@ pub(crate) struct Broken {
 }
 
 impl Chunk {
-    pub(crate) fn play(&self, place: &Place, progress: impl Fn()) -> Result<Outcome> {
-        let mut luck = [0; 32];
-        luck[..8].copy_from_slice(&self.seed.to_le_bytes());
-        luck[8..16].copy_from_slice(&self.number.to_le_bytes());
+    pub(crate) fn run(&self, place: &Place, progress: impl Fn()) -> Result<Outcome> {
+        let mut seed = [0; 32];
+        seed[..8].copy_from_slice(&self.seed.to_le_bytes());
+        seed[8..16].copy_from_slice(&self.number.to_le_bytes());
         let config = Config {
             cases: u32::try_from(self.cases)?,
             failure_persistence: None,
-            // Without a limit of time there would be none.
+            // Without a time limit there would be no shrinking at all.
             max_shrink_time: self.shrink * 1000,
             max_shrink_iters: if self.shrink == 0 { 0 } else { 20_000 },
             ..Config::default()
         };
-        let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &luck);
+        let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &seed);
         let mut runner = TestRunner::new_with_rng(config, rng);
         let strategy = Steps::sequential_strategy(self.steps / 4..=self.steps);
         let (tally, hash) = (
@@ -67,10 +67,10 @@ impl Chunk {
             RefCell::new(Sha256::new()),
         );
         let result = runner.run(&strategy, |(_, steps, seen)| {
-            // It is counted for the search, which ends badly when there is none.
+            // Steps are counted for the shrinking, which is only wanted if it has a time limit.
             let seen = seen.filter(|_| self.shrink > 0);
-            let played = place.play(&steps, seen.as_deref(), false);
-            let played = played.map_err(|error| TestCaseError::fail(format!("{error:#}")))?;
+            let result = place.run(&steps, seen.as_deref(), false);
+            let result = result.map_err(|error| TestCaseError::fail(format!("{error:#}")))?;
             let mut tally = tally.borrow_mut();
             let number = tally
                 .broken
@@ -78,18 +78,18 @@ impl Chunk {
                 .map_or(self.first + tally.cases, |it| it.number);
             tally.cases += 1;
             tally.steps += steps.len();
-            tally.tally += played.tally;
-            hash.borrow_mut().update(played.hash);
+            tally.tally += result.tally;
+            hash.borrow_mut().update(result.hash);
             progress();
-            let Err(reason) = played.result else {
+            let Err(reason) = result.result else {
                 return Ok(());
             };
-            // The last that fails is the shortest. It is kept as it was: where time is real, no two runs are the same.
-            tally.broken = Some(Broken {
+            // The last failure is the shortest. It is kept as recorded: in real time no two runs are the same.
+            tally.broken = Some(Failure {
                 number,
                 reason: reason.clone(),
                 steps,
-                journal: played.journal,
+                journal: result.journal,
             });
             Err(TestCaseError::fail(reason))
         });
@@ -106,20 +106,20 @@ impl Chunk {
     }
 }
 
-/// Plays a sequence that is known.
+/// Replays a recorded sequence.
 pub(crate) fn replay(place: &Place, steps: &[Step], journal: bool) -> Result<Outcome> {
-    let played = place.play(steps, None, journal)?;
-    let broken = played.result.err().map(|reason| Broken {
+    let result = place.run(steps, None, journal)?;
+    let broken = result.result.err().map(|reason| Failure {
         number: 0,
         reason,
         steps: steps.to_vec(),
-        journal: played.journal.clone(),
+        journal: result.journal.clone(),
     });
     Ok(Outcome {
         cases: 1,
         steps: steps.len(),
         broken,
-        journal: played.journal,
+        journal: result.journal,
         ..Outcome::default()
     })
 }

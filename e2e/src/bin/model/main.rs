@@ -1,4 +1,5 @@
-//! Plays sequences of calls and mishaps against the shipped driver: in memory, or on block devices.
+//! Runs random sequences of CSI calls and faults against the shipped driver, in memory or on block devices, and checks
+//! invariants.
 
 #![expect(
     clippy::print_stdout,
@@ -23,45 +24,45 @@ use e2e::testbed::pool::map_parallel;
 use indicatif::{ProgressBar, ProgressStyle};
 use sha2::{Digest as _, Sha256};
 
-use chunk::{Broken, Chunk, Outcome};
+use chunk::{Chunk, Failure, Outcome};
 use place::Place;
 
-/// Plays sequences of calls and mishaps against the shipped driver, and looks after each step whether all is as it must be
+/// Runs sequences of calls and faults against the shipped driver, and checks the invariants after each step
 #[derive(Debug, Parser)]
 #[command(name = "model")]
 struct Cli {
-    /// How many sequences; 2000, or 500 with --real
+    /// Number of sequences; 2000, or 500 with --real
     #[arg(long)]
     cases: Option<usize>,
-    /// Where luck begins: the same seed is the same run, byte for byte
+    /// Random seed: the same seed gives the same run, byte for byte
     #[arg(long, default_value_t = 918)]
     seed: u64,
-    /// Steps of the longest sequence, the shortest has a quarter of them; 40, or 24 with --real
+    /// Maximum number of steps in a sequence (the minimum is a quarter of it); 40, or 24 with --real
     #[arg(long)]
     steps: Option<usize>,
-    /// Does it all twice, and compares the journals
+    /// Run everything twice, and compare the journals
     #[arg(long, conflicts_with = "real")]
     twice: bool,
-    /// On processes and block devices, as root, instead of in memory
+    /// On real processes and block devices, as root, instead of in memory
     #[arg(long)]
     real: bool,
-    /// How many seconds to look for a shorter sequence that fails too
+    /// How many seconds to spend on shrinking a failing sequence
     #[arg(long, default_value_t = 60)]
     shrink: u32,
-    /// Plays one sequence that was kept, and prints its journal
+    /// Run one recorded sequence, and print its journal
     #[arg(long, value_name = "FILE")]
     replay: Option<PathBuf>,
-    /// Sequences that once found a bug; they are played first
+    /// Sequences that once found a bug; they run first
     #[arg(long, value_name = "FOLDER", default_value = "e2e/regressions")]
     regressions: PathBuf,
-    /// Where figures and a sequence that fails are written
+    /// Where statistics and a failing sequence are written
     #[arg(long, value_name = "FOLDER", default_value = "target/model")]
     report: PathBuf,
 }
 
-/// Sequences that are made from one piece of luck.
+/// Sequences that are generated from one seed.
 const CHUNK: usize = 50;
-/// The same where one takes half a second: nobody should wait for the last of them.
+/// The same for real time, where a sequence takes half a second: smaller, so that the threads end at about the same time.
 const REAL_CHUNK: usize = 5;
 
 fn main() -> ExitCode {
@@ -123,8 +124,8 @@ fn kept(cli: &Cli) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// All sequences, on as many threads as there are processors. The hash of all journals does not depend on their number.
-fn all(cli: &Cli) -> Result<(String, Option<Broken>)> {
+/// Runs all sequences, on as many threads as there are CPUs. The hash of all journals does not depend on their number.
+fn all(cli: &Cli) -> Result<(String, Option<Failure>)> {
     let (size, cases, steps) = if cli.real {
         (
             REAL_CHUNK,
@@ -148,7 +149,7 @@ fn all(cli: &Cli) -> Result<(String, Option<Broken>)> {
         "{pos}/{len} sequences, {elapsed} {bar:30}",
     )?);
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    // Where time is real, a world waits for half of it.
+    // In real time, a test bed spends half of the time waiting.
     let threads = if cli.real { 2 * processors } else { processors };
     let (start, idle, found) = (
         Instant::now(),
@@ -161,7 +162,7 @@ fn all(cli: &Cli) -> Result<(String, Option<Broken>)> {
         }
         let place = lock(&idle).pop();
         let place = place.map_or_else(|| Place::open(cli.real), Ok)?;
-        let outcome = chunk.play(&place, || bar.inc(1))?;
+        let outcome = chunk.run(&place, || bar.inc(1))?;
         found.fetch_or(outcome.broken.is_some(), Ordering::Relaxed);
         lock(&idle).push(place);
         Ok(outcome)
@@ -176,21 +177,21 @@ fn all(cli: &Cli) -> Result<(String, Option<Broken>)> {
         tally += outcome.tally;
     }
     let hash = hex::encode(hash.finalize());
-    let figures = Stats::new(cases, steps, tally.calls, start.elapsed().as_secs_f64());
-    println!("seed {}: {figures}; journal {}", cli.seed, &hash[..16]);
+    let stats = Stats::new(cases, steps, tally.calls, start.elapsed().as_secs_f64());
+    println!("seed {}: {stats}; journal {}", cli.seed, &hash[..16]);
     println!("{} deaths, {} faults of commands", tally.deaths, tally.hits);
     let broken = done.into_iter().find_map(|outcome| outcome.broken);
     if cli.real {
         return Ok((hash, broken));
     }
     std::fs::create_dir_all(&cli.report)?;
-    let text = serde_json::to_vec_pretty(&figures)?;
+    let text = serde_json::to_vec_pretty(&stats)?;
     std::fs::write(cli.report.join(STATS_FILE), text)?;
     Ok((hash, broken))
 }
 
-/// Tells what was found; true if nothing was.
-fn report(cli: &Cli, broken: Option<&Broken>) -> bool {
+/// Prints the result; true if no property was violated.
+fn report(cli: &Cli, broken: Option<&Failure>) -> bool {
     let Some(broken) = broken else {
         return true;
     };

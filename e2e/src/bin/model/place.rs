@@ -1,4 +1,4 @@
-//! Where sequences are played: each in a world of its own in memory, or one after the other in a world of processes.
+//! Where sequences run: each in its own in-memory test bed, or one after the other in a test bed of real processes.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,17 +12,17 @@ use e2e::testbed::real::Real;
 use e2e::testbed::{SECRET_PREFIX, TestBed};
 use sha2::{Digest as _, Sha256};
 
-/// Where sequences are played.
+/// The kind of test bed that sequences run in.
 #[derive(Debug)]
 pub(crate) enum Place {
-    /// In this process, with a time of its own.
+    /// In this process, in simulated time.
     Memory,
-    /// On processes and block devices.
+    /// On real processes and block devices.
     Real(Box<RefCell<PooledBed>>),
 }
 
-/// What came of a sequence.
-pub(crate) struct Played {
+/// The result of a sequence.
+pub(crate) struct SequenceResult {
     pub(crate) result: Result<(), String>,
     pub(crate) hash: [u8; 32],
     pub(crate) tally: Tally,
@@ -30,7 +30,6 @@ pub(crate) struct Played {
 }
 
 impl Place {
-    /// Makes one.
     pub(crate) fn open(real: bool) -> Result<Self> {
         if !real {
             return Ok(Self::Memory);
@@ -38,63 +37,66 @@ impl Place {
         Ok(Self::Real(Box::new(RefCell::new(PooledBed::open()?))))
     }
 
-    /// Plays a sequence, and keeps its journal if it fails, or if it shall be kept. `seen` counts the steps that are taken.
-    pub(crate) fn play(
+    /// Runs a sequence, and keeps its journal if it fails or if `keep` is set. `seen` counts the steps taken.
+    pub(crate) fn run(
         &self,
         steps: &[Step],
         seen: Option<&AtomicUsize>,
         keep: bool,
-    ) -> Result<Played> {
+    ) -> Result<SequenceResult> {
         match self {
-            Self::Memory => memory::run(steps.len() as u64, async |world| {
-                let result = take(world, steps, seen).await;
-                let journal = world.journal().await?;
-                let texts = world.texts();
-                let quiet = silent(texts.iter().chain(&journal));
+            Self::Memory => memory::run(steps.len() as u64, async |bed| {
+                let result = take(bed, steps, seen).await;
+                let journal = bed.journal().await?;
+                let texts = bed.texts();
+                let quiet = no_secrets(texts.iter().chain(&journal));
                 let result = result.and_then(|tally| quiet.map(|()| tally));
-                Ok(played(result, journal, keep))
+                Ok(to_result(result, journal, keep))
             }),
             Self::Real(stage) => {
-                let PooledBed { world, runtime } = &mut *stage.borrow_mut();
-                runtime.block_on(play_on(world, steps, seen, keep))
+                let PooledBed {
+                    world: bed,
+                    runtime,
+                } = &mut *stage.borrow_mut();
+                runtime.block_on(run_on(bed, steps, seen, keep))
             }
         }
     }
 }
 
-async fn play_on(
-    world: &mut Real,
+async fn run_on(
+    bed: &mut Real,
     steps: &[Step],
     seen: Option<&AtomicUsize>,
     keep: bool,
-) -> Result<Played> {
-    world.reset().await.context("making the world fresh")?;
-    let result = tokio::time::timeout(RUN_TIMEOUT, take(world, steps, seen)).await;
-    let result = result.unwrap_or_else(|_| anyhow::bail!("it has no end in {RUN_TIMEOUT:?}"));
-    let mut journal = world.journal().await?;
-    let logs = world.logs()?;
-    let quiet = silent(journal.iter().chain(&logs));
+) -> Result<SequenceResult> {
+    bed.reset().await.context("resetting the test bed")?;
+    let result = tokio::time::timeout(RUN_TIMEOUT, take(bed, steps, seen)).await;
+    let result = result.unwrap_or_else(|_| anyhow::bail!("it does not end within {RUN_TIMEOUT:?}"));
+    let mut journal = bed.journal().await?;
+    let logs = bed.logs()?;
+    let quiet = no_secrets(journal.iter().chain(&logs));
     let result = result.and_then(|tally| quiet.map(|()| tally));
     if keep || result.is_err() {
         journal.extend(logs);
     }
-    Ok(played(result, journal, keep))
+    Ok(to_result(result, journal, keep))
 }
 
-/// No command, file, call or line of a log tells a secret.
-fn silent<'a>(mut told: impl Iterator<Item = &'a String>) -> Result<()> {
-    let loud = told.find(|text| text.contains(SECRET_PREFIX));
-    ensure!(loud.is_none(), "a secret is told: {loud:?}");
+/// Checks that no command line, file, call or log line contains a secret.
+fn no_secrets<'a>(mut texts: impl Iterator<Item = &'a String>) -> Result<()> {
+    let exposed = texts.find(|text| text.contains(SECRET_PREFIX));
+    ensure!(exposed.is_none(), "a secret is exposed: {exposed:?}");
     Ok(())
 }
 
-fn played(result: Result<Tally>, journal: Vec<String>, keep: bool) -> Played {
+fn to_result(result: Result<Tally>, journal: Vec<String>, keep: bool) -> SequenceResult {
     let mut hash = Sha256::new();
     for line in &journal {
         hash.update(line);
     }
     let kept = keep || result.is_err();
-    Played {
+    SequenceResult {
         tally: result.as_ref().copied().unwrap_or_default(),
         result: result.map(drop).map_err(|error| format!("{error:#}")),
         hash: hash.finalize().into(),
@@ -102,20 +104,16 @@ fn played(result: Result<Tally>, journal: Vec<String>, keep: bool) -> Played {
     }
 }
 
-async fn take(
-    world: &mut impl TestBed,
-    steps: &[Step],
-    seen: Option<&AtomicUsize>,
-) -> Result<Tally> {
-    let mut player = Executor::start(world).await?;
+async fn take(bed: &mut impl TestBed, steps: &[Step], seen: Option<&AtomicUsize>) -> Result<Tally> {
+    let mut executor = Executor::start(bed).await?;
     for (number, step) in steps.iter().enumerate() {
         if let Some(seen) = seen {
             seen.fetch_add(1, Ordering::SeqCst);
         }
-        player
+        executor
             .run_step(step)
             .await
             .with_context(|| format!("step {number}, {step:?}"))?;
     }
-    player.finish().await
+    executor.finish().await
 }

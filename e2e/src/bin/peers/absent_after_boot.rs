@@ -1,5 +1,5 @@
-//! What a driver answers to DeleteVolume while the NAS does not know its LUNs: a real one does not either, for a while
-//! after its start, and a driver that takes "unknown" for "absent" leaks the LUN.
+//! What a driver returns for DeleteVolume while the NAS does not list its LUNs: a real NAS does not either for a while
+//! after boot, and a driver that takes "unknown" for "absent" leaks the LUN.
 
 use anyhow::{Context as _, Result, ensure};
 use comfy_table::{Table, presets};
@@ -11,7 +11,7 @@ use crate::peer::{Kind, Peer};
 
 const MINUTE: u64 = 60_000;
 
-/// What the NAS does meanwhile.
+/// Why the NAS reports the LUN as missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum MissingReason {
@@ -19,33 +19,33 @@ enum MissingReason {
     Boots,
 }
 
-/// What came of it.
+/// The result.
 #[derive(Debug, Serialize)]
 pub(crate) struct Line {
     driver: String,
     trouble: MissingReason,
     /// The gRPC code.
     answer: String,
-    /// The LUN is there when the trouble is over.
+    /// The LUN exists after the fault ends.
     lun_is_left: bool,
 }
 
 impl Line {
-    /// The CO was told that the volume is gone, and it is not.
+    /// The driver reported success, but the LUN still exists.
     fn leaks(&self) -> bool {
         self.answer == "Ok" && self.lun_is_left
     }
 }
 
-/// One driver, in each trouble.
+/// Runs one driver with each fault.
 pub(crate) async fn run(kind: &Kind) -> Result<Vec<Line>> {
     let mut lines = Vec::new();
     for trouble in [MissingReason::ListsAreRefused, MissingReason::Boots] {
         let peer = Peer::start(kind, "7.2").await?;
         let mut controller = peer.controller.clone();
-        let made = controller.create_volume(kind.create("kept"));
-        let made = made.await?.into_inner();
-        let volume_id = made.volume.context("no volume")?.volume_id;
+        let created = controller.create_volume(kind.create("kept"));
+        let created = created.await?.into_inner();
+        let volume_id = created.volume.context("no volume")?.volume_id;
         let nas = peer.nas();
         match trouble {
             MissingReason::ListsAreRefused => {
@@ -73,7 +73,7 @@ pub(crate) async fn run(kind: &Kind) -> Result<Vec<Line>> {
     Ok(lines)
 }
 
-/// For people.
+/// Human-readable table.
 pub(crate) fn table(lines: &[Line]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::UTF8_HORIZONTAL_ONLY);
@@ -83,24 +83,24 @@ pub(crate) fn table(lines: &[Line]) -> Table {
             MissingReason::ListsAreRefused => "refuses lists (117)",
             MissingReason::Boots => "boots: knows no LUN yet",
         };
-        let left = match (line.lun_is_left, line.leaks()) {
+        let lun_state = match (line.lun_is_left, line.leaks()) {
             (_, true) => "LEAKED",
             (true, false) => "is there",
             (false, _) => "is gone",
         };
-        table.add_row([&line.driver, trouble, &line.answer, left]);
+        table.add_row([&line.driver, trouble, &line.answer, lun_state]);
     }
     table
 }
 
-/// Ours never leaks; that another one does proves that dsm-sim fails it where a NAS does.
+/// Ours must never leak. That another one does shows that dsm-sim behaves like a real NAS here.
 pub(crate) fn check(lines: &[Line]) -> Result<()> {
     for line in lines {
         match line.driver.as_str() {
             "ours" => ensure!(!line.leaks(), "our own driver has leaked a LUN: {line:?}"),
             "official" => ensure!(
                 line.leaks(),
-                "the official driver is said to leak a LUN here (dsm-web-api.md 11.2) and did not: look why: {line:?}"
+                "the official driver is known to leak a LUN here (dsm-web-api.md 11.2), but did not; find out why: {line:?}"
             ),
             _ => {}
         }

@@ -1,4 +1,4 @@
-//! What each operation asks of the NAS, by how much is on it.
+//! What each operation costs in NAS calls, by the number of LUNs on the NAS.
 
 use std::future::Future;
 
@@ -21,20 +21,20 @@ const SIZES: [usize; 4] = [1, 10, 100, 1_000];
 pub(crate) struct Line {
     driver: String,
     operation: &'static str,
-    /// LUNs that are on the NAS besides, each mapped to a target.
+    /// Other LUNs on the NAS, each mapped to a target.
     luns: usize,
-    /// HTTP requests; `None`: it has no such operation.
+    /// HTTP requests; `None`: the driver does not support the operation.
     requests: Option<u64>,
-    /// Calls in them: a compound carries many.
+    /// API calls in these requests: a compound request has many.
     calls: Option<u64>,
-    /// Bytes of queries and bodies, both ways.
+    /// Bytes of queries and bodies, in both directions.
     bytes: Option<u64>,
 }
 
-/// Fills a NAS step by step, and makes each operation once at each step.
+/// Fills a NAS in steps, and measures each operation once per step.
 pub(crate) async fn measure(kind: &Kind) -> Result<Vec<Line>> {
     let peer = Peer::start(kind, "7.2").await?;
-    // Ours logs in when it is first asked.
+    // Ours logs in on the first call.
     let capacity = csi::GetCapacityRequest {
         parameters: kind.parameters(),
         ..csi::GetCapacityRequest::default()
@@ -51,23 +51,23 @@ pub(crate) async fn measure(kind: &Kind) -> Result<Vec<Line>> {
         calls: Some(started.all_calls()),
         bytes: Some(started.bytes()),
     }];
-    let mut there = 0;
+    let mut existing = 0;
     for luns in SIZES {
-        fill(peer.nas(), kind.prefix(), there..luns).await?;
-        there = luns;
-        let life = life(kind, &peer, luns).await;
-        let said = || {
+        fill(peer.nas(), kind.prefix(), existing..luns).await?;
+        existing = luns;
+        let volume = volume(kind, &peer, luns).await;
+        let context = || {
             format!(
-                "{kind} at {luns} LUNs; its last words:\n{}",
-                peer.last_words()
+                "{kind} at {luns} LUNs; the end of its log:\n{}",
+                peer.log_tail()
             )
         };
-        lines.extend(life.with_context(said)?);
+        lines.extend(volume.with_context(context)?);
     }
     Ok(lines)
 }
 
-/// LUNs, each mapped to a target of its own, as a driver leaves them.
+/// Creates LUNs, each mapped to its own target, as a driver would.
 async fn fill(nas: &Nas, prefix: &str, numbers: std::ops::Range<usize>) -> Result<()> {
     let session = nas.session().await?;
     for n in numbers {
@@ -97,7 +97,7 @@ async fn fill(nas: &Nas, prefix: &str, numbers: std::ops::Range<usize>) -> Resul
     Ok(())
 }
 
-/// Counts what calls ask of the NAS.
+/// Counts the NAS calls that CSI calls cause.
 struct Meter<'a> {
     driver: String,
     nas: &'a Nas,
@@ -106,7 +106,7 @@ struct Meter<'a> {
 }
 
 impl Meter<'_> {
-    /// Makes a call; `None` where the driver has no such call.
+    /// Makes a call; `None` if the driver does not implement it.
     async fn call<T>(
         &mut self,
         operation: &'static str,
@@ -137,8 +137,8 @@ impl Meter<'_> {
     }
 }
 
-/// One volume's life, and what there is to ask about it.
-async fn life(kind: &Kind, peer: &Peer, luns: usize) -> Result<Vec<Line>> {
+/// Every operation on one volume, from create to delete.
+async fn volume(kind: &Kind, peer: &Peer, luns: usize) -> Result<Vec<Line>> {
     let mut meter = Meter {
         driver: kind.to_string(),
         nas: peer.nas(),
@@ -147,17 +147,21 @@ async fn life(kind: &Kind, peer: &Peer, luns: usize) -> Result<Vec<Line>> {
     };
     let mut controller = peer.controller.clone();
     let request = kind.create(&format!("measured-{luns}"));
-    let made = meter
+    let created = meter
         .call("create", controller.create_volume(request.clone()))
         .await?;
-    let volume = made.and_then(|made| made.volume).context("no volume")?;
-    let again = meter
+    let volume = created
+        .and_then(|created| created.volume)
+        .context("no volume")?;
+    let repeated = meter
         .call("create again", controller.create_volume(request))
         .await?;
-    let again = again.and_then(|again| again.volume).context("no volume")?;
+    let repeated = repeated
+        .and_then(|repeated| repeated.volume)
+        .context("no volume")?;
     ensure!(
-        again.volume_id == volume.volume_id,
-        "created twice: {again:?}"
+        repeated.volume_id == volume.volume_id,
+        "created twice: {repeated:?}"
     );
     let listed = controller.list_volumes(csi::ListVolumesRequest::default());
     if let Some(listed) = meter.call("list volumes", listed).await? {
@@ -205,7 +209,7 @@ async fn life(kind: &Kind, peer: &Peer, luns: usize) -> Result<Vec<Line>> {
         .call("delete", controller.delete_volume(delete))
         .await?;
     let left = peer.nas().luns().await?.len();
-    ensure!(left == luns, "{left} LUNs are left, not {luns}");
+    ensure!(left == luns, "{left} LUNs are left, expected {luns}");
     Ok(meter.lines)
 }
 
@@ -243,7 +247,7 @@ async fn snapshots(meter: &mut Meter<'_>, peer: &Peer, volume: &str) -> Result<(
     Ok(())
 }
 
-/// Operations down, drivers and numbers of LUNs across.
+/// Rows are operations, columns are drivers and numbers of LUNs.
 pub(crate) fn table(lines: &[Line]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::UTF8_HORIZONTAL_ONLY);
@@ -286,8 +290,8 @@ pub(crate) fn table(lines: &[Line]) -> Table {
     table
 }
 
-/// Ours asks the same whatever is on the NAS; the official driver asks once more for each LUN that is mapped. Were it not
-/// so, dsm-sim would not show it what it looks for (dsm-web-api.md 13.1).
+/// Our cost must not depend on the number of LUNs; the official driver must make one more call per mapped LUN. If it
+/// did not, dsm-sim would hide from it what it looks for (dsm-web-api.md 13.1).
 pub(crate) fn check(lines: &[Line]) -> Result<()> {
     let (few, many) = (SIZES[0], SIZES[SIZES.len() - 1]);
     let more = u64::try_from(many - few)?;

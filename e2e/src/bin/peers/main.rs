@@ -1,6 +1,6 @@
-//! `cargo ci peers`: other drivers, unmodified, against dsm-sim, next to ours: what each operation costs the NAS, whether
-//! DSM's release matters to them, and what they do when a NAS does not know its LUNs. Prints tables, and writes them as
-//! JSON; fails where dsm-sim is not what they take it for.
+//! `cargo ci peers`: runs other, unmodified drivers against dsm-sim next to ours: what each operation costs the NAS, whether
+//! DSM's release matters to them, and what they do while a NAS does not list its LUNs. Prints tables and writes them as
+//! JSON; fails if dsm-sim does not behave as they expect of a NAS.
 
 #![expect(clippy::print_stdout, reason = "the tables are what it is for")]
 
@@ -24,19 +24,19 @@ const NO_COMMUNITY: &str = "The community driver (jparklab/synology-csi) is left
 
 #[derive(Parser)]
 struct Cli {
-    /// The official driver's program
+    /// Path of the official driver's binary
     #[arg(long, value_name = "PROGRAM")]
     official: PathBuf,
     /// Its version, for the report
     #[arg(long, value_name = "VERSION")]
     official_version: String,
-    /// The community driver's program; left out where there is none
+    /// Path of the community driver's binary; left out if not given
     #[arg(long, value_name = "PROGRAM")]
     community: Option<PathBuf>,
-    /// csi-sanity
+    /// Path of csi-sanity
     #[arg(long, value_name = "PROGRAM")]
     sanity: PathBuf,
-    /// Where the report goes
+    /// Path of the report
     #[arg(long, value_name = "FILE")]
     report: PathBuf,
 }
@@ -44,7 +44,7 @@ struct Cli {
 #[derive(Serialize)]
 struct Report {
     official_version: String,
-    /// Why the community driver is missing, where it is.
+    /// Why the community driver is missing, if it is.
     community_left_out: Option<&'static str>,
     costs: Vec<cost::Line>,
     releases: Vec<releases::Outcome>,
@@ -71,7 +71,7 @@ async fn main() -> Result<()> {
     println!("{}", cost::table(&costs));
     let releases = releases::compare(&cli.official, &cli.sanity).await?;
     for outcome in &releases {
-        println!("\n{}", outcome.words());
+        println!("\n{}", outcome.summary());
     }
     let mut hazards = Vec::new();
     for kind in &peers {

@@ -1,4 +1,4 @@
-//! A driver with a NAS of its own.
+//! A driver, ours or another one, with its own simulated NAS.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -17,13 +17,13 @@ use proto::csi::controller_client::ControllerClient;
 use tempfile::TempDir;
 use tokio::net::UnixStream;
 
-/// The official driver starts only where it finds a pod's token and the address of an API server, which its controller half
-/// then never calls: so it has them, in a mount namespace of its own.
+/// The official driver starts only if it finds a service account token and the address of an API server, which its controller
+/// half then never calls. So both are provided in a private mount namespace.
 const IN_CLUSTER: &str = "mount -t tmpfs none /run && mkdir -p /run/secrets/kubernetes.io/serviceaccount && \
      echo token > /run/secrets/kubernetes.io/serviceaccount/token && \
      exec env KUBERNETES_SERVICE_HOST=127.0.0.1 KUBERNETES_SERVICE_PORT=1 \"$0\" \"$@\"";
 
-/// Whose driver it is.
+/// Which driver.
 #[derive(Clone, Debug)]
 pub(crate) enum Kind {
     Ours,
@@ -48,7 +48,7 @@ pub(crate) struct Peer {
     host: Host,
 }
 
-/// What is running for it. Fields are dropped in their order: the driver before its NAS, the folder at last.
+/// What runs for it. Fields are dropped in order: the driver before its NAS, the folder last.
 enum Host {
     Ours(Box<TestCluster>),
     Other(Box<Other>),
@@ -61,12 +61,12 @@ struct Other {
 }
 
 impl Peer {
-    /// Starts a driver on a fresh NAS of this release of DSM, with as many LUNs as one likes, on btrfs.
+    /// Starts a driver on a fresh NAS with this DSM release and the unlimited model, on btrfs.
     pub(crate) async fn start(kind: &Kind, dsm: &'static str) -> Result<Self> {
         Self::start_on(kind, dsm, "btrfs").await
     }
 
-    /// The same, where the volume that it is told of has this file system.
+    /// Like `start`, with this file system on the NAS's volume.
     pub(crate) async fn start_on(kind: &Kind, dsm: &'static str, fs: &str) -> Result<Self> {
         let mut settings = Settings {
             more: vec!["--model", "unlimited", "--dsm", dsm],
@@ -83,15 +83,15 @@ impl Peer {
     }
 
     async fn ours(nas: Settings) -> Result<Self> {
-        let world = Plan {
+        let cluster = Plan {
             nas,
             ..Plan::controller()
         };
-        let world = world.start().await?;
+        let cluster = cluster.start().await?;
         Ok(Self {
-            controller: world.plugin.controller(),
-            socket: world.plugin.socket.clone(),
-            host: Host::Ours(Box::new(world)),
+            controller: cluster.plugin.controller(),
+            socket: cluster.plugin.socket.clone(),
+            host: Host::Ours(Box::new(cluster)),
         })
     }
 
@@ -120,7 +120,7 @@ impl Peer {
         };
         until("the driver opens its socket", opens, |open| *open).await?;
         Ok(Self {
-            // A list of a thousand volumes is longer than what is taken by default.
+            // A list of a thousand volumes exceeds the default message size.
             controller: ControllerClient::new(line(connect(&socket).await?))
                 .max_decoding_message_size(64 << 20),
             socket,
@@ -134,28 +134,28 @@ impl Peer {
 
     pub(crate) fn nas(&self) -> &Nas {
         match &self.host {
-            Host::Ours(world) => &world.nas,
+            Host::Ours(cluster) => &cluster.nas,
             Host::Other(other) => &other.nas,
         }
     }
 
     pub(crate) fn folder(&self) -> &Path {
         match &self.host {
-            Host::Ours(world) => world.folder(),
+            Host::Ours(cluster) => cluster.folder(),
             Host::Other(other) => other.folder.path(),
         }
     }
 
-    /// What its driver said last.
-    pub(crate) fn last_words(&self) -> String {
+    /// The end of the driver's log.
+    pub(crate) fn log_tail(&self) -> String {
         match &self.host {
-            Host::Ours(world) => world.plugin.process.last_words(),
+            Host::Ours(cluster) => cluster.plugin.process.last_words(),
             Host::Other(other) => other.driver.last_words(),
         }
     }
 }
 
-/// How the official driver is told of a NAS: its config/client-info-template.yml.
+/// Configures the official driver for a NAS: its config/client-info-template.yml.
 fn official(folder: &Path, port: &str) -> Result<Vec<String>> {
     let file = folder.join("client-info.yml");
     let text = format!(
@@ -165,7 +165,7 @@ fn official(folder: &Path, port: &str) -> Result<Vec<String>> {
     Ok(vec!["--client-info".to_owned(), file.display().to_string()])
 }
 
-/// How the community driver is told: its syno-config.yml. DSM 7 takes no login of version 2, its default.
+/// Configures the community driver: its syno-config.yml. DSM 7 rejects its default, login version 2.
 fn community(folder: &Path, port: &str) -> Result<Vec<String>> {
     let file = folder.join("syno-config.yml");
     let text = format!(
@@ -180,7 +180,7 @@ fn community(folder: &Path, port: &str) -> Result<Vec<String>> {
 }
 
 impl Kind {
-    /// Parameters of a StorageClass for a thin LUN on the first volume.
+    /// StorageClass parameters for a thin LUN on the first volume.
     pub(crate) fn parameters(&self) -> HashMap<String, String> {
         let pairs: &[(&str, &str)] = match self {
             Self::Ours | Self::Community(_) => &[("location", "/volume1"), ("type", "BLUN")],
@@ -194,7 +194,7 @@ impl Kind {
         pairs.iter().map(pair).collect()
     }
 
-    /// A request for a volume of 1 GiB of this name.
+    /// A CreateVolume request for 1 GiB.
     pub(crate) fn create(&self, name: &str) -> CreateVolumeRequest {
         CreateVolumeRequest {
             parameters: self.parameters(),
@@ -202,7 +202,7 @@ impl Kind {
         }
     }
 
-    /// What its LUNs' and targets' names begin with, so that those of others count as its own.
+    /// The prefix of its LUN and target names, so that foreign ones with that prefix count as its own.
     pub(crate) fn prefix(&self) -> &'static str {
         match self {
             Self::Ours => "other",

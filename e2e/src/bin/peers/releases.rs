@@ -1,5 +1,5 @@
-//! csi-sanity's controller part through the official driver, on NASes of several releases of DSM and on either file system: what
-//! it finds must not depend on the release, and all of it must pass.
+//! Runs csi-sanity's controller specs through the official driver, on NASes with several DSM releases and on either file system:
+//! the result must not depend on the release, and every spec must pass.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,22 +15,22 @@ const RELEASES: [&str; 4] = ["6.2", "7.0", "7.2", "7.4"];
 
 const FILE_SYSTEMS: [&str; 2] = ["btrfs", "ext4"];
 
-/// What csi-sanity found.
+/// The result of csi-sanity.
 #[derive(Debug, Serialize)]
 pub(crate) struct Outcome {
-    /// Of the volume.
+    /// File system of the NAS's volume.
     file_system: &'static str,
     releases: [&'static str; 4],
-    /// Specs that pass on each release.
+    /// Number of specs that pass on each release.
     passed: Vec<String>,
-    /// Specs that fail on each release.
+    /// Number of specs that fail on each release.
     failed: Vec<String>,
 }
 
-/// State by name of the spec.
+/// The state by name of the spec.
 type Specs = BTreeMap<String, String>;
 
-/// Runs it on each release, on both file systems.
+/// Runs it on each release and on both file systems.
 pub(crate) async fn compare(official: &Path, sanity: &Path) -> Result<Vec<Outcome>> {
     let mut outcomes = Vec::new();
     for file_system in FILE_SYSTEMS {
@@ -91,20 +91,20 @@ async fn run(official: &Path, sanity: &Path, dsm: &'static str, fs: &str) -> Res
         format!("--csi.mountdir={}", path("mount")),
         format!("--csi.testvolumeparameters={}", path("parameters.yaml")),
         "--ginkgo.focus=\\[Controller Server\\]".to_owned(),
-        // Calls of the node half belong to a node, which is not there.
+        // Node Service specs need a node, which does not exist here.
         "--ginkgo.skip=Node Service".to_owned(),
         "--ginkgo.seed=1".to_owned(),
         format!("--ginkgo.json-report={}", report.display()),
     ];
-    let (_, said) = process::suite(sanity, args)?;
+    let (_, output) = process::suite(sanity, args)?;
     let report = std::fs::read(&report)
-        .with_context(|| format!("csi-sanity ended without a report: {said}"))?;
+        .with_context(|| format!("csi-sanity ended without a report: {output}"))?;
     let report: Value = serde_json::from_slice(&report)?;
     let specs = report[0]["SpecReports"].as_array().context("SpecReports")?;
     Ok(specs.iter().filter_map(spec).collect())
 }
 
-/// A driver that is sold passes on a NAS; where it does not here, it is dsm-sim that differs from one.
+/// A released driver passes on a real NAS; if it fails here, dsm-sim differs from one.
 pub(crate) fn check(outcomes: &[Outcome]) -> Result<()> {
     for outcome in outcomes {
         let failed = &outcome.failed;
@@ -120,17 +120,17 @@ fn spec(report: &Value) -> Option<(String, String)> {
         .as_str()
         .filter(|state| *state != "skipped")?;
     let containers = report["ContainerHierarchyTexts"].as_array()?;
-    let words = containers
+    let summary = containers
         .iter()
         .filter_map(Value::as_str)
         .chain(report["LeafNodeText"].as_str());
-    Some((words.collect::<Vec<_>>().join(" "), state.to_owned()))
+    Some((summary.collect::<Vec<_>>().join(" "), state.to_owned()))
 }
 
 impl Outcome {
-    /// For people.
-    pub(crate) fn words(&self) -> String {
-        let mut words = format!(
+    /// Human-readable summary.
+    pub(crate) fn summary(&self) -> String {
+        let mut summary = format!(
             "csi-sanity's controller part through the official driver on {}, the same on DSM {}: {} passed, {} failed",
             self.file_system,
             self.releases.join(", "),
@@ -140,8 +140,8 @@ impl Outcome {
         let passed = self.passed.iter().map(|name| ("passed", name));
         let failed = self.failed.iter().map(|name| ("failed", name));
         for (state, name) in passed.chain(failed) {
-            words.extend(["\n  ", state, ": ", name.as_str()]);
+            summary.extend(["\n  ", state, ": ", name.as_str()]);
         }
-        words
+        summary
     }
 }

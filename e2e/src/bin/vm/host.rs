@@ -1,4 +1,4 @@
-//! Outside: boots machines, prints what they report as it comes, and keeps logs of what failed.
+//! The host side: boots the VMs, prints their reports as they arrive, and keeps the logs of failed stories.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -15,17 +15,17 @@ use e2e::vm::machine::{Machine, Spec};
 use e2e::vm::page_cache;
 use serde_json::json;
 
-use crate::suite::{self, Cast, FIRST, Report, SECOND, SECOND_SERVES};
+use crate::suite::{self, FIRST, Report, SECOND, SECOND_ADDRESS, Setup};
 use crate::{Choice, Run};
 
-/// A machine that does not come up in this time, on the slowest of hosts, never will.
+/// Boot timeout, sufficient for the slowest hosts.
 const BOOT: Duration = Duration::from_secs(180);
-/// No story is silent for longer.
+/// Timeout between two reports; longer than any story.
 const SILENCE: Duration = Duration::from_secs(1300);
-/// The second machine's disk, sparse.
+/// Size of the second VM's sparse disk.
 const DISK: u64 = 256 << 20;
 
-/// The target of an iSCSI session, both ends of it and what a node does with a disk.
+/// Kernel modules for both ends of an iSCSI session and for what a node does with a disk.
 const NODE_MODULES: [&str; 7] = [
     "iscsi_tcp",
     "sd_mod",
@@ -47,75 +47,75 @@ pub(crate) fn run(run: &Run) -> Result<()> {
     );
     let logs = folder.join("logs");
     let _ = fs::remove_dir_all(&logs);
-    // Short, for the sockets in it; its janitor ends the machines if this process is killed.
+    // A short path, because of its sockets; its janitor ends the VMs if this process is killed.
     let scratch = tempfile::TempDir::with_prefix("csi-vm-")?.keep();
     let _janitor = Janitor::start(&scratch)?;
     let mut choice = run.choice.clone();
     let seed = *choice.seed.get_or_insert_with(rand::random);
     println!("{}; --seed {seed}", image.release);
 
-    let wanted = Cast::all().filter(|cast| suite::has_stories(*cast, &choice));
-    let queue = Mutex::new(wanted.collect::<VecDeque<_>>());
+    let setups = Setup::all().filter(|setup| suite::has_stories(*setup, &choice));
+    let queue = Mutex::new(setups.collect::<VecDeque<_>>());
     let next = || queue.lock().ok()?.pop_front();
-    // More at a time than there are processors: a story that waits for a timeout leaves its own to another.
-    let at_a_time = std::thread::available_parallelism()?.get() + 2;
-    let told = std::thread::scope(|scope| {
-        let tell_some = || {
-            let stages = std::iter::from_fn(next).map(|cast| {
-                let stage = Stage {
+    // More VMs than CPUs: a story that waits for a timeout leaves its CPU to another.
+    let parallelism = std::thread::available_parallelism()?.get() + 2;
+    let reports = std::thread::scope(|scope| {
+        let run_next = || {
+            let results = std::iter::from_fn(next).map(|setup| {
+                let machines = Machines {
                     run,
                     choice: &choice,
-                    cast,
+                    setup,
                     image: &image,
                     warm: &warm,
-                    folder: scratch.join(cast.name()),
+                    folder: scratch.join(setup.name()),
                 };
-                stage.tell(&logs.join(cast.name()))
+                machines.run_stories(&logs.join(setup.name()))
             });
-            // All come to their end, also when one has failed.
-            stages.collect::<Vec<Result<Vec<Report>>>>()
+            // All run to the end, even if one has failed.
+            results.collect::<Vec<Result<Vec<Report>>>>()
         };
-        let tellers: Vec<_> = (0..at_a_time).map(|_| scope.spawn(tell_some)).collect();
-        let told = tellers
+        let threads: Vec<_> = (0..parallelism).map(|_| scope.spawn(run_next)).collect();
+        let reports = threads
             .into_iter()
-            .map(|teller| teller.join().map_err(|_| anyhow!("a thread panicked")));
-        told.collect::<Result<Vec<_>>>()
+            .map(|thread| thread.join().map_err(|_| anyhow!("a thread panicked")));
+        reports.collect::<Result<Vec<_>>>()
     })?;
-    let told = told.into_iter().flatten();
-    let told: Result<Vec<Vec<Report>>> = told.collect();
-    let told = told?.concat();
+    let reports = reports.into_iter().flatten();
+    let reports: Result<Vec<Vec<Report>>> = reports.collect();
+    let reports = reports?.concat();
     if run.boot_only {
         return Ok(());
     }
-    conclude(run, &told, started.elapsed(), &logs)
+    conclude(run, &reports, started.elapsed(), &logs)
 }
 
-/// One or two machines whose NAS exports in one way.
-struct Stage<'a> {
+/// One or two VMs whose NAS exports in one way.
+struct Machines<'a> {
     run: &'a Run,
     choice: &'a Choice,
-    cast: Cast,
+    setup: Setup,
     image: &'a Image,
     warm: &'a [PathBuf],
     folder: PathBuf,
 }
 
-impl Stage<'_> {
-    /// Boots them, prints what they report, and keeps their logs.
-    fn tell(&self, logs: &Path) -> Result<Vec<Report>> {
+impl Machines<'_> {
+    /// Boots them, prints their reports, and keeps their logs.
+    fn run_stories(&self, logs: &Path) -> Result<Vec<Report>> {
         fs::create_dir_all(&self.folder)?;
-        let told = self.boot_and_listen();
+        let reports = self.boot_and_collect();
         keep_logs(&self.folder, logs)?;
-        told.with_context(|| {
+        reports.with_context(|| {
             format!(
                 "{} (consoles and logs are in {})",
-                self.cast.name(),
+                self.setup.name(),
                 logs.display()
             )
         })
     }
 
-    fn boot_and_listen(&self) -> Result<Vec<Report>> {
+    fn boot_and_collect(&self) -> Result<Vec<Report>> {
         let program = std::env::current_exe()?;
         let (nas, worker) = self.plans()?;
         let boot = |plan: &Plan, memory, disk| {
@@ -135,7 +135,7 @@ impl Stage<'_> {
             boot(&worker, 1024, Some(disk.as_path()))
         };
         let (nas, second) = std::thread::scope(|scope| {
-            let second = self.cast.second.then(|| scope.spawn(boot_second));
+            let second = self.setup.second.then(|| scope.spawn(boot_second));
             let nas = boot(&nas, 4096, None)?;
             let second = second.map(|machine| {
                 let booted = machine.join();
@@ -146,22 +146,22 @@ impl Stage<'_> {
         let up = |name: &str, machine: &Machine| {
             format!("{name} up after {:.1} s", machine.boot.as_secs_f64())
         };
-        let mut words = vec![up(FIRST, &nas)];
-        words.extend(second.as_ref().map(|machine| up(SECOND, machine)));
+        let mut boot_times = vec![up(FIRST, &nas)];
+        boot_times.extend(second.as_ref().map(|machine| up(SECOND, machine)));
         println!(
             "{}: by {}, {}",
-            self.cast.name(),
+            self.setup.name(),
             nas.accelerator.name(),
-            words.join(", ")
+            boot_times.join(", ")
         );
         if let Some(why) = &nas.kvm_refused {
-            println!("KVM is there but does not work ({why}): instructions are translated");
+            println!("KVM exists but does not work ({why}): using emulation");
         }
         if self.run.boot_only {
             return Ok(Vec::new());
         }
-        // The second machine lives as long as the first has stories.
-        listen(nas)
+        // The second VM runs as long as the first has stories.
+        collect_reports(nas)
     }
 
     fn plans(&self) -> Result<(Plan, Plan)> {
@@ -176,12 +176,7 @@ impl Stage<'_> {
                 })
                 .collect()
         };
-        let owned = |words: &[&str]| {
-            words
-                .iter()
-                .map(|&word| word.to_owned())
-                .collect::<Vec<_>>()
-        };
+        let owned = |args: &[&str]| args.iter().map(|&word| word.to_owned()).collect::<Vec<_>>();
         let nas = Plan {
             name: FIRST.to_owned(),
             peer: SECOND.to_owned(),
@@ -193,8 +188,12 @@ impl Stage<'_> {
             disk: false,
             warm: self.warm.to_vec(),
             arguments: [
-                owned(&["suite", self.cast.export.name()]),
-                owned(if self.cast.second { &["--second"] } else { &[] }),
+                owned(&["suite", self.setup.export.name()]),
+                owned(if self.setup.second {
+                    &["--second"]
+                } else {
+                    &[]
+                }),
                 vec![serde_json::to_string(self.choice)?],
             ]
             .concat(),
@@ -207,38 +206,38 @@ impl Stage<'_> {
             initiator: format!("iqn.1993-08.org.debian:01:{SECOND}"),
             may_reset: true,
             disk: true,
-            arguments: owned(&["serve", SECOND_SERVES]),
+            arguments: owned(&["serve", SECOND_ADDRESS]),
             ..nas.clone()
         };
         Ok((nas, worker))
     }
 }
 
-/// Prints each report as it comes.
-fn listen(mut nas: Machine) -> Result<Vec<Report>> {
-    let mut told = Vec::new();
+/// Prints each report as it arrives.
+fn collect_reports(mut nas: Machine) -> Result<Vec<Report>> {
+    let mut reports = Vec::new();
     let mut finished = false;
     while let Some(line) = nas.line(SILENCE)? {
         match serde_json::from_str(&line) {
             Ok(Report::Done) => finished = true,
             Ok(report) => {
                 println!("{report}");
-                told.push(report);
+                reports.push(report);
             }
-            // The serial line carries what a kernel that dies says, too.
+            // A crashing kernel also prints to this serial line.
             Err(_) => println!("  {line}"),
         }
     }
     if !finished {
         bail!(
-            "the suite did not come to its end; the end of the console:\n{}",
+            "the suite did not finish; the end of the console:\n{}",
             nas.last_words()
         );
     }
-    Ok(told)
+    Ok(reports)
 }
 
-/// Whatever the guests left, but sockets and the disk.
+/// Copies everything that the guests left, except sockets and the disk.
 fn keep_logs(scratch: &Path, logs: &Path) -> Result<()> {
     fs::create_dir_all(logs)?;
     for entry in fs::read_dir(scratch)? {
@@ -270,13 +269,13 @@ fn copy_tree(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-fn conclude(run: &Run, told: &[Report], time: Duration, logs: &Path) -> Result<()> {
+fn conclude(run: &Run, reports: &[Report], time: Duration, logs: &Path) -> Result<()> {
     let mut table = Table::new();
     table
         .load_style(presets::NOTHING)
         .set_header(["story", "result", "seconds", "seen"]);
     let (mut passed, mut failed) = (0, 0);
-    for report in told {
+    for report in reports {
         let Report::Story {
             name,
             seconds,
@@ -306,7 +305,7 @@ fn conclude(run: &Run, told: &[Report], time: Duration, logs: &Path) -> Result<(
         "\n{table}\n\n{passed} passed, {failed} failed, in {:.0} s",
         time.as_secs_f64()
     );
-    let results = json!({"seconds": time.as_secs_f64(), "stories": told});
+    let results = json!({"seconds": time.as_secs_f64(), "stories": reports});
     fs::write(
         run.folder.join("results.json"),
         serde_json::to_vec_pretty(&results)?,

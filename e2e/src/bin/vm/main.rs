@@ -1,5 +1,5 @@
-//! `cargo ci vm`: the stories of real iSCSI. Outside it boots machines and prints what they report; inside it is the first
-//! process, the suite, or the second node's hands.
+//! `cargo ci vm`: the stories that need real iSCSI. On the host it boots VMs and prints their reports; in a VM it is the init
+//! process, the suite, or the server through which the suite acts on the second node.
 
 #![expect(
     clippy::print_stdout,
@@ -22,7 +22,7 @@ use e2e::harness::writer::Writer;
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// The stories of real iSCSI, in virtual machines with a stock Debian kernel.
+/// Stories that need real iSCSI, in virtual machines with a stock Debian kernel.
 #[derive(Debug, Parser)]
 #[command(bin_name = "cargo ci vm", max_term_width = 100)]
 struct Cli {
@@ -32,56 +32,56 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Role {
-    /// Boot the machines, run the stories, print what came of them
+    /// Boot the VMs, run the stories, print the results
     Run(Run),
-    /// Inside: the first process
+    /// In a VM: the init process
     #[command(hide = true)]
     First,
-    /// Inside: the suite
+    /// In a VM: the suite
     #[command(hide = true)]
     Suite {
-        /// How the NAS exports: tgt or lio
+        /// How the NAS exports LUNs: tgt or lio
         export: scene::Export,
-        /// There is a second machine
+        /// There is a second VM
         #[arg(long)]
         second: bool,
         /// [`Choice`] as JSON
         choice: String,
     },
-    /// Inside the second machine: do what the first asks
+    /// In the second VM: run commands for the first
     #[command(hide = true)]
     Serve {
-        /// Where to listen
+        /// Address to listen on
         address: String,
     },
-    /// Inside: write and verify until SIGTERM
+    /// In a VM: write and verify until SIGTERM
     #[command(hide = true)]
     Write {
         /// A file or device
         file: PathBuf,
-        /// Where to say how far it has come
+        /// File for the progress
         progress: PathBuf,
     },
-    /// Inside: the SHA-256 of the first MiB, read from the disk
+    /// In a VM: the SHA-256 of the first MiB, read from the disk
     #[command(hide = true)]
     Sum {
         /// A file or device
         file: PathBuf,
     },
-    /// Inside: write without syncing, and wait for the end
+    /// In a VM: write without syncing, and wait to be killed
     #[command(hide = true)]
     Dirty {
         /// A file or device
         file: PathBuf,
     },
-    /// Inside: become a program of this workspace in a container
+    /// In a VM: run a program of this workspace in a container
     #[command(hide = true)]
     Contained {
         /// The program and its arguments
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<String>,
     },
-    /// Inside: a power cut
+    /// In a VM: a power cut
     #[command(hide = true)]
     Reset,
 }
@@ -90,10 +90,10 @@ enum Role {
 struct Run {
     #[command(flatten)]
     choice: Choice,
-    /// Where kernel, logs and results are kept
+    /// Folder for the kernel, logs and results
     #[arg(long, value_name = "DIR")]
     folder: PathBuf,
-    /// Boot another kernel than Debian 12's: the newest of a suite of Debian's, for instance trixie or bookworm-backports, or one
+    /// Boot a kernel other than Debian 12's: the newest of a Debian suite, for instance trixie or bookworm-backports, or one
     /// whose packages are unpacked in a folder (a path with a /, with boot/ and lib/modules/ in it)
     #[arg(long, value_name = "SUITE|DIR")]
     kernel: Option<String>,
@@ -105,28 +105,28 @@ struct Run {
     boot_only: bool,
 }
 
-/// What to tell.
+/// Which stories to run.
 #[derive(Clone, Debug, Args, Serialize, Deserialize)]
 struct Choice {
-    /// Only stories whose name contains this, for instance lio/chap, and / for all; may be given several times
+    /// Only stories whose name contains this, for instance lio/chap, or / for all; may be repeated
     #[arg(long)]
     only: Vec<String>,
     /// Random schedules of the wrong-disk story, on each target
     #[arg(long, default_value_t = 100)]
     cases: u32,
-    /// Where random schedules begin; printed by each run
+    /// Seed of the random schedules; printed by each run
     #[arg(long)]
     seed: Option<u64>,
-    /// Keep the logs of stories that went well, too
+    /// Keep the logs of successful stories, too
     #[arg(long)]
     keep_logs: bool,
-    /// The test program with the stories of the loop plane
+    /// The test program with the stories that use loop devices
     #[arg(long, value_name = "FILE")]
     node_tests: Option<PathBuf>,
 }
 
 impl Choice {
-    /// This story is to be told.
+    /// Whether this story was selected.
     fn wants(&self, name: &str) -> bool {
         self.only.is_empty() || self.only.iter().any(|part| name.contains(part))
     }
@@ -141,8 +141,8 @@ fn main() -> ExitCode {
             second,
             choice,
         } => {
-            let cast = suite::Cast { export, second };
-            block_on(async { suite::run(cast, &serde_json::from_str(&choice)?).await })
+            let setup = suite::Setup { export, second };
+            block_on(async { suite::run(setup, &serde_json::from_str(&choice)?).await })
         }
         Role::Serve { address } => block_on(e2e::vm::remote::serve(&address)),
         Role::Write { file, progress } => block_on(write(&file, &progress)),
@@ -150,8 +150,8 @@ fn main() -> ExitCode {
             e2e::harness::tools::sha256(&file, scene::WRITTEN).map(|sum| println!("{sum}"))
         }
         Role::Dirty { file } => stories::dirty(&file),
-        Role::Contained { words } => container::become_program(&words),
-        // No file system is synced.
+        Role::Contained { words } => container::exec_in_container(&words),
+        // Without syncing any file system.
         Role::Reset => std::fs::write("/proc/sysrq-trigger", "b").map_err(Into::into),
     };
     match done {
@@ -173,11 +173,11 @@ async fn write(file: &Path, progress: &Path) -> anyhow::Result<()> {
             _ = tick.tick() => std::fs::write(progress, writer.written().to_string())?,
         }
     }
-    let said = match writer.stop() {
+    let outcome = match writer.stop() {
         Ok(()) => "stopped".to_owned(),
         Err(error) => format!("failed: {error:#}"),
     };
-    Ok(std::fs::write(progress, said)?)
+    Ok(std::fs::write(progress, outcome)?)
 }
 
 fn block_on(role: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {

@@ -1,4 +1,4 @@
-//! What a story finds: a NAS that exports over iSCSI, a controller, the node of this machine, and the second machine.
+//! The fixture of the stories: a NAS that exports over iSCSI, a controller, the node of this VM, and the second VM.
 
 use std::path::{Path, PathBuf};
 
@@ -10,15 +10,15 @@ use e2e::harness::test_volume::{Content, TestVolume};
 use e2e::harness::tools::{fill, sha256};
 use e2e::harness::until::until;
 
-use crate::suite::{Cast, SECOND};
+use crate::suite::{SECOND, Setup};
 use crate::worker;
 
 /// How the NAS exports its LUNs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Export {
-    /// By tgtd.
+    /// With tgtd.
     Tgt,
-    /// By the kernel.
+    /// With the kernel's LIO target.
     Lio,
 }
 
@@ -33,14 +33,14 @@ impl Export {
     }
 }
 
-/// The NAS's address on each of the two cables.
+/// The NAS's address on each of the two networks.
 pub(crate) const PORTALS: [&str; 2] = ["10.77.0.1:3260", "10.78.0.1:3260"];
-/// How long I/O waits for a NAS that does not answer, in seconds: short, so that stories are.
+/// The replacement timeout in seconds: how long I/O waits for a NAS that does not respond. Short, to keep the stories short.
 pub(crate) const REPLACEMENT: u64 = 15;
-/// Enough to see that data survive.
+/// How many bytes a story writes: enough to see that data persist.
 pub(crate) const WRITTEN: u64 = 1 << 20;
 
-/// The command that looks over a file system and changes nothing; the device comes last.
+/// The read-only check command for a file system; the device is the last argument.
 pub(crate) fn checker(fs: &str) -> &'static [&'static str] {
     match fs {
         "ext4" => &["e2fsck", "-f", "-n"],
@@ -49,17 +49,17 @@ pub(crate) fn checker(fs: &str) -> &'static [&'static str] {
     }
 }
 
-/// One story's world.
+/// The test cluster and parameters of one story.
 #[derive(Debug)]
 pub(crate) struct Scene {
-    pub(crate) world: TestCluster,
+    pub(crate) cluster: TestCluster,
     pub(crate) export: Export,
     second: bool,
     pub(crate) cases: u32,
     pub(crate) seed: u64,
 }
 
-/// Data of a user.
+/// A user's data.
 #[derive(Clone, Debug)]
 pub(crate) struct Data {
     path: PathBuf,
@@ -67,7 +67,6 @@ pub(crate) struct Data {
 }
 
 impl Data {
-    /// The file's name.
     pub(crate) fn name(&self) -> &str {
         let name = self.path.file_name().and_then(|name| name.to_str());
         name.unwrap_or_default()
@@ -79,78 +78,78 @@ impl Data {
 }
 
 impl Scene {
-    pub(crate) async fn set(cast: Cast, cases: u32, seed: u64) -> Result<Self> {
-        let world = Plan::real(cast.export.name(), &PORTALS[..1])
+    pub(crate) async fn start(setup: Setup, cases: u32, seed: u64) -> Result<Self> {
+        let cluster = Plan::real(setup.export.name(), &PORTALS[..1])
             .start()
             .await?;
         Ok(Self {
-            world,
-            export: cast.export,
-            second: cast.second,
+            cluster,
+            export: setup.export,
+            second: setup.second,
             cases,
             seed,
         })
     }
 
-    /// Another world in the place of this one, whose NAS gives its portals free first.
+    /// Replaces the cluster with another one, after the NAS has released its portals.
     pub(crate) async fn reset(&mut self, plan: Plan) -> Result<()> {
-        self.world.nas.shut_down().await?;
-        self.world = plan.start().await?;
+        self.cluster.nas.shut_down().await?;
+        self.cluster = plan.start().await?;
         Ok(())
     }
 
-    /// A volume of 1 GiB that a pod of this node uses.
+    /// A volume of 1 GiB, attached to a pod on this node.
     pub(crate) async fn volume(&self, name: &str, content: Content) -> Result<TestVolume> {
-        let mut volume = TestVolume::create(&self.world, name, e2e::GIB, content).await?;
-        volume.attach(&self.world).await?;
+        let mut volume = TestVolume::create(&self.cluster, name, e2e::GIB, content).await?;
+        volume.attach(&self.cluster).await?;
         Ok(volume)
     }
 
-    /// A volume of another node that a pod of this node uses now.
+    /// Attaches another node's volume to a pod on this node.
     pub(crate) async fn adopt(&self, theirs: &TestVolume) -> Result<TestVolume> {
-        let home = self.world.folder().join("kubelet").join(&theirs.name);
+        let home = self.cluster.folder().join("kubelet").join(&theirs.name);
         let mut ours = TestVolume {
             staging: home.join("staging"),
             target: home.join("target"),
             ..theirs.clone()
         };
         std::fs::create_dir_all(&ours.staging)?;
-        ours.attach(&self.world).await?;
+        ours.attach(&self.cluster).await?;
         Ok(ours)
     }
 
     pub(crate) fn device(&self, volume: &TestVolume) -> Result<PathBuf> {
-        volume.device(&self.world)
+        volume.device(&self.cluster)
     }
 
-    /// Writes data through the pod's path.
+    /// Writes data to the pod's target path.
     pub(crate) fn write(volume: &TestVolume, seed: u64) -> Result<Data> {
         let path = volume.file(&format!("data-{seed}"));
         let sha256 = fill(&path, WRITTEN, seed)?;
         Ok(Data { path, sha256 })
     }
 
-    /// The data are as they were written, read from the disk.
+    /// Checks that the data on the disk are as written.
     pub(crate) fn must_hold(data: &Data) -> Result<()> {
         let is = sha256(&data.path, WRITTEN)?;
         ensure!(is == data.sha256, "{} has changed", data.path.display());
         Ok(())
     }
 
-    /// The NAS goes down, and with it what exports its LUNs. The kernel's target cannot be killed: there the NAS shuts down.
-    pub(crate) async fn nas_goes(&mut self) -> Result<()> {
+    /// Stops the NAS together with its iSCSI target. LIO runs in the kernel and cannot be killed: there the NAS shuts down.
+    pub(crate) async fn stop_nas(&mut self) -> Result<()> {
         match self.export {
             Export::Tgt => {
-                self.world.nas.kill();
+                self.cluster.nas.kill();
                 run("pkill", ["-KILL", "tgtd"]).map(drop)
             }
-            Export::Lio => self.world.nas.shut_down().await.map(drop),
+            Export::Lio => self.cluster.nas.shut_down().await.map(drop),
         }
     }
 
-    /// The file on the NAS that is the LUN.
+    /// The backing file of the LUN on the NAS.
     pub(crate) fn lun_file(&self, volume: &TestVolume) -> Result<PathBuf> {
-        let luns = self.world.nas.folder().join("luns");
+        let luns = self.cluster.nas.folder().join("luns");
         let found = std::fs::read_dir(&luns)?
             .flatten()
             .map(|entry| entry.path())
@@ -158,33 +157,37 @@ impl Scene {
         found.with_context(|| format!("no file of LUN {} in {}", volume.uuid(), luns.display()))
     }
 
-    /// Looks for words anywhere in a LUN.
-    pub(crate) fn lun_holds(&self, volume: &TestVolume, words: &[u8]) -> Result<bool> {
-        let photo = inspect::ImageSnapshot::take(&self.lun_file(volume)?)?;
-        Ok(photo.shows(words))
+    /// Whether a LUN contains these bytes anywhere.
+    pub(crate) fn lun_contains(&self, volume: &TestVolume, words: &[u8]) -> Result<bool> {
+        let snapshot = inspect::ImageSnapshot::take(&self.lun_file(volume)?)?;
+        Ok(snapshot.shows(words))
     }
 
-    /// Nothing is left of any volume, neither here nor on the NAS, and nothing of the NAS when it shuts down. Disks go a
-    /// moment after their session.
-    pub(crate) async fn strike(&mut self) -> Result<()> {
-        let left = async || {
-            let mut left = self.world.leftovers().await?;
-            left.extend(disks()?);
-            Ok(left)
+    /// Checks that nothing is left of any volume, here or on the NAS, and nothing of the NAS after it has shut down. Disks
+    /// disappear shortly after their session.
+    pub(crate) async fn teardown(&mut self) -> Result<()> {
+        let leftovers = async || {
+            let mut leftovers = self.cluster.leftovers().await?;
+            leftovers.extend(disks()?);
+            Ok(leftovers)
         };
-        until("nothing is left", left, Vec::is_empty).await?;
+        until("nothing is left", leftovers, Vec::is_empty).await?;
         ensure!(
-            self.world.nas.shut_down().await?,
-            "the NAS did not shut down in good order"
+            self.cluster.nas.shut_down().await?,
+            "the NAS did not shut down cleanly"
         );
-        let left = exports()?;
-        ensure!(left.is_empty(), "the NAS has left {}", left.join(", "));
+        let leftovers = exports()?;
+        ensure!(
+            leftovers.is_empty(),
+            "the NAS has left {} behind",
+            leftovers.join(", ")
+        );
         Ok(())
     }
 
-    /// After a story that failed: the next one finds two empty machines.
-    pub(crate) async fn clear(&mut self) {
-        for point in mounts_below(self.world.folder()).into_iter().rev() {
+    /// Cleans up after a failed story, so that the next one starts with two clean VMs.
+    pub(crate) async fn clean_up(&mut self) {
+        for point in mounts_below(self.cluster.folder()).into_iter().rev() {
             let _ = run("umount", ["--lazy", &point]);
         }
         for words in [
@@ -193,20 +196,20 @@ impl Scene {
         ] {
             let _ = run("iscsiadm", words);
         }
-        let _ = self.world.nas.shut_down().await;
+        let _ = self.cluster.nas.shut_down().await;
         let _ = run("pkill", ["-KILL", "tgtd"]);
         if self.second
-            && let Err(error) = worker::wipe().await
+            && let Err(error) = worker::clean_up().await
         {
-            eprintln!("the second machine is as it was: {error:#}");
+            eprintln!("the second machine could not be cleaned up: {error:#}");
         }
     }
 
-    /// Keeps what a person needs to find out what went wrong.
+    /// Keeps the logs that are needed to debug a failure.
     pub(crate) async fn keep_logs(&self, folder: &Path) {
         let logs = [
-            ("driver.log", self.world.folder().join("driver.log")),
-            ("dsm-sim.log", self.world.nas.folder().join("dsm-sim.log")),
+            ("driver.log", self.cluster.folder().join("driver.log")),
+            ("dsm-sim.log", self.cluster.nas.folder().join("dsm-sim.log")),
             ("iscsid.log", PathBuf::from("/run/iscsid.log")),
         ];
         let _ = std::fs::create_dir_all(folder);
@@ -218,8 +221,8 @@ impl Scene {
             ("sessions", vec!["iscsiadm", "-m", "session", "-P", "3"]),
             ("block", vec!["lsblk", "-o", "NAME,SIZE,SERIAL,MOUNTPOINTS"]),
         ] {
-            let said = run(words[0], &words[1..]).unwrap_or_else(|error| format!("{error:#}"));
-            let _ = std::fs::write(folder.join(name), said);
+            let output = run(words[0], &words[1..]).unwrap_or_else(|error| format!("{error:#}"));
+            let _ = std::fs::write(folder.join(name), output);
         }
         if self.second {
             worker::keep_logs(&folder.join(SECOND)).await;
@@ -227,7 +230,7 @@ impl Scene {
     }
 }
 
-/// Where something is mounted below a folder, in the order of mounting.
+/// The mount points below a folder, in the order of mounting.
 fn mounts_below(folder: &Path) -> Vec<String> {
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let points = mounts.lines().filter_map(|line| line.split(' ').nth(1));
@@ -237,7 +240,7 @@ fn mounts_below(folder: &Path) -> Vec<String> {
         .collect()
 }
 
-/// SCSI disks of this machine: each is one of an iSCSI session.
+/// The SCSI disks of this VM: each belongs to an iSCSI session.
 pub(crate) fn disks() -> Result<Vec<String>> {
     let names = std::fs::read_dir("/sys/class/block").context("/sys/class/block")?;
     let names = names.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
@@ -248,28 +251,28 @@ pub(crate) fn disks() -> Result<Vec<String>> {
         .collect())
 }
 
-/// What a NAS exports, or has left.
+/// What the NAS still exports.
 fn exports() -> Result<Vec<String>> {
-    let mut left = Vec::new();
+    let mut leftovers = Vec::new();
     for (folder, ours) in [
         ("/sys/kernel/config/target/iscsi", "iqn."),
         ("/sys/kernel/config/target/core", "iblock_"),
     ] {
         let names = std::fs::read_dir(folder).into_iter().flatten().flatten();
         let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
-        left.extend(names.filter(|name| name.starts_with(ours)));
+        leftovers.extend(names.filter(|name| name.starts_with(ours)));
     }
-    left.extend(
+    leftovers.extend(
         run("losetup", ["--list", "--noheadings"])?
             .lines()
             .map(str::to_owned),
     );
-    // pgrep fails when it finds nothing.
-    left.extend(
+    // pgrep fails if there is no match.
+    leftovers.extend(
         run("pgrep", ["-l", "tgtd"])
             .unwrap_or_default()
             .lines()
             .map(str::to_owned),
     );
-    Ok(left)
+    Ok(leftovers)
 }

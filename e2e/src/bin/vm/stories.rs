@@ -1,4 +1,4 @@
-//! The stories, in the order in which they are told.
+//! The list of stories, in the order in which they run.
 
 mod chap;
 mod comeback;
@@ -20,39 +20,39 @@ use anyhow::Result;
 use crate::scene::{Export, Scene};
 pub(crate) use fence::dirty;
 
-/// What comes of telling a story.
-type Told<'a> = Pin<Box<dyn Future<Output = Result<String>> + 'a>>;
+/// The future of a running story.
+type StoryFuture<'a> = Pin<Box<dyn Future<Output = Result<String>> + 'a>>;
 
-/// Something that must be seen.
+/// A test scenario.
 pub(crate) struct Story {
     pub(crate) name: &'static str,
-    /// It needs another node, on a second machine.
+    /// Whether it needs another node, on a second VM.
     pub(crate) second: bool,
-    /// The exports with which it is told to those who ask for no stories in particular.
-    pub(crate) unasked: &'static [Export],
-    /// Answers what was seen, in a few words.
-    pub(crate) tell: for<'a> fn(&'a mut Scene) -> Told<'a>,
+    /// The exports with which it runs by default.
+    pub(crate) by_default: &'static [Export],
+    /// Runs it, and returns a summary of what was observed.
+    pub(crate) run: for<'a> fn(&'a mut Scene) -> StoryFuture<'a>,
 }
 
 macro_rules! story {
-    ($name:literal, $tell:path) => {
-        story!($name, $tell, false)
+    ($name:literal, $run:path) => {
+        story!($name, $run, false)
     };
-    ($name:literal, $tell:path, second) => {
-        story!($name, $tell, true)
+    ($name:literal, $run:path, second) => {
+        story!($name, $run, true)
     };
-    ($name:literal, $tell:path, second, $($export:ident)*) => {
-        story!($name, $tell, true, &[$(Export::$export),*])
+    ($name:literal, $run:path, second, $($export:ident)*) => {
+        story!($name, $run, true, &[$(Export::$export),*])
     };
-    ($name:literal, $tell:path, $second:literal) => {
-        story!($name, $tell, $second, &Export::ALL)
+    ($name:literal, $run:path, $second:literal) => {
+        story!($name, $run, $second, &Export::ALL)
     };
-    ($name:literal, $tell:path, $second:literal, $unasked:expr) => {
+    ($name:literal, $run:path, $second:literal, $by_default:expr) => {
         Story {
             name: $name,
             second: $second,
-            unasked: $unasked,
-            tell: |scene| Box::pin($tell(scene)),
+            by_default: $by_default,
+            run: |scene| Box::pin($run(scene)),
         }
     };
 }
@@ -65,7 +65,7 @@ pub(crate) const ALL: &[Story] = &[
     story!("growth/five-times", growth::five_times),
     story!("flush/honoured-or-not", flush::honoured_or_not),
     story!("chap/secrets", chap::secrets),
-    story!("chap/stranger", chap::stranger, second),
+    story!("chap/stranger", chap::without_secret, second),
     story!("chap/default", chap::default, second, Lio),
     story!("identity/index-reused", identity::index_reused),
     story!("identity/blank-disk", identity::blank_disk),

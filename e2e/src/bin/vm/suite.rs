@@ -1,4 +1,4 @@
-//! Inside the first machine: tells the stories one after the other, each in a world of its own.
+//! Runs in the first VM: runs the stories one after the other, each in its own test cluster.
 
 use std::fmt;
 use std::path::Path;
@@ -14,38 +14,38 @@ use crate::Choice;
 use crate::scene::{Export, Scene};
 use crate::stories::{self, Story};
 
-/// The first machine: NAS, controller and a node.
+/// Host name of the first VM: NAS, controller and a node.
 pub(crate) const FIRST: &str = "worker-1";
-/// The second: another node.
+/// Host name of the second VM: another node.
 pub(crate) const SECOND: &str = "worker-2";
-/// Where the second does what it is asked.
-pub(crate) const SECOND_SERVES: &str = "10.79.0.2:7000";
-/// No story takes longer on a machine of this kind, unless it hangs.
-const PATIENCE: Duration = Duration::from_secs(1200);
+/// The address at which the second VM serves commands.
+pub(crate) const SECOND_ADDRESS: &str = "10.79.0.2:7000";
+/// Timeout of a story, including on slow machines.
+const STORY_TIMEOUT: Duration = Duration::from_secs(1200);
 
-/// The stories of loop devices that are told here unless others are asked for: many a kernel refuses what they need. `cargo ci
-/// node` tells all of them; some take minutes, and tell nothing else here.
-const REFUSED_ELSEWHERE: [&str; 4] = [
-    "growth::ext4",
-    "growth::a_mounted_ext4_that_may_not_grow",
-    "growth::a_volume_grows_through_its_staging_path",
-    "full::a_full_ext4_grows_under",
+/// Stories with loop devices that run here by default, because many host kernels refuse them. `cargo ci node` runs all of them;
+/// some take minutes and would add nothing here.
+const LOOP_STORIES_BY_DEFAULT: [&str; 4] = [
+    "expand::ext4",
+    "expand::a_mounted_ext4_that_may_not_grow",
+    "expand::a_volume_grows_through_its_staging_path",
+    "full_filesystem::a_full_ext4_grows_under",
 ];
-/// Stories of loop devices at a time.
-const AT_A_TIME: usize = 3;
+/// Number of concurrent stories with loop devices.
+const CONCURRENCY: usize = 3;
 
-/// What the host is told, a line of JSON each.
+/// What is reported to the host, as one line of JSON each.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Report {
-    /// How far the machine has come.
+    /// Progress.
     Note(String),
-    /// A story was told: what was seen, or why it failed.
+    /// The end of a story: what was observed, or why it failed.
     Story {
         name: String,
         seconds: f64,
         outcome: Result<String, String>,
     },
-    /// That was all.
+    /// The end of the run.
     Done,
 }
 
@@ -61,28 +61,28 @@ impl fmt::Display for Report {
             Self::Story {
                 name,
                 seconds,
-                outcome: Err(why),
-            } => write!(f, "FAILED  {seconds:6.1} s  {name}: {why}"),
+                outcome: Err(panic_message),
+            } => write!(f, "FAILED  {seconds:6.1} s  {name}: {panic_message}"),
             Self::Done => f.write_str("done"),
         }
     }
 }
 
-fn tell(report_: &Report) -> Result<()> {
-    report(&serde_json::to_string(report_)?)
+fn send(message: &Report) -> Result<()> {
+    report(&serde_json::to_string(message)?)
 }
 
-/// Who is there to tell stories.
+/// The machines that stories need.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Cast {
+pub(crate) struct Setup {
     /// How the NAS exports its LUNs.
     pub(crate) export: Export,
-    /// There is a second machine.
+    /// Whether there is a second VM.
     pub(crate) second: bool,
 }
 
-impl Cast {
-    /// All of them; first those that wait most.
+impl Setup {
+    /// All combinations; those that wait most come first.
     pub(crate) fn all() -> impl Iterator<Item = Self> {
         [true, false]
             .into_iter()
@@ -101,25 +101,25 @@ impl Cast {
 
     fn stories(self, choice: &Choice) -> impl Iterator<Item = &'static Story> {
         stories::ALL.iter().filter(move |story| {
-            let wanted = if choice.only.is_empty() {
-                story.unasked.contains(&self.export)
+            let selected = if choice.only.is_empty() {
+                story.by_default.contains(&self.export)
             } else {
                 choice.wants(&name(self.export, story))
             };
-            story.second == self.second && wanted
+            story.second == self.second && selected
         })
     }
 }
 
-/// These have something to tell.
-pub(crate) fn has_stories(cast: Cast, choice: &Choice) -> bool {
-    cast.stories(choice).next().is_some() || tells_loop_plane(cast, choice)
+/// Whether any selected story runs on this setup.
+pub(crate) fn has_stories(setup: Setup, choice: &Choice) -> bool {
+    setup.stories(choice).next().is_some() || runs_loop_stories(setup, choice)
 }
 
-/// One machine is enough for what needs no iSCSI.
-fn tells_loop_plane(cast: Cast, choice: &Choice) -> bool {
-    cast.export == Export::Lio
-        && !cast.second
+/// Stories that need no iSCSI run on a single VM.
+fn runs_loop_stories(setup: Setup, choice: &Choice) -> bool {
+    setup.export == Export::Lio
+        && !setup.second
         && choice.node_tests.is_some()
         && (choice.only.is_empty() || choice.only.iter().any(|part| part.starts_with("loop")))
 }
@@ -128,45 +128,45 @@ fn name(export: Export, story: &Story) -> String {
     format!("{}/{}", export.name(), story.name)
 }
 
-pub(crate) async fn run(cast: Cast, choice: &Choice) -> Result<()> {
+pub(crate) async fn run(setup: Setup, choice: &Choice) -> Result<()> {
     let uptime = std::fs::read_to_string("/proc/uptime")?;
-    tell(&Report::Note(format!(
+    send(&Report::Note(format!(
         "{}: modules, network and daemons after {} s",
-        cast.name(),
+        setup.name(),
         uptime.split(' ').next().unwrap_or_default()
     )))?;
-    for story in cast.stories(choice) {
-        one(cast, story, choice).await?;
+    for story in setup.stories(choice) {
+        one(setup, story, choice).await?;
     }
     if let Some(tests) = choice
         .node_tests
         .as_ref()
-        .filter(|_| tells_loop_plane(cast, choice))
+        .filter(|_| runs_loop_stories(setup, choice))
     {
-        loop_plane(tests, choice).await?;
+        loop_stories(tests, choice).await?;
     }
-    tell(&Report::Done)
+    send(&Report::Done)
 }
 
-async fn one(cast: Cast, story: &Story, choice: &Choice) -> Result<()> {
-    let (name, started) = (name(cast.export, story), Instant::now());
+async fn one(setup: Setup, story: &Story, choice: &Choice) -> Result<()> {
+    let (name, started) = (name(setup.export, story), Instant::now());
     let seed = choice.seed.unwrap_or_default();
-    let outcome = match Scene::set(cast, choice.cases, seed).await {
+    let outcome = match Scene::start(setup, choice.cases, seed).await {
         Err(error) => Err(format!("{error:#}")),
         Ok(mut scene) => {
-            let told = std::panic::AssertUnwindSafe(tokio::time::timeout(
-                PATIENCE,
-                (story.tell)(&mut scene),
+            let running = std::panic::AssertUnwindSafe(tokio::time::timeout(
+                STORY_TIMEOUT,
+                (story.run)(&mut scene),
             ))
             .catch_unwind();
-            let outcome = match told.await {
-                Ok(Ok(Ok(words))) => scene
-                    .strike()
+            let outcome = match running.await {
+                Ok(Ok(Ok(summary))) => scene
+                    .teardown()
                     .await
-                    .map(|()| words)
+                    .map(|()| summary)
                     .map_err(|error| format!("{error:#}")),
                 Ok(Ok(Err(error))) => Err(format!("{error:#}")),
-                Ok(Err(_)) => Err(format!("not told in {PATIENCE:?}")),
+                Ok(Err(_)) => Err(format!("not finished within {STORY_TIMEOUT:?}")),
                 Err(_) => Err("it panicked".to_owned()),
             };
             if outcome.is_err() || choice.keep_logs {
@@ -175,51 +175,53 @@ async fn one(cast: Cast, story: &Story, choice: &Choice) -> Result<()> {
                     .await;
             }
             if outcome.is_err() {
-                scene.clear().await;
+                scene.clean_up().await;
             }
             outcome
         }
     };
-    tell(&Report::Story {
+    send(&Report::Story {
         name,
         seconds: started.elapsed().as_secs_f64(),
         outcome,
     })
 }
 
-/// The stories of loop devices, on a kernel that lets a mounted ext4 grow. Several at a time: they mostly wait for processes.
-async fn loop_plane(tests: &Path, choice: &Choice) -> Result<()> {
+/// The stories with loop devices, on a kernel where a mounted ext4 can grow. Several in parallel: they mostly wait for processes.
+async fn loop_stories(tests: &Path, choice: &Choice) -> Result<()> {
     let (_, listed) = process::suite(tests, ["--list", "--format=terse"])?;
     let names: Vec<&str> = listed
         .lines()
         .filter_map(|line| line.strip_suffix(": test"))
         .filter(|name| {
             if choice.only.is_empty() {
-                REFUSED_ELSEWHERE.iter().any(|part| name.contains(part))
+                LOOP_STORIES_BY_DEFAULT
+                    .iter()
+                    .any(|part| name.contains(part))
             } else {
                 choice.wants(&format!("loop/{name}"))
             }
         })
         .collect();
     ensure!(!names.is_empty(), "no such stories: {listed}");
-    let tell_one = async |name: &str| {
+    let run_one = async |name: &str| {
         let (program, test, started) = (tests.to_owned(), name.to_owned(), Instant::now());
-        let told = tokio::task::spawn_blocking(move || {
+        let running = tokio::task::spawn_blocking(move || {
             process::suite(&program, ["--exact", &test, "--nocapture"])
         });
-        let (passed, printed) = told.await??;
+        let (passed, printed) = running.await??;
         let outcome = if !passed {
             std::fs::write(
                 Path::new(OUT).join(format!("loop-{}.log", name.replace("::", "-"))),
                 &printed,
             )?;
-            Err(why(&printed))
+            Err(panic_message(&printed))
         } else if printed.contains("SKIP: ") {
             Err("skipped".to_owned())
         } else {
             Ok(String::new())
         };
-        tell(&Report::Story {
+        send(&Report::Story {
             name: format!("loop/{name}"),
             seconds: started.elapsed().as_secs_f64(),
             outcome,
@@ -227,15 +229,15 @@ async fn loop_plane(tests: &Path, choice: &Choice) -> Result<()> {
     };
     futures::stream::iter(names)
         .map(Ok)
-        .try_for_each_concurrent(AT_A_TIME, tell_one)
+        .try_for_each_concurrent(CONCURRENCY, run_one)
         .await
 }
 
-/// The first panic's words.
-fn why(printed: &str) -> String {
+/// The message of the first panic.
+fn panic_message(printed: &str) -> String {
     let mut lines = printed
         .lines()
         .skip_while(|line| !line.contains("panicked at"));
-    let words: Vec<&str> = lines.by_ref().take(4).collect();
-    words.join(" ")
+    let summary: Vec<&str> = lines.by_ref().take(4).collect();
+    summary.join(" ")
 }

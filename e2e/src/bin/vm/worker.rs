@@ -1,4 +1,4 @@
-//! The second machine as a node of the cluster: the shipped driver's node half there, and what a person there would see.
+//! The second VM as a node of the cluster: the shipped driver's node half there, and commands to inspect that node.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -15,18 +15,18 @@ use proto::csi::controller_client::ControllerClient;
 use proto::csi::node_client::NodeClient;
 
 use crate::scene::Scene;
-use crate::suite::{SECOND, SECOND_SERVES};
+use crate::suite::{SECOND, SECOND_ADDRESS};
 
 const SOCKET: &str = "/run/csi.sock";
 const LOG: &str = "/run/driver.log";
-/// Longer than any machine needs.
+/// Boot timeout.
 const BOOT: Duration = Duration::from_secs(180);
-/// A machine that is up reads a file in less.
+/// A running VM reads a file in less time.
 const ALIVE: Duration = Duration::from_secs(5);
-/// Another one after each boot.
+/// The kernel creates a new id at each boot.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// The second machine.
+/// The second VM.
 #[derive(Debug)]
 pub(crate) struct Worker {
     pub(crate) remote: Remote,
@@ -35,15 +35,15 @@ pub(crate) struct Worker {
     node: NodeClient<Line>,
 }
 
-/// The world's controller, and the second machine's node.
-pub(crate) struct There<'a> {
-    world: &'a TestCluster,
+/// CSI clients: the cluster's controller, and the second VM's node.
+pub(crate) struct WorkerClients<'a> {
+    cluster: &'a TestCluster,
     worker: &'a Worker,
 }
 
-impl Csi for There<'_> {
+impl Csi for WorkerClients<'_> {
     fn controller(&self) -> ControllerClient<Line> {
-        self.world.controller()
+        self.cluster.controller()
     }
 
     fn node(&self) -> NodeClient<Line> {
@@ -56,18 +56,18 @@ impl Csi for There<'_> {
 }
 
 impl Worker {
-    /// Waits for the machine and starts the driver there, with these arguments besides the usual ones.
+    /// Waits for the VM and starts the driver there, with these additional arguments.
     pub(crate) async fn start(more: &[&str]) -> Result<Self> {
         Self::start_by(&[], more).await
     }
 
-    /// The same in a container.
+    /// Like `start`, but in a container.
     pub(crate) async fn start_contained(more: &[&str]) -> Result<Self> {
         Self::start_by(&["vm", "contained"], more).await
     }
 
     async fn start_by(starter: &[&str], more: &[&str]) -> Result<Self> {
-        let remote = Remote::at(SECOND_SERVES);
+        let remote = Remote::at(SECOND_ADDRESS);
         remote.ready().await?;
         let kubelet = Path::new(PERSISTENT).join("kubelet");
         remote
@@ -99,27 +99,27 @@ impl Worker {
         })
     }
 
-    pub(crate) fn on<'a>(&'a self, world: &'a TestCluster) -> There<'a> {
-        There {
-            world,
+    pub(crate) fn on<'a>(&'a self, cluster: &'a TestCluster) -> WorkerClients<'a> {
+        WorkerClients {
+            cluster,
             worker: self,
         }
     }
 
-    /// A volume of 1 GiB that a pod of this node uses.
+    /// A volume of 1 GiB, attached to a pod on this node.
     pub(crate) async fn volume(
         &self,
         scene: &Scene,
         name: &str,
         content: Content,
     ) -> Result<TestVolume> {
-        let mut volume = TestVolume::create(&scene.world, name, e2e::GIB, content).await?;
+        let mut volume = TestVolume::create(&scene.cluster, name, e2e::GIB, content).await?;
         self.adopt(&mut volume).await?;
-        volume.attach(&self.on(&scene.world)).await?;
+        volume.attach(&self.on(&scene.cluster)).await?;
         Ok(volume)
     }
 
-    /// From now on the CO keeps this volume's directories here.
+    /// From now on the kubelet uses directories on this node for the volume.
     pub(crate) async fn adopt(&self, volume: &mut TestVolume) -> Result<()> {
         let home = self.kubelet.join(&volume.name);
         (volume.staging, volume.target) = (home.join("staging"), home.join("target"));
@@ -132,11 +132,11 @@ impl Worker {
             .map(drop)
     }
 
-    pub(crate) async fn run(&self, words: &[&str]) -> Result<String> {
-        self.remote.run(words).await
+    pub(crate) async fn run(&self, args: &[&str]) -> Result<String> {
+        self.remote.run(args).await
     }
 
-    /// Writes a file of pseudo-random data and syncs it; answers its SHA-256.
+    /// Writes a file of pseudo-random data and syncs it; returns its SHA-256.
     pub(crate) async fn write(&self, file: &Path) -> Result<String> {
         let to = format!("of={}", file.display());
         self.run(&[
@@ -152,7 +152,7 @@ impl Worker {
         self.sha256(file).await
     }
 
-    /// Writes a file and leaves it in memory.
+    /// Writes a file without syncing it.
     pub(crate) async fn write_unsynced(&self, file: &Path) -> Result<()> {
         let to = format!("of={}", file.display());
         self.run(&[
@@ -172,9 +172,9 @@ impl Worker {
         self.run(&["vm", "sum", &file.to_string_lossy()]).await
     }
 
-    /// What is mounted at a path: a device.
+    /// The device that is mounted at a path.
     pub(crate) async fn device(&self, point: &Path) -> Result<String> {
-        let told = self
+        let output = self
             .run(&[
                 "findmnt",
                 "-n",
@@ -184,7 +184,7 @@ impl Worker {
                 &point.to_string_lossy(),
             ])
             .await?;
-        Ok(told.trim().to_owned())
+        Ok(output.trim().to_owned())
     }
 
     pub(crate) async fn device_bytes(&self, device: &str) -> Result<i64> {
@@ -195,14 +195,14 @@ impl Worker {
             .parse()?)
     }
 
-    /// The NAS cannot be reached any more. Synced before: a journal that is being committed at this moment would keep everybody
-    /// waiting who wants to write after it.
+    /// Makes the NAS unreachable. Syncs before, because a journal that is being committed at that moment would block every
+    /// later write.
     pub(crate) async fn cut_off(&self) -> Result<()> {
         self.run(&["sync"]).await?;
         self.cable(0, false).await
     }
 
-    /// Plugs the cable `a` (0) or `b` (1) in, or pulls it.
+    /// Plugs cable `a` (0) or `b` (1) in, or unplugs it.
     pub(crate) async fn cable(&self, cable: usize, plugged: bool) -> Result<()> {
         let card = format!("eth{cable}");
         self.run(&[
@@ -216,28 +216,33 @@ impl Worker {
         .map(drop)
     }
 
-    /// Starts multipathd there, with udev's rules for it; answers its process id.
+    /// Starts multipathd there, with its udev rules; returns its process id.
     pub(crate) async fn multipathd(&self) -> Result<u32> {
         let mask = format!("{MASKS}/{OF_MULTIPATH}");
         self.run(&["rm", &mask]).await?;
         self.run(&["udevadm", "control", "--reload"]).await?;
-        let words = ["multipathd", "-d", "-s"];
-        let daemon = self.remote.start(&words, "/run/multipathd.log").await?;
+        let args = ["multipathd", "-d", "-s"];
+        let daemon = self.remote.start(&args, "/run/multipathd.log").await?;
         let answers = async || Ok(self.run(&["multipathd", "show", "daemon"]).await.is_ok());
         until("multipathd answers", answers, |answers| *answers).await?;
         Ok(daemon)
     }
 
-    /// Nothing is left of any volume, and the driver has ended.
-    pub(crate) async fn strike(self) -> Result<()> {
-        let left = async || self.leftovers().await;
-        let left = until("nothing is left on the other machine", left, Vec::is_empty).await;
+    /// Checks that nothing is left of any volume, and stops the driver.
+    pub(crate) async fn teardown(self) -> Result<()> {
+        let leftovers = async || self.leftovers().await;
+        let leftovers = until(
+            "nothing is left on the other machine",
+            leftovers,
+            Vec::is_empty,
+        )
+        .await;
         self.run(&["kill", "-9", &self.driver.to_string()]).await?;
-        left.map(drop)
+        leftovers.map(drop)
     }
 
     async fn leftovers(&self) -> Result<Vec<String>> {
-        let mut left = Vec::new();
+        let mut leftovers = Vec::new();
         for (folder, ours) in [
             ("/sys/class/iscsi_session", "session"),
             ("/etc/iscsi/nodes", "iqn."),
@@ -245,23 +250,23 @@ impl Worker {
             ("/sys/class/block", "dm-"),
         ] {
             let names = self.remote.list(folder).await.unwrap_or_default();
-            left.extend(names.into_iter().filter(|name| name.starts_with(ours)));
+            leftovers.extend(names.into_iter().filter(|name| name.starts_with(ours)));
         }
         let mounts = self.remote.read("/proc/self/mounts").await?;
         let below = self.kubelet.to_string_lossy().into_owned();
-        left.extend(
+        leftovers.extend(
             mounts
                 .lines()
                 .filter(|line| line.contains(&below))
                 .map(str::to_owned),
         );
-        Ok(left)
+        Ok(leftovers)
     }
 }
 
-/// Keeps what a person needs to find out what went wrong on the second machine.
+/// Keeps the second VM's logs for debugging a failure.
 pub(crate) async fn keep_logs(folder: &Path) {
-    let remote = Remote::at(SECOND_SERVES);
+    let remote = Remote::at(SECOND_ADDRESS);
     let _ = std::fs::create_dir_all(folder);
     for log in [
         LOG,
@@ -269,26 +274,26 @@ pub(crate) async fn keep_logs(folder: &Path) {
         "/run/multipathd.log",
         "/run/writer.log",
     ] {
-        if let (Ok(words), Some(name)) = (remote.read(log).await, Path::new(log).file_name()) {
-            let _ = std::fs::write(folder.join(name), words);
+        if let (Ok(text), Some(name)) = (remote.read(log).await, Path::new(log).file_name()) {
+            let _ = std::fs::write(folder.join(name), text);
         }
     }
-    if let Ok(words) = remote.run(&["dmesg"]).await {
-        let _ = std::fs::write(folder.join("dmesg"), words);
+    if let Ok(text) = remote.run(&["dmesg"]).await {
+        let _ = std::fs::write(folder.join("dmesg"), text);
     }
 }
 
-/// Cuts the power of the second machine and waits until it is up again. The driver has to be started anew.
+/// Cuts the power of the second VM and waits until it is up again. The driver must be started again.
 pub(crate) async fn power_cycle() -> Result<()> {
-    let remote = Remote::at(SECOND_SERVES);
+    let remote = Remote::at(SECOND_ADDRESS);
     let boot = remote.read(BOOT_ID).await?;
-    // The machine goes before it can answer.
+    // The VM dies before it can respond.
     let reset = remote.start_and_forget(&["vm", "reset"]);
     let _ = tokio::time::timeout(ALIVE, reset).await;
     let started = Instant::now();
     while started.elapsed() < BOOT {
         let fresh = async || {
-            // Asked in its last moment, it never answers: the machine that comes up knows nothing of the connection.
+            // A request in its last moment is never answered: the rebooted VM does not know the connection.
             let now = tokio::time::timeout(ALIVE, remote.read(BOOT_ID)).await;
             Ok(now.is_ok_and(|now| now.is_ok_and(|now| now != boot)))
         };
@@ -302,10 +307,10 @@ pub(crate) async fn power_cycle() -> Result<()> {
     bail!("the other machine did not come up again within {BOOT:?}")
 }
 
-/// After a story that failed: the second machine knows nothing of it.
-pub(crate) async fn wipe() -> Result<()> {
+/// Cleans up the second VM after a failed story.
+pub(crate) async fn clean_up() -> Result<()> {
     power_cycle().await?;
-    let remote = Remote::at(SECOND_SERVES);
+    let remote = Remote::at(SECOND_ADDRESS);
     for folder in ["kubelet", "iscsi/nodes", "iscsi/send_targets"] {
         let folder = format!("{PERSISTENT}/{folder}");
         remote.run(&["rm", "-rf", &folder]).await?;
@@ -313,7 +318,7 @@ pub(crate) async fn wipe() -> Result<()> {
     Ok(())
 }
 
-/// A writer on the second machine, that verifies what it reads.
+/// A writer on the second VM that verifies what it reads.
 #[derive(Debug)]
 pub(crate) struct Writer<'a> {
     worker: &'a Worker,
@@ -343,14 +348,14 @@ impl<'a> Writer<'a> {
     }
 
     async fn written(&self) -> Result<u64> {
-        let told = self
+        let output = self
             .worker
             .remote
             .read(&self.progress)
             .await
             .unwrap_or_default();
-        ensure!(!told.starts_with("failed"), "the writer there {told}");
-        Ok(told.trim().parse().unwrap_or_default())
+        ensure!(!output.starts_with("failed"), "the writer there {output}");
+        Ok(output.trim().parse().unwrap_or_default())
     }
 
     pub(crate) async fn must_go_on(&self) -> Result<()> {
@@ -366,12 +371,12 @@ impl<'a> Writer<'a> {
 
     pub(crate) async fn stop(self) -> Result<()> {
         self.worker.run(&["kill", &self.pid]).await?;
-        let told = async || self.worker.remote.read(&self.progress).await;
-        let told = until("the writer there stops", told, |told| {
-            told.starts_with("stopped") || told.starts_with("failed")
+        let output = async || self.worker.remote.read(&self.progress).await;
+        let output = until("the writer there stops", output, |output| {
+            output.starts_with("stopped") || output.starts_with("failed")
         })
         .await?;
-        ensure!(told.starts_with("stopped"), "the writer there {told}");
+        ensure!(output.starts_with("stopped"), "the writer there {output}");
         Ok(())
     }
 }

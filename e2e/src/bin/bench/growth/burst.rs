@@ -1,5 +1,5 @@
-//! Many `CreateVolume`, then as many `DeleteVolume` at once, on a NAS that takes its time. Callers are as patient as
-//! external-provisioner: each call ends after 120 s, and after a failure it is repeated, 1 s later at first, then twice as much.
+//! Many concurrent `CreateVolume` calls, then as many `DeleteVolume`, on a slow NAS. Callers retry like external-provisioner:
+//! the timeout of each call is 120 s, and a failed call is repeated with exponential backoff from 1 s.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -20,39 +20,39 @@ use crate::costs::{quantile, sorted};
 
 const DEADLINE: Duration = Duration::from_secs(120);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
-/// A caller of the bench gives up then.
-const PATIENCE: Duration = Duration::from_secs(900);
+/// A caller of the benchmark gives up after this time.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(900);
 
-/// So many calls at once.
+/// The results for one number of concurrent calls.
 #[derive(Serialize)]
 pub(crate) struct Burst {
     rpc: &'static str,
     calls: usize,
-    /// How many ended well, repetitions included.
+    /// How many calls succeeded, retries included.
     ok: usize,
-    /// Until the last one had ended, seconds.
+    /// Seconds until the last call ended.
     all_ended_s: f64,
     p50_s: f64,
-    /// How often each code was answered.
+    /// How often each gRPC code was returned.
     codes: BTreeMap<String, usize>,
-    /// The most HTTP requests in work at the NAS at a time.
+    /// The most HTTP requests that the NAS processed concurrently.
     most_in_flight: u64,
-    /// Of the driver.
+    /// The most open file descriptors of the driver.
     most_descriptors: usize,
     most_threads: usize,
 }
 
-/// What became of one call.
-struct Ended<T> {
+/// The outcome of one call with its retries.
+struct Outcome<T> {
     answer: Option<T>,
     after: Duration,
     codes: Vec<Code>,
 }
 
-/// Measures it with so many callers.
+/// Measures each of these numbers of concurrent callers.
 ///
 /// # Errors
-/// Something does not come up.
+/// Something does not start.
 pub(super) async fn measure(sizes: &[usize]) -> Result<Vec<Burst>> {
     let mut found = Vec::new();
     for &calls in sizes {
@@ -62,25 +62,28 @@ pub(super) async fn measure(sizes: &[usize]) -> Result<Vec<Burst>> {
         let mut plan = Plan::controller().slow();
         plan.nas.more = vec!["--model", "unlimited"];
         "info".clone_into(&mut plan.log_level);
-        // Nothing of an earlier burst counts.
-        let world = plan.start().await?;
-        let (burst, ids) = at_once(&world, "CreateVolume", calls, async |n| {
+        // A fresh cluster, so that an earlier burst does not affect this one.
+        let cluster = plan.start().await?;
+        let (burst, ids) = at_once(&cluster, "CreateVolume", calls, async |n| {
             let name = format!("burst-{n}");
             let request = create_request(&name, GIB, Content::Fs("ext4"));
-            let answer = world.controller().create_volume(timed(request)).await?;
+            let answer = cluster
+                .controller()
+                .create_volume(with_deadline(request))
+                .await?;
             Ok(answer.into_inner().volume.unwrap_or_default().volume_id)
         })
         .await?;
         found.push(burst);
         progress(&format!("burst: {} DeleteVolume at once", ids.len()));
-        let (burst, _) = at_once(&world, "DeleteVolume", ids.len(), async |n| {
+        let (burst, _) = at_once(&cluster, "DeleteVolume", ids.len(), async |n| {
             let request = csi::DeleteVolumeRequest {
                 volume_id: ids[n].clone(),
                 ..csi::DeleteVolumeRequest::default()
             };
-            world
+            cluster
                 .controller()
-                .delete_volume(timed(request))
+                .delete_volume(with_deadline(request))
                 .await
                 .map(drop)
         })
@@ -90,21 +93,21 @@ pub(super) async fn measure(sizes: &[usize]) -> Result<Vec<Burst>> {
     Ok(found)
 }
 
-fn timed<T>(message: T) -> Request<T> {
+fn with_deadline<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(DEADLINE);
     request
 }
 
 async fn at_once<T>(
-    world: &TestCluster,
+    cluster: &TestCluster,
     rpc: &'static str,
     calls: usize,
     call: impl AsyncFn(usize) -> Result<T, Status>,
 ) -> Result<(Burst, Vec<T>)> {
-    let watch = Watch::begin(Meter::of(world.plugin.process.id())?);
+    let watch = Watch::begin(Meter::of(cluster.plugin.process.id())?);
     let started = Instant::now();
-    let ended = join_all((0..calls).map(|n| patiently(&call, n))).await;
+    let ended = join_all((0..calls).map(|n| with_retries(&call, n))).await;
     let all_ended_s = started.elapsed().as_secs_f64();
     let (most_threads, most_descriptors) = watch.end().await?;
     let mut codes = BTreeMap::new();
@@ -113,7 +116,7 @@ async fn at_once<T>(
     }
     let waits = sorted(ended.iter().map(|ended| ended.after));
     let answers: Vec<T> = ended.into_iter().filter_map(|ended| ended.answer).collect();
-    let counters = world.nas.get_control("counters").await?;
+    let counters = cluster.nas.get_control("counters").await?;
     let most_in_flight = counters["most_in_flight"].as_u64();
     let burst = Burst {
         rpc,
@@ -129,8 +132,8 @@ async fn at_once<T>(
     Ok((burst, answers))
 }
 
-/// One caller. What no repetition can mend is not repeated.
-async fn patiently<T>(call: impl AsyncFn(usize) -> Result<T, Status>, n: usize) -> Ended<T> {
+/// One caller. Errors that retrying cannot fix are not retried.
+async fn with_retries<T>(call: impl AsyncFn(usize) -> Result<T, Status>, n: usize) -> Outcome<T> {
     let started = Instant::now();
     let (mut codes, mut pause) = (Vec::new(), Duration::from_secs(1));
     let answer = loop {
@@ -142,20 +145,20 @@ async fn patiently<T>(call: impl AsyncFn(usize) -> Result<T, Status>, n: usize) 
             code,
             Code::Aborted | Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled
         );
-        if !again || started.elapsed() > PATIENCE {
+        if !again || started.elapsed() > GIVE_UP_AFTER {
             break answer.ok();
         }
         tokio::time::sleep(pause).await;
         pause = LONGEST_PAUSE.min(pause * 2);
     };
-    Ended {
+    Outcome {
         answer,
         after: started.elapsed(),
         codes,
     }
 }
 
-/// As a person reads it.
+/// Prints a human-readable table.
 pub(super) fn print(found: &[Burst]) {
     println!("\nCalls at once on a NAS like a DS918+, each repeated as external-provisioner does");
     let rows = found.iter().map(|row| {

@@ -1,5 +1,5 @@
-//! Node calls on a node with more and more volumes. Each round takes a fresh volume through them; those that are staged already
-//! only stand around.
+//! Node calls on a node with increasing numbers of volumes. Each round takes a new volume through them; the volumes that are
+//! already staged stay idle.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -18,13 +18,13 @@ use tonic::Status;
 use super::meter::{Meter, Used, Watch};
 use super::{mib, progress, ratio, table};
 
-/// `NodeGetVolumeStats` is so short that a round makes it many times.
+/// `NodeGetVolumeStats` is so short that each round makes this many calls.
 const STATS: u32 = 10;
-/// Calls at once.
-const CROWD: usize = 20;
+/// Maximum number of concurrent calls.
+const CONCURRENCY: usize = 20;
 const CONTENT: Content = Content::Fs("xfs");
 
-/// What was found.
+/// The results.
 #[derive(Serialize)]
 pub(crate) struct Measured {
     tables: Vec<Table>,
@@ -32,23 +32,23 @@ pub(crate) struct Measured {
     at_once: Vec<AtOnce>,
 }
 
-/// One CSI call with so many volumes on the node, its own among them. Medians; what programs use is a mean.
+/// One CSI call with this many volumes on the node, including its own. Times are medians; child processes are a mean.
 #[derive(Serialize)]
 struct Call {
     rpc: &'static str,
     volumes: usize,
     wall_ms: f64,
-    /// Of the driver's own threads.
+    /// CPU of the driver's own threads.
     driver_cpu_ms: f64,
-    /// Of the programs that it has started: mount, mkfs and iscsiadm, which read what grows themselves.
+    /// CPU of the child processes: mount, mkfs and iscsiadm, which read the growing tables themselves.
     programs_cpu_ms: f64,
-    /// Reads and writes (system calls) of the driver's own threads: the floor below its CPU.
+    /// Read and write system calls of the driver's own threads: a lower bound of its CPU.
     reads_and_writes: f64,
     bytes_read: f64,
     programs: f64,
 }
 
-/// The kernel's table of mounts, which grows with every volume: what it costs whoever reads it, and does nothing else.
+/// The kernel's mount table, which grows with every volume: the cost of just reading it.
 #[derive(Serialize)]
 struct Table {
     volumes: usize,
@@ -56,7 +56,7 @@ struct Table {
     cpu_ms: f64,
 }
 
-/// Twenty calls at once, or as many as there are volumes.
+/// Twenty concurrent calls, or as many as there are volumes.
 #[derive(Serialize)]
 struct AtOnce {
     rpc: &'static str,
@@ -66,39 +66,39 @@ struct AtOnce {
     driver_cpu_ms: f64,
     most_threads: usize,
     most_descriptors: usize,
-    /// Afterwards.
+    /// After the calls.
     resident_kib: u64,
 }
 
-/// A driver that is measured.
+/// The driver that is measured.
 struct Bench {
-    world: TestCluster,
+    cluster: TestCluster,
     meter: Meter,
     metrics: SocketAddr,
     http: reqwest::Client,
     samples: Vec<(&'static str, Used, f64)>,
 }
 
-/// Measures them.
+/// Measures all calls with each of these numbers of volumes.
 ///
 /// # Errors
-/// Something does not come up, or a call fails.
+/// Something does not start, or a call fails.
 pub(super) async fn measure(sizes: &[usize], rounds: usize) -> Result<Measured> {
     let mut bench = Bench::start().await?;
-    let mut crowd: Vec<TestVolume> = Vec::new();
+    let mut staged: Vec<TestVolume> = Vec::new();
     let mut found = Measured {
         tables: Vec::new(),
         calls: Vec::new(),
         at_once: Vec::new(),
     };
     for &volumes in sizes {
-        while crowd.len() + 1 < volumes {
-            let name = format!("crowd-{}", crowd.len());
-            let mut life = TestVolume::create(&bench.world, &name, GIB, CONTENT).await?;
-            life.attach(&bench.world).await?;
-            crowd.push(life);
-            if crowd.len().is_multiple_of(20) {
-                progress(&format!("calls: {} volumes are staged", crowd.len()));
+        while staged.len() + 1 < volumes {
+            let name = format!("crowd-{}", staged.len());
+            let mut volume = TestVolume::create(&bench.cluster, &name, GIB, CONTENT).await?;
+            volume.attach(&bench.cluster).await?;
+            staged.push(volume);
+            if staged.len().is_multiple_of(20) {
+                progress(&format!("calls: {} volumes are staged", staged.len()));
             }
         }
         for round in 0..rounds {
@@ -106,13 +106,13 @@ pub(super) async fn measure(sizes: &[usize], rounds: usize) -> Result<Measured> 
         }
         progress(&format!("calls: measured with {volumes} volumes"));
         found.tables.push(Table::read(volumes)?);
-        found.calls.extend(summed_up(&bench.samples, volumes));
+        found.calls.extend(summarize(&bench.samples, volumes));
         bench.samples.clear();
-        let together = &crowd[..crowd.len().min(CROWD)];
-        if !together.is_empty() {
+        let concurrent = &staged[..staged.len().min(CONCURRENCY)];
+        if !concurrent.is_empty() {
             found
                 .at_once
-                .extend(bench.at_once(together, volumes).await?);
+                .extend(bench.at_once(concurrent, volumes).await?);
         }
     }
     Ok(found)
@@ -120,54 +120,58 @@ pub(super) async fn measure(sizes: &[usize], rounds: usize) -> Result<Measured> 
 
 impl Bench {
     async fn start() -> Result<Self> {
-        // Free a moment ago; the driver says so if it is not any more.
+        // The port was free a moment ago; if it is taken again, the driver reports that.
         let metrics = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let mut plan = Plan::whole();
         "info".clone_into(&mut plan.log_level);
         plan.driver = vec!["--metrics-address".to_owned(), metrics.to_string()];
-        let world = plan.start().await?;
+        let cluster = plan.start().await?;
         Ok(Self {
-            meter: Meter::of(world.plugin.process.id())?,
-            world,
+            meter: Meter::of(cluster.plugin.process.id())?,
+            cluster,
             metrics,
             http: reqwest::Client::builder().no_proxy().build()?,
             samples: Vec::new(),
         })
     }
 
-    /// A volume's way onto the node and back, each call measured.
+    /// Attaches a volume and detaches it, measuring each call.
     async fn round(&mut self, name: &str) -> Result<()> {
-        let mut life = TestVolume::create(&self.world, name, GIB, CONTENT).await?;
-        life.publish(&self.world).await?;
-        self.one("NodeStageVolume", async |world| life.stage(world).await)
-            .await?;
-        self.one("NodeStageVolume (again)", async |world| {
-            life.stage(world).await
+        let mut volume = TestVolume::create(&self.cluster, name, GIB, CONTENT).await?;
+        volume.publish(&self.cluster).await?;
+        self.one("NodeStageVolume", async |cluster| {
+            volume.stage(cluster).await
         })
         .await?;
-        self.one("NodePublishVolume", async |world| {
-            life.node_publish(world).await
+        self.one("NodeStageVolume (again)", async |cluster| {
+            volume.stage(cluster).await
+        })
+        .await?;
+        self.one("NodePublishVolume", async |cluster| {
+            volume.node_publish(cluster).await
         })
         .await?;
         let (used, programs) = self
-            .used(async |world| {
+            .used(async |cluster| {
                 for _ in 0..STATS {
-                    life.stats(world).await?;
+                    volume.stats(cluster).await?;
                 }
                 Ok(())
             })
             .await?;
         let each = f64::from(STATS);
         self.samples
-            .push(("NodeGetVolumeStats", used.shared_by(each), programs / each));
-        self.one("NodeUnpublishVolume", async |world| {
-            life.node_unpublish(world).await
+            .push(("NodeGetVolumeStats", used.divided_by(each), programs / each));
+        self.one("NodeUnpublishVolume", async |cluster| {
+            volume.node_unpublish(cluster).await
         })
         .await?;
-        self.one("NodeUnstageVolume", async |world| life.unstage(world).await)
-            .await?;
-        life.unpublish(&self.world).await?;
-        Ok(life.delete(&self.world).await?)
+        self.one("NodeUnstageVolume", async |cluster| {
+            volume.unstage(cluster).await
+        })
+        .await?;
+        volume.unpublish(&self.cluster).await?;
+        Ok(volume.delete(&self.cluster).await?)
     }
 
     async fn one(
@@ -180,19 +184,19 @@ impl Bench {
         Ok(())
     }
 
-    /// What the driver uses for it, and how many programs it starts.
+    /// The resources that the driver uses for a call, and how many child processes it starts.
     async fn used(
         &self,
         call: impl AsyncFnOnce(&TestCluster) -> Result<(), Status>,
     ) -> Result<(Used, f64)> {
         let programs = self.programs().await?;
         let before = self.meter.read()?;
-        call(&self.world).await?;
+        call(&self.cluster).await?;
         let used = before.until(&self.meter.read()?);
         Ok((used, self.programs().await? - programs))
     }
 
-    /// How many programs the driver has run, by its own metrics.
+    /// How many child processes the driver has run, from its metrics.
     async fn programs(&self) -> Result<f64> {
         let url = format!("http://{}/metrics", self.metrics);
         let answer = self.http.get(url).send().await?.error_for_status()?;
@@ -208,47 +212,47 @@ impl Bench {
         Ok(counts.filter_map(number).sum())
     }
 
-    /// Volumes off the node and onto it again, all at once.
-    async fn at_once(&self, lives: &[TestVolume], volumes: usize) -> Result<Vec<AtOnce>> {
-        let world = &self.world;
+    /// Unstages and restages all volumes concurrently.
+    async fn at_once(&self, staged: &[TestVolume], volumes: usize) -> Result<Vec<AtOnce>> {
+        let cluster = &self.cluster;
         let mut found = vec![
-            self.together("NodeGetVolumeStats", lives, volumes, async |life| {
-                life.stats(world).await.map(drop)
+            self.concurrently("NodeGetVolumeStats", staged, volumes, async |volume| {
+                volume.stats(cluster).await.map(drop)
             })
             .await?,
         ];
-        for life in lives {
-            life.node_unpublish(world).await?;
+        for volume in staged {
+            volume.node_unpublish(cluster).await?;
         }
-        let unstage = async |life: &TestVolume| life.unstage(world).await;
-        let stage = async |life: &TestVolume| life.stage(world).await;
+        let unstage = async |volume: &TestVolume| volume.unstage(cluster).await;
+        let stage = async |volume: &TestVolume| volume.stage(cluster).await;
         for rpc in [
             "NodeUnstageVolume",
             "NodeStageVolume (made before)",
             "NodeStageVolume (again)",
         ] {
             found.push(if rpc == "NodeUnstageVolume" {
-                self.together(rpc, lives, volumes, unstage).await?
+                self.concurrently(rpc, staged, volumes, unstage).await?
             } else {
-                self.together(rpc, lives, volumes, stage).await?
+                self.concurrently(rpc, staged, volumes, stage).await?
             });
         }
-        for life in lives {
-            life.node_publish(world).await?;
+        for volume in staged {
+            volume.node_publish(cluster).await?;
         }
         Ok(found)
     }
 
-    async fn together(
+    async fn concurrently(
         &self,
         rpc: &'static str,
-        lives: &[TestVolume],
+        staged: &[TestVolume],
         volumes: usize,
         call: impl AsyncFn(&TestVolume) -> Result<(), Status>,
     ) -> Result<AtOnce> {
         let watch = Watch::begin(self.meter);
         let before = self.meter.read()?;
-        try_join_all(lives.iter().map(|life| call(life)))
+        try_join_all(staged.iter().map(|volume| call(volume)))
             .await
             .context(rpc)?;
         let used = before.until(&self.meter.read()?);
@@ -256,12 +260,12 @@ impl Bench {
         Ok(AtOnce {
             rpc,
             volumes,
-            calls: lives.len(),
+            calls: staged.len(),
             wall_ms: used.wall_ms,
             driver_cpu_ms: used.cpu_ms,
             most_threads,
             most_descriptors,
-            resident_kib: self.world.plugin.process.resident_kib()?,
+            resident_kib: self.cluster.plugin.process.resident_kib()?,
         })
     }
 }
@@ -296,8 +300,8 @@ impl Table {
 }
 
 impl Measured {
-    /// The part of a call's CPU that the kernel takes to write its tables.
-    fn of_the_tables(&self, call: &Call) -> f64 {
+    /// The part of a call's CPU time that the kernel spends on generating its tables.
+    fn table_cpu(&self, call: &Call) -> f64 {
         let table = self.tables.iter().find(|it| it.volumes == call.volumes);
         table.map_or(0.0, |table| {
             let bytes = f64::from(u32::try_from(table.bytes).unwrap_or(u32::MAX));
@@ -307,7 +311,7 @@ impl Measured {
 }
 
 impl Used {
-    fn shared_by(self, calls: f64) -> Self {
+    fn divided_by(self, calls: f64) -> Self {
         Self {
             wall_ms: self.wall_ms / calls,
             cpu_ms: self.cpu_ms / calls,
@@ -318,8 +322,8 @@ impl Used {
     }
 }
 
-/// A row for each call, in the order in which they were made.
-fn summed_up(samples: &[(&'static str, Used, f64)], volumes: usize) -> Vec<Call> {
+/// A row per call, in the order in which they were made.
+fn summarize(samples: &[(&'static str, Used, f64)], volumes: usize) -> Vec<Call> {
     let mut names: Vec<&'static str> = Vec::new();
     for (rpc, ..) in samples {
         if !names.contains(rpc) {
@@ -348,19 +352,19 @@ fn summed_up(samples: &[(&'static str, Used, f64)], volumes: usize) -> Vec<Call>
     names.into_iter().map(row).collect()
 }
 
-/// As a person reads it.
+/// Prints human-readable tables.
 pub(super) fn print(found: &Measured) {
     println!(
         "\nNode calls with more and more volumes on the node (ratios to the first row of each)"
     );
     let mut calls: Vec<&Call> = found.calls.iter().collect();
-    // The order of the calls stays.
-    let place = |call: &Call| found.calls.iter().position(|other| other.rpc == call.rpc);
-    calls.sort_by_key(|call| (place(call), call.volumes));
+    // Keeps the order of the calls.
+    let position = |call: &Call| found.calls.iter().position(|other| other.rpc == call.rpc);
+    calls.sort_by_key(|call| (position(call), call.volumes));
     let rows = calls.iter().map(|call| {
         let first = found.calls.iter().find(|other| other.rpc == call.rpc);
         let against = |of: &dyn Fn(&Call) -> f64| ratio(of(call), first.map_or(0.0, of));
-        let own = |call: &Call| call.driver_cpu_ms - found.of_the_tables(call);
+        let own = |call: &Call| call.driver_cpu_ms - found.table_cpu(call);
         [
             call.rpc.to_owned(),
             call.volumes.to_string(),
@@ -395,7 +399,7 @@ pub(super) fn print(found: &Measured) {
     println!("{}", table(header, rows));
     for it in &found.tables {
         println!(
-            "With {} volumes the kernel takes {:.2} ms of CPU to write its table of mounts ({:.1} KiB) for whoever reads it.",
+            "With {} volumes the kernel takes {:.2} ms of CPU to write its mount table ({:.1} KiB) on each read.",
             it.volumes,
             it.cpu_ms,
             f64::from(u32::try_from(it.bytes).unwrap_or(u32::MAX)) / 1024.0

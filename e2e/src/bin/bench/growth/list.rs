@@ -1,4 +1,4 @@
-//! `ListVolumes` in one call, and in pages.
+//! Cost of `ListVolumes` in one call, and in pages.
 
 use anyhow::{Result, ensure};
 use e2e::GIB;
@@ -15,64 +15,65 @@ use super::{progress, ratio, table};
 const PAGE: i32 = 100;
 const MAKERS: usize = 8;
 
-/// A list of so many volumes.
+/// The results with this many volumes.
 #[derive(Serialize)]
 pub(crate) struct Listed {
     volumes: usize,
-    /// In one call, and in pages.
+    /// In one call.
     whole: Cost,
     pages: Cost,
 }
 
-/// What all calls of a list cost.
+/// The total cost of listing all volumes.
 #[derive(Serialize)]
 struct Cost {
     calls: usize,
     wall_ms: f64,
     driver_cpu_ms: f64,
-    /// Requests to the NAS, and bytes of its answers.
+    /// Requests to the NAS, and bytes of its replies.
     requests: u64,
     bytes: u64,
 }
 
-/// Measures it with so many volumes.
+/// Measures it with each of these numbers of volumes.
 ///
 /// # Errors
-/// Something does not come up, or a call fails.
+/// Something does not start, or a call fails.
 pub(super) async fn measure(sizes: &[usize]) -> Result<Vec<Listed>> {
     let mut plan = Plan::controller();
     plan.nas.more = vec!["--model", "unlimited"];
     "info".clone_into(&mut plan.log_level);
-    let world = plan.start().await?;
+    let cluster = plan.start().await?;
     let mut found = Vec::new();
     let mut made = 0;
     for &volumes in sizes {
-        let makers = (0..MAKERS).map(|maker| make(&world, (made + maker..volumes).step_by(MAKERS)));
+        let makers =
+            (0..MAKERS).map(|maker| make(&cluster, (made + maker..volumes).step_by(MAKERS)));
         try_join_all(makers).await?;
         made = volumes;
         progress(&format!("list: {volumes} volumes"));
-        // The first list warms up.
-        list(&world, volumes, 0).await?;
+        // The first list is a warm-up.
+        list(&cluster, volumes, 0).await?;
         found.push(Listed {
             volumes,
-            whole: list(&world, volumes, 0).await?,
-            pages: list(&world, volumes, PAGE).await?,
+            whole: list(&cluster, volumes, 0).await?,
+            pages: list(&cluster, volumes, PAGE).await?,
         });
     }
     Ok(found)
 }
 
-async fn make(world: &TestCluster, numbers: impl Iterator<Item = usize>) -> Result<()> {
+async fn make(cluster: &TestCluster, numbers: impl Iterator<Item = usize>) -> Result<()> {
     for n in numbers {
-        TestVolume::create(world, &format!("list-{n}"), GIB, Content::Block).await?;
+        TestVolume::create(cluster, &format!("list-{n}"), GIB, Content::Block).await?;
     }
     Ok(())
 }
 
-/// Lists them all, so many at a time; 0: all in one call.
-async fn list(world: &TestCluster, volumes: usize, page: i32) -> Result<Cost> {
-    let meter = Meter::of(world.plugin.process.id())?;
-    let carried = world.nas.counters().await?;
+/// Lists all volumes in pages of this size; 0: in one call.
+async fn list(cluster: &TestCluster, volumes: usize, page: i32) -> Result<Cost> {
+    let meter = Meter::of(cluster.plugin.process.id())?;
+    let traffic_before = cluster.nas.counters().await?;
     let before = meter.read()?;
     let (mut found, mut calls) = (0, 0);
     let mut starting_token = String::new();
@@ -81,7 +82,11 @@ async fn list(world: &TestCluster, volumes: usize, page: i32) -> Result<Cost> {
             max_entries: page,
             starting_token,
         };
-        let answer = world.controller().list_volumes(request).await?.into_inner();
+        let answer = cluster
+            .controller()
+            .list_volumes(request)
+            .await?
+            .into_inner();
         found += answer.entries.len();
         calls += 1;
         starting_token = answer.next_token;
@@ -90,21 +95,21 @@ async fn list(world: &TestCluster, volumes: usize, page: i32) -> Result<Cost> {
         }
     }
     let used = before.until(&meter.read()?);
-    let now = world.nas.counters().await?;
+    let traffic_after = cluster.nas.counters().await?;
     ensure!(
         found == volumes,
-        "{found} volumes are listed, not {volumes}"
+        "{found} volumes are listed, expected {volumes}"
     );
     Ok(Cost {
         calls,
         wall_ms: used.wall_ms,
         driver_cpu_ms: used.cpu_ms,
-        requests: now.requests - carried.requests,
-        bytes: now.sent - carried.sent,
+        requests: traffic_after.requests - traffic_before.requests,
+        bytes: traffic_after.sent - traffic_before.sent,
     })
 }
 
-/// As a person reads it.
+/// Prints a human-readable table.
 pub(super) fn print(found: &[Listed]) {
     println!("\nListVolumes in one call and in pages of {PAGE} (ratios to one call)");
     let rows = found

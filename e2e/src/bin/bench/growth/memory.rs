@@ -1,4 +1,4 @@
-//! Resident memory of the driver, from its start over lives of volumes to idleness.
+//! Resident memory of the driver: after its start, after some volume life cycles, and idle.
 
 use std::time::Duration;
 
@@ -9,13 +9,13 @@ use serde::Serialize;
 
 use super::meter::Meter;
 use super::{mib, progress, table};
-use crate::costs::life;
+use crate::costs::life_cycle;
 
-/// Lives until the first and the second look.
-const LIVES: [usize; 2] = [12, 30];
+/// Number of life cycles before the first and the second sample.
+const LIFE_CYCLES: [usize; 2] = [12, 30];
 const SETTLED: Duration = Duration::from_secs(2);
 
-/// The driver at one moment.
+/// Memory of the driver at one time.
 #[derive(Serialize)]
 pub(crate) struct Moment {
     when: String,
@@ -24,10 +24,10 @@ pub(crate) struct Moment {
     descriptors: usize,
 }
 
-/// Measures it; `idle`: seconds of nothing at the end.
+/// Measures it; `idle`: seconds of idle time at the end.
 ///
 /// # Errors
-/// Something does not come up, or a call fails.
+/// Something does not start, or a call fails.
 pub(super) async fn measure(node: bool, idle: u64) -> Result<Vec<Moment>> {
     let mut plan = if node {
         Plan::whole()
@@ -35,26 +35,26 @@ pub(super) async fn measure(node: bool, idle: u64) -> Result<Vec<Moment>> {
         Plan::controller()
     };
     "info".clone_into(&mut plan.log_level);
-    let world = plan.start().await?;
-    let mut ledger = CallCosts::default();
+    let cluster = plan.start().await?;
+    let mut call_costs = CallCosts::default();
     tokio::time::sleep(SETTLED).await;
-    let mut found = vec![moment(&world, "after the start")?];
-    let mut lived = 0;
-    for lives in LIVES {
-        while lived < lives {
-            life(&world, &mut ledger, &format!("memory-{lived}"), node).await?;
-            lived += 1;
+    let mut found = vec![moment(&cluster, "after the start")?];
+    let mut done = 0;
+    for life_cycles in LIFE_CYCLES {
+        while done < life_cycles {
+            life_cycle(&cluster, &mut call_costs, &format!("memory-{done}"), node).await?;
+            done += 1;
         }
-        found.push(moment(&world, &format!("after {lives} lives"))?);
+        found.push(moment(&cluster, &format!("after {life_cycles} lives"))?);
     }
     progress(&format!("memory: {idle} s idle"));
     tokio::time::sleep(Duration::from_secs(idle)).await;
-    found.push(moment(&world, &format!("{idle} s later"))?);
+    found.push(moment(&cluster, &format!("{idle} s later"))?);
     Ok(found)
 }
 
-fn moment(world: &TestCluster, when: &str) -> Result<Moment> {
-    let process = &world.plugin.process;
+fn moment(cluster: &TestCluster, when: &str) -> Result<Moment> {
+    let process = &cluster.plugin.process;
     let (threads, descriptors) = Meter::of(process.id())?.now()?;
     Ok(Moment {
         when: when.to_owned(),
@@ -64,7 +64,7 @@ fn moment(world: &TestCluster, when: &str) -> Result<Moment> {
     })
 }
 
-/// As a person reads it.
+/// Prints a human-readable table.
 pub(super) fn print(found: &[Moment]) {
     println!("\nThe driver's memory");
     let rows = found.iter().map(|row| {

@@ -1,4 +1,4 @@
-//! What a process uses, read from `/proc` and its clock: nobody has to hold it for that.
+//! Resource usage of a process, read from `/proc` and its CPU clock, without stopping it.
 
 use std::collections::HashMap;
 use std::fs;
@@ -11,10 +11,10 @@ use nix::time::{clock_getcpuclockid, clock_gettime};
 use nix::unistd::{Pid, SysconfVar, sysconf};
 use tokio::task::JoinHandle;
 
-/// Between two looks at threads and descriptors.
-const LOOK: Duration = Duration::from_millis(1);
+/// Interval between two samples of threads and descriptors.
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(1);
 
-/// A process that is measured.
+/// A process to measure.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Meter {
     pid: u32,
@@ -22,48 +22,48 @@ pub(super) struct Meter {
     hertz: f64,
 }
 
-/// All that it has used since its start.
+/// Its total usage since its start.
 #[derive(Debug)]
 pub(super) struct Reading {
     at: Instant,
-    /// Seconds of its own threads.
+    /// CPU seconds of its own threads.
     cpu: f64,
-    /// Seconds of the programs that it has started and waited for, to a tick: 10 ms.
+    /// CPU seconds of child processes that it has waited for, with a resolution of one tick: 10 ms.
     programs: f64,
-    /// By thread: reads and writes, and bytes read.
+    /// By thread: number of reads and writes, and bytes read.
     threads: HashMap<u32, [f64; 2]>,
 }
 
-/// What it used between two readings.
+/// The usage between two readings.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Used {
     pub(super) wall_ms: f64,
     pub(super) cpu_ms: f64,
     pub(super) programs_ms: f64,
-    /// Reads and writes of its own threads (system calls).
+    /// Read and write system calls of its own threads.
     pub(super) io: f64,
-    /// Bytes that these read, pages of the cache included.
+    /// Bytes that these calls read, including from the page cache.
     pub(super) bytes: f64,
 }
 
 impl Meter {
-    /// Of the process with this id.
+    /// A meter for the process with this id.
     ///
     /// # Errors
-    /// The system does not tell how it counts.
+    /// The number of clock ticks per second is unknown.
     pub(super) fn of(pid: u32) -> Result<Self> {
         let hertz = sysconf(SysconfVar::CLK_TCK)?.context("CLK_TCK")?;
         let hertz = f64::from(u32::try_from(hertz)?);
         Ok(Self { pid, hertz })
     }
 
-    /// Reads what it has used.
+    /// Reads the usage so far.
     ///
     /// # Errors
-    /// It has ended.
+    /// The process has ended.
     pub(super) fn read(&self) -> Result<Reading> {
         let stat = self.file("stat")?;
-        // The name may hold blanks; after it, cutime and cstime are the fields 16 and 17 of proc(5).
+        // The name may contain blanks; after it, cutime and cstime are fields 16 and 17 of proc(5).
         let (_, rest) = stat.rsplit_once(')').context("stat")?;
         let ticks = |field: usize| -> Result<f64> {
             let word = rest.split_whitespace().nth(field - 3).context("stat")?;
@@ -77,10 +77,10 @@ impl Meter {
         })
     }
 
-    /// Seconds of its own threads, those that have ended included.
+    /// CPU seconds of its own threads, including threads that have ended.
     ///
     /// # Errors
-    /// It has ended.
+    /// The process has ended.
     pub(super) fn cpu(&self) -> Result<f64> {
         let clock = clock_getcpuclockid(Pid::from_raw(i32::try_from(self.pid)?))?;
         Ok(Duration::from(clock_gettime(clock)?).as_secs_f64())
@@ -92,7 +92,7 @@ impl Meter {
             let Some(id) = entry.file_name().to_str().and_then(|id| id.parse().ok()) else {
                 continue;
             };
-            // A thread may end between the two looks.
+            // A thread may end between the two reads.
             let Ok(text) = fs::read_to_string(entry.path().join("io")) else {
                 continue;
             };
@@ -107,10 +107,10 @@ impl Meter {
         Ok(threads)
     }
 
-    /// How many threads it has, and how many descriptors.
+    /// Its current number of threads and of file descriptors.
     ///
     /// # Errors
-    /// It has ended.
+    /// The process has ended.
     pub(super) fn now(&self) -> Result<(usize, usize)> {
         let count = |folder: &str| -> Result<usize> {
             Ok(fs::read_dir(format!("/proc/{}/{folder}", self.pid))?.count())
@@ -123,19 +123,19 @@ impl Meter {
         fs::read_to_string(&path).context(path)
     }
 
-    /// Waits until it has done next to nothing for half a second; answers how long it was busy until then, since a moment.
+    /// Waits until the process has been nearly idle for half a second; returns the time from `started` until it became idle.
     ///
     /// # Errors
-    /// It has ended.
+    /// The process has ended.
     pub(super) async fn quiet_since(&self, started: Instant) -> Result<Duration> {
         const STEP: Duration = Duration::from_millis(20);
-        // In a step of rest it only asks its clock.
-        const REST: f64 = 0.000_5;
+        // An idle process only reads its clock in such a step.
+        const IDLE_CPU: f64 = 0.000_5;
         let (mut last, mut busy_until) = (self.cpu()?, Instant::now());
         while busy_until.elapsed() < Duration::from_millis(500) {
             tokio::time::sleep(STEP).await;
             let now = self.cpu()?;
-            if now - last > REST {
+            if now - last > IDLE_CPU {
                 busy_until = Instant::now();
             }
             last = now;
@@ -145,17 +145,17 @@ impl Meter {
 }
 
 impl Reading {
-    /// Milliseconds of its own threads.
+    /// CPU milliseconds of its own threads.
     pub(super) fn cpu_ms(&self) -> f64 {
         self.cpu * 1e3
     }
 
-    /// Milliseconds of the programs that it has waited for.
+    /// CPU milliseconds of child processes that it has waited for.
     pub(super) fn programs_ms(&self) -> f64 {
         self.programs * 1e3
     }
 
-    /// What was used from here to a later reading.
+    /// The usage from this reading to a later one.
     pub(super) fn until(&self, later: &Self) -> Used {
         let none = [0.0; 2];
         let sum = |what: usize| -> f64 {
@@ -174,37 +174,37 @@ impl Reading {
     }
 }
 
-/// The most threads and descriptors of a process, looked at all the time.
+/// The peak number of threads and descriptors of a process, sampled continuously.
 #[derive(Debug)]
 pub(super) struct Watch {
     done: Arc<AtomicBool>,
-    looks: JoinHandle<(usize, usize)>,
+    sampling: JoinHandle<(usize, usize)>,
 }
 
 impl Watch {
-    /// Begins to look.
+    /// Starts sampling.
     pub(super) fn begin(meter: Meter) -> Self {
         let done = Arc::new(AtomicBool::new(false));
         let end = Arc::clone(&done);
-        let looks = tokio::spawn(async move {
+        let sampling = tokio::spawn(async move {
             let mut most = (0, 0);
             while !end.load(Ordering::Relaxed) {
                 if let Ok((threads, descriptors)) = meter.now() {
                     most = (threads.max(most.0), descriptors.max(most.1));
                 }
-                tokio::time::sleep(LOOK).await;
+                tokio::time::sleep(SAMPLE_INTERVAL).await;
             }
             most
         });
-        Self { done, looks }
+        Self { done, sampling }
     }
 
-    /// Ends it: the most threads, the most descriptors.
+    /// Stops sampling; returns the most threads and the most descriptors.
     ///
     /// # Errors
-    /// The looks have panicked.
+    /// The sampling task has panicked.
     pub(super) async fn end(self) -> Result<(usize, usize)> {
         self.done.store(true, Ordering::Relaxed);
-        Ok(self.looks.await?)
+        Ok(self.sampling.await?)
     }
 }

@@ -1,4 +1,4 @@
-//! Lives of volumes for a while: memory at the beginning, in the middle and at the end, errors, and what is left.
+//! Repeated volume life cycles: memory at the beginning, in the middle and at the end, errors, and leftovers.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -17,10 +17,10 @@ use tonic::Status;
 use super::meter::Meter;
 use super::{mib, progress, table};
 
-/// Lives at a time on the controller alone.
-const TOGETHER: u64 = 8;
+/// Concurrent life cycles on the controller alone.
+const CONCURRENCY: u64 = 8;
 
-/// What was found.
+/// The results.
 #[derive(Serialize)]
 pub(crate) struct Soak {
     seconds: f64,
@@ -31,16 +31,16 @@ pub(crate) struct Soak {
     end_kib: u64,
     threads: usize,
     descriptors: usize,
-    /// Calls that failed, none of which should, by what was said.
+    /// Failed calls (none is expected), by error message.
     errors: BTreeMap<String, u64>,
-    /// What no volume explains, when all lives have ended.
+    /// Objects that belong to no volume, after all life cycles have ended.
     leftovers: Vec<String>,
 }
 
-/// Lives one after the other, on a node if there is one.
+/// Life cycles one after the other for this many seconds, on a node if there is one.
 ///
 /// # Errors
-/// Something does not come up.
+/// Something does not start.
 pub(super) async fn seconds(node: bool, seconds: u64) -> Result<Soak> {
     let run = Run::begin(node).await?;
     let all = Duration::from_secs(seconds);
@@ -53,29 +53,29 @@ pub(super) async fn seconds(node: bool, seconds: u64) -> Result<Soak> {
     run.end().await
 }
 
-/// So many lives, eight at a time, on the controller alone.
+/// This many life cycles, eight at a time, on the controller alone.
 ///
 /// # Errors
-/// Something does not come up.
+/// Something does not start.
 pub(super) async fn lives(lives: u64) -> Result<Soak> {
     let run = Run::begin(false).await?;
     for (half, end) in [lives / 2, lives].into_iter().enumerate() {
         let caller = async || {
-            while run.begun.load(Ordering::Relaxed) < end {
+            while run.cycles_started.load(Ordering::Relaxed) < end {
                 run.one().await;
             }
         };
-        join_all((0..TOGETHER).map(|_| caller())).await;
+        join_all((0..CONCURRENCY).map(|_| caller())).await;
         run.note(half)?;
     }
     run.end().await
 }
 
 struct Run {
-    world: TestCluster,
+    cluster: TestCluster,
     node: bool,
     started: Instant,
-    begun: AtomicU64,
+    cycles_started: AtomicU64,
     beginning_kib: u64,
     halves: [AtomicU64; 2],
     errors: Mutex<BTreeMap<String, u64>>,
@@ -89,66 +89,66 @@ impl Run {
             Plan::controller()
         };
         "info".clone_into(&mut plan.log_level);
-        let world = plan.start().await?;
+        let cluster = plan.start().await?;
         Ok(Self {
-            beginning_kib: world.plugin.process.resident_kib()?,
-            world,
+            beginning_kib: cluster.plugin.process.resident_kib()?,
+            cluster,
             node,
             started: Instant::now(),
-            begun: AtomicU64::new(0),
+            cycles_started: AtomicU64::new(0),
             halves: Default::default(),
             errors: Mutex::default(),
         })
     }
 
     async fn one(&self) {
-        let number = self.begun.fetch_add(1, Ordering::Relaxed);
-        if let Err(status) = self.life(&format!("soak-{number}")).await {
-            let said = format!("{:?}: {}", status.code(), status.message());
+        let number = self.cycles_started.fetch_add(1, Ordering::Relaxed);
+        if let Err(status) = self.life_cycle(&format!("soak-{number}")).await {
+            let error = format!("{:?}: {}", status.code(), status.message());
             let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
-            *errors.entry(said).or_default() += 1;
+            *errors.entry(error).or_default() += 1;
         }
         if (number + 1).is_multiple_of(5_000) {
             progress(&format!("soak: {} lives", number + 1));
         }
     }
 
-    async fn life(&self, name: &str) -> Result<(), Status> {
-        let world = &self.world;
+    async fn life_cycle(&self, name: &str) -> Result<(), Status> {
+        let cluster = &self.cluster;
         let content = if self.node {
             Content::Fs("xfs")
         } else {
             Content::Block
         };
-        let mut life = TestVolume::create(world, name, GIB, content).await?;
+        let mut volume = TestVolume::create(cluster, name, GIB, content).await?;
         if self.node {
-            life.attach(world).await?;
-            life.stats(world).await?;
-            life.expand_lun(world, 2 * GIB).await?;
-            life.expand_on_node(world, 2 * GIB).await?;
-            life.detach(world).await?;
+            volume.attach(cluster).await?;
+            volume.stats(cluster).await?;
+            volume.expand_lun(cluster, 2 * GIB).await?;
+            volume.expand_on_node(cluster, 2 * GIB).await?;
+            volume.detach(cluster).await?;
         } else {
-            "worker-1:01234567".clone_into(&mut life.node_id);
-            life.publish_context = life.publish_to(world, &life.node_id).await?;
-            life.expand_lun(world, 2 * GIB).await?;
-            life.unpublish(world).await?;
+            "worker-1:01234567".clone_into(&mut volume.node_id);
+            volume.publish_context = volume.publish_to(cluster, &volume.node_id).await?;
+            volume.expand_lun(cluster, 2 * GIB).await?;
+            volume.unpublish(cluster).await?;
         }
-        life.delete(world).await
+        volume.delete(cluster).await
     }
 
     fn note(&self, half: usize) -> Result<()> {
-        let resident = self.world.plugin.process.resident_kib()?;
+        let resident = self.cluster.plugin.process.resident_kib()?;
         self.halves[half].store(resident, Ordering::Relaxed);
         Ok(())
     }
 
     async fn end(self) -> Result<Soak> {
         let seconds = self.started.elapsed().as_secs_f64();
-        let (threads, descriptors) = Meter::of(self.world.plugin.process.id())?.now()?;
+        let (threads, descriptors) = Meter::of(self.cluster.plugin.process.id())?.now()?;
         let [middle_kib, end_kib] = self.halves.map(AtomicU64::into_inner);
         Ok(Soak {
             seconds,
-            lives: self.begun.into_inner(),
+            lives: self.cycles_started.into_inner(),
             beginning_kib: self.beginning_kib,
             middle_kib,
             end_kib,
@@ -158,12 +158,12 @@ impl Run {
                 .errors
                 .into_inner()
                 .unwrap_or_else(PoisonError::into_inner),
-            leftovers: self.world.leftovers().await?,
+            leftovers: self.cluster.leftovers().await?,
         })
     }
 }
 
-/// As a person reads it.
+/// Prints a human-readable table.
 pub(super) fn print(soak: &Soak) {
     println!("\nLives for a while");
     let row = [
@@ -189,8 +189,8 @@ pub(super) fn print(soak: &Soak) {
         "kinds of leftovers",
     ];
     println!("{}", table(header, [row]));
-    for (said, count) in &soak.errors {
-        println!("{count} times: {said}");
+    for (error, count) in &soak.errors {
+        println!("{count} times: {error}");
     }
     for left in &soak.leftovers {
         println!("left: {left}");

@@ -1,4 +1,4 @@
-//! The node's start on a host with more and more node records.
+//! The node's startup on a host with increasing numbers of node records.
 
 use std::time::{Duration, Instant};
 
@@ -13,45 +13,45 @@ use serde::Serialize;
 use super::meter::Meter;
 use super::{progress, ratio, table};
 
-/// Starts of which the middle one counts.
+/// Number of starts, of which the median is reported.
 const STARTS: usize = 3;
 
-/// A start.
+/// One start.
 #[derive(Serialize)]
 pub(crate) struct Start {
     records: usize,
     sessions: usize,
-    /// Until `Probe` and `NodeGetInfo` were answered, milliseconds; looked at every 20 ms.
+    /// Milliseconds until `Probe` and `NodeGetInfo` respond, polled every 20 ms.
     first_answer_ms: f64,
-    /// The driver's CPU until then, and that of programs that it has waited for.
+    /// CPU of the driver until then, and of child processes that it has waited for.
     cpu_then_ms: f64,
     programs_then_ms: f64,
-    /// Until it has come to rest, the sweep with it.
+    /// Milliseconds until it is idle, which includes the startup sweep.
     quiet_ms: f64,
     cpu_ms: f64,
     programs_ms: f64,
-    /// Records that are left then: the sweep removes those without a session.
+    /// Records left at that time: the sweep removes those without a session.
     records_left: usize,
 }
 
-/// Measures it with so many records, and with the last number once more when every other session is gone.
+/// Measures it with each of these numbers of records, and with the last one again after every other session is gone.
 ///
 /// # Errors
-/// Something does not come up, or a call fails.
+/// Something does not start, or a call fails.
 pub(super) async fn measure(sizes: &[usize]) -> Result<Vec<Start>> {
     let mut plan = Plan::whole();
     "info".clone_into(&mut plan.log_level);
     plan.nas.more = vec!["--model", "unlimited"];
-    let mut world = plan.start().await?;
+    let mut cluster = plan.start().await?;
     let mut staged = 0;
     let mut found = Vec::new();
     for &records in sizes {
         while staged < records {
             let name = format!("start-{staged}");
-            // Without a file system: only records and sessions matter here.
-            let mut life = TestVolume::create(&world, &name, GIB, Content::Block).await?;
-            life.publish(&world).await?;
-            life.stage(&world).await?;
+            // Raw block, because only records and sessions matter here.
+            let mut volume = TestVolume::create(&cluster, &name, GIB, Content::Block).await?;
+            volume.publish(&cluster).await?;
+            volume.stage(&cluster).await?;
             staged += 1;
             if staged % 50 == 0 {
                 progress(&format!("start: {staged} records"));
@@ -59,34 +59,34 @@ pub(super) async fn measure(sizes: &[usize]) -> Result<Vec<Start>> {
         }
         let mut starts = Vec::new();
         for _ in 0..STARTS {
-            starts.push(start(&mut world).await?);
+            starts.push(start(&mut cluster).await?);
         }
         starts.sort_by(|a, b| a.first_answer_ms.total_cmp(&b.first_answer_ms));
         found.push(starts.swap_remove(STARTS / 2));
     }
-    world.plugin.process.kill();
-    log_half_out(&world)?;
-    found.push(start(&mut world).await?);
+    cluster.plugin.process.kill();
+    log_out_half(&cluster)?;
+    found.push(start(&mut cluster).await?);
     progress("start: measured");
     Ok(found)
 }
 
-async fn start(world: &mut TestCluster) -> Result<Start> {
-    world.plugin.process.kill();
-    let count = |world: &TestCluster, folder| world.initiator()?.count(folder);
+async fn start(cluster: &mut TestCluster) -> Result<Start> {
+    cluster.plugin.process.kill();
+    let count = |cluster: &TestCluster, folder| cluster.initiator()?.count(folder);
     let (records, sessions) = (
-        count(world, "etc/iscsi/nodes")?,
-        count(world, "sys/class/iscsi_session")?,
+        count(cluster, "etc/iscsi/nodes")?,
+        count(cluster, "sys/class/iscsi_session")?,
     );
     let started = Instant::now();
-    world.restart_driver_at_once().await?;
-    world
+    cluster.restart_driver_at_once().await?;
+    cluster
         .plugin
         .node()
         .node_get_info(NodeGetInfoRequest {})
         .await?;
     let first_answer_ms = millis(started.elapsed());
-    let meter = Meter::of(world.plugin.process.id())?;
+    let meter = Meter::of(cluster.plugin.process.id())?;
     let then = meter.read()?;
     let quiet_ms = millis(meter.quiet_since(started).await?);
     let end = meter.read()?;
@@ -99,7 +99,7 @@ async fn start(world: &mut TestCluster) -> Result<Start> {
         quiet_ms,
         cpu_ms: end.cpu_ms(),
         programs_ms: end.programs_ms(),
-        records_left: count(world, "etc/iscsi/nodes")?,
+        records_left: count(cluster, "etc/iscsi/nodes")?,
     })
 }
 
@@ -107,9 +107,9 @@ fn millis(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
-/// Every other session ends, its record stays.
-fn log_half_out(world: &TestCluster) -> Result<()> {
-    let initiator = world.initiator()?;
+/// Logs out every other session, leaving its record.
+fn log_out_half(cluster: &TestCluster) -> Result<()> {
+    let initiator = cluster.initiator()?;
     let iscsiadm = initiator.bin().join("iscsiadm");
     let status = initiator.status()?;
     let sessions = status["sessions"].as_array().context("sessions")?;
@@ -123,7 +123,7 @@ fn log_half_out(world: &TestCluster) -> Result<()> {
     Ok(())
 }
 
-/// As a person reads it.
+/// Prints a human-readable table.
 pub(super) fn print(found: &[Start]) {
     println!("\nThe node's start (ratios to the first row)");
     let rows = found.iter().map(|row| {

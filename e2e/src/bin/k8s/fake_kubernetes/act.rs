@@ -1,4 +1,4 @@
-//! Makes a call that is due, and notes what came of it.
+//! Makes a call that is due, and records its result in the store.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -11,30 +11,30 @@ use proto::csi::volume_capability::access_mode::Mode;
 use tonic::{Code, Status};
 
 use super::decide::Action;
-use super::store::{Stands, Store, Volume};
+use super::store::{CallState, Store, Volume};
 use super::{Shared, pod_folder};
 use crate::co::Class;
 
-/// How long a call may take: as the chart tells its sidecars.
+/// The timeout of a call, as the chart sets it for its sidecars.
 const DEADLINE: Duration = Duration::from_secs(120);
-/// What `ReadWriteOnce` is for a driver that knows the difference between one pod and one node.
+/// What `ReadWriteOnce` becomes for a driver that distinguishes one pod from one node.
 const MODE: Mode = Mode::SingleNodeMultiWriter;
-/// What the file system is for those whose class names none: as the chart tells the provisioner.
+/// The file system if the StorageClass names none, as the chart sets it for the provisioner.
 const DEFAULT_FS: &str = "ext4";
 
-/// Makes the call, unless it is not due any more.
-pub(super) async fn act(shared: &Shared, deed: &Action) -> Result<(), Status> {
-    let answer = tokio::time::timeout(DEADLINE, call(shared, deed)).await;
+/// Makes the call, with a timeout, and records a failure.
+pub(super) async fn act(shared: &Shared, action: &Action) -> Result<(), Status> {
+    let answer = tokio::time::timeout(DEADLINE, call(shared, action)).await;
     let answer =
-        answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("the CO waits no longer")));
+        answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("the CO's deadline has passed")));
     if let Err(status) = &answer {
-        failed(&mut shared.store(), deed, status);
+        failed(&mut shared.store(), action, status);
     }
     answer
 }
 
-/// Codes after which the effect may be there, or still come. Everything else says that it did not happen.
-fn leaves_doubt(status: &Status) -> bool {
+/// Codes after which the effect may exist or may still appear. Any other code means that it did not happen.
+fn outcome_unknown(status: &Status) -> bool {
     matches!(
         status.code(),
         Code::Cancelled
@@ -45,55 +45,55 @@ fn leaves_doubt(status: &Status) -> bool {
     )
 }
 
-/// Codes that tell the resizer that this size can never be had.
-pub(super) fn is_hopeless(status: &Status) -> bool {
+/// Codes by which the resizer concludes that this size is infeasible.
+pub(super) fn is_infeasible(status: &Status) -> bool {
     matches!(
         status.code(),
         Code::InvalidArgument | Code::OutOfRange | Code::NotFound
     )
 }
 
-async fn call(shared: &Shared, deed: &Action) -> Result<(), Status> {
-    match deed {
+async fn call(shared: &Shared, action: &Action) -> Result<(), Status> {
+    match action {
         Action::Create { claim } => create(shared, claim).await,
         Action::Grow { claim } => grow(shared, claim).await,
         Action::Delete { volume } => {
-            let seat = shared.parts.clients(None).await;
-            life(shared, volume, None)?.delete(&seat).await?;
+            let clients = shared.parts.clients(None).await;
+            test_volume(shared, volume, None)?.delete(&clients).await?;
             shared.store().volumes.remove(volume);
             Ok(())
         }
         Action::Attach { volume, node } => attach(shared, volume, node).await,
         Action::Detach { volume, node } => {
-            let seat = shared.parts.clients(None).await;
-            let life = life(shared, volume, Some(node))?;
-            life.unpublish(&seat).await?;
+            let clients = shared.parts.clients(None).await;
+            let test_volume = test_volume(shared, volume, Some(node))?;
+            test_volume.unpublish(&clients).await?;
             shared.with_volume(volume, |volume| volume.attached.remove(node));
             Ok(())
         }
         Action::Stage { volume, node } => stage(shared, volume, node).await,
         Action::Unstage { volume, node } => {
-            let seat = shared.parts.clients(Some(node)).await;
-            let life = life(shared, volume, Some(node))?;
-            life.unstage(&seat).await?;
-            remove(&life.staging)?;
+            let clients = shared.parts.clients(Some(node)).await;
+            let test_volume = test_volume(shared, volume, Some(node))?;
+            test_volume.unstage(&clients).await?;
+            remove(&test_volume.staging)?;
             shared.with_volume(volume, |volume| volume.staged.remove(node));
             Ok(())
         }
         Action::GrowOnNode { pod } => grow_on_node(shared, pod).await,
         Action::Publish { pod } => {
-            let (seat, life) = pods_life(shared, pod).await?;
-            make(life.target.parent())?;
-            mark(shared, pod, Some(Stands::Perhaps));
-            life.node_publish(&seat).await?;
-            mark(shared, pod, Some(Stands::Done));
+            let (clients, test_volume) = pod_volume(shared, pod).await?;
+            create_dir(test_volume.target.parent())?;
+            set_published(shared, pod, Some(CallState::Perhaps));
+            test_volume.node_publish(&clients).await?;
+            set_published(shared, pod, Some(CallState::Done));
             Ok(())
         }
         Action::Unpublish { pod } => {
-            let (seat, life) = pods_life(shared, pod).await?;
-            life.node_unpublish(&seat).await?;
-            remove(&pod_folder(&shared.parts.home(&life.node_id), pod))?;
-            mark(shared, pod, None);
+            let (clients, test_volume) = pod_volume(shared, pod).await?;
+            test_volume.node_unpublish(&clients).await?;
+            remove(&pod_folder(&shared.parts.home(&test_volume.node_id), pod))?;
+            set_published(shared, pod, None);
             Ok(())
         }
     }
@@ -105,30 +105,30 @@ async fn create(shared: &Shared, claim: &str) -> Result<(), Status> {
         let Store {
             claims, classes, ..
         } = &mut *store;
-        let claimed = claims.get_mut(claim).ok_or_else(gone)?;
+        let claim_state = claims.get_mut(claim).ok_or_else(obsolete)?;
         let class = classes
-            .get(&claimed.claim.class)
+            .get(&claim_state.claim.class)
             .ok_or_else(|| Status::invalid_argument("there is no such StorageClass"))?;
-        claimed.begun = true;
-        let content = content(claimed.claim.block, class);
-        let mut request = create_request(&claimed.volume, claimed.asked, content);
+        claim_state.create_started = true;
+        let content = content(claim_state.claim.block, class);
+        let mut request = create_request(&claim_state.volume, claim_state.requested, content);
         request.volume_capabilities = vec![capability(content, MODE)];
         (request, class.clone(), content)
     };
     request.parameters = class.parameters.into_iter().collect();
     let name = request.name.clone();
-    let seat = shared.parts.clients(None).await;
-    let made = seat.controller().create_volume(request).await?;
-    let made = made.into_inner().volume.unwrap_or_default();
+    let clients = shared.parts.clients(None).await;
+    let created = clients.controller().create_volume(request).await?;
+    let created = created.into_inner().volume.unwrap_or_default();
     let mut store = shared.store();
-    let claimed = store.claims.get_mut(claim).ok_or_else(gone)?;
-    claimed.bound = true;
-    claimed.capacity = made.capacity_bytes;
+    let claim_state = store.claims.get_mut(claim).ok_or_else(obsolete)?;
+    claim_state.bound = true;
+    claim_state.capacity = created.capacity_bytes;
     let volume = Volume {
-        handle: made.volume_id,
-        context: made.volume_context,
+        handle: created.volume_id,
+        context: created.volume_context,
         content,
-        bytes: made.capacity_bytes,
+        bytes: created.capacity_bytes,
         claim: Some(claim.to_owned()),
         reclaim: class.reclaim,
         attached: BTreeMap::new(),
@@ -142,9 +142,11 @@ async fn attach(shared: &Shared, volume: &str, node: &str) -> Result<(), Status>
     shared.with_volume(volume, |volume| {
         volume.attached.entry(node.to_owned()).or_insert(None);
     });
-    let seat = shared.parts.clients(None).await;
-    let life = life(shared, volume, Some(node))?;
-    let context = life.publish_to(&seat, &life.node_id).await?;
+    let clients = shared.parts.clients(None).await;
+    let test_volume = test_volume(shared, volume, Some(node))?;
+    let context = test_volume
+        .publish_to(&clients, &test_volume.node_id)
+        .await?;
     shared.with_volume(volume, |volume| {
         volume.attached.insert(node.to_owned(), Some(context));
     });
@@ -152,102 +154,105 @@ async fn attach(shared: &Shared, volume: &str, node: &str) -> Result<(), Status>
 }
 
 async fn stage(shared: &Shared, volume: &str, node: &str) -> Result<(), Status> {
-    let seat = shared.parts.clients(Some(node)).await;
-    let life = life(shared, volume, Some(node))?;
-    make(Some(&life.staging))?;
-    let stands = |stands| {
+    let clients = shared.parts.clients(Some(node)).await;
+    let test_volume = test_volume(shared, volume, Some(node))?;
+    create_dir(Some(&test_volume.staging))?;
+    let set_state = |state| {
         shared.with_volume(volume, |volume| {
-            volume.staged.insert(node.to_owned(), stands);
+            volume.staged.insert(node.to_owned(), state);
         });
     };
-    stands(Stands::Perhaps);
-    life.stage(&seat).await?;
-    stands(Stands::Done);
+    set_state(CallState::Perhaps);
+    test_volume.stage(&clients).await?;
+    set_state(CallState::Done);
     Ok(())
 }
 
 async fn grow(shared: &Shared, claim: &str) -> Result<(), Status> {
     let (volume, bytes) = {
         let mut store = shared.store();
-        let claimed = store.claims.get_mut(claim).ok_or_else(gone)?;
-        // What may still go on is ended first, whatever the claim asks for by now.
-        let bytes = *claimed.allocated.get_or_insert(claimed.asked);
-        (claimed.volume.clone(), bytes)
+        let claim_state = store.claims.get_mut(claim).ok_or_else(obsolete)?;
+        // An expansion that may still be in progress is completed first, whatever size the claim requests by now.
+        let bytes = *claim_state.allocated.get_or_insert(claim_state.requested);
+        (claim_state.volume.clone(), bytes)
     };
-    let life = life(shared, &volume, None)?;
+    let test_volume = test_volume(shared, &volume, None)?;
     let request = csi::ControllerExpandVolumeRequest {
-        volume_id: life.id.clone(),
+        volume_id: test_volume.id.clone(),
         capacity_range: Some(at_least(bytes)),
-        volume_capability: Some(life.capability()),
+        volume_capability: Some(test_volume.capability()),
         ..csi::ControllerExpandVolumeRequest::default()
     };
-    let seat = shared.parts.clients(None).await;
-    let grown = seat.controller().controller_expand_volume(request).await?;
+    let clients = shared.parts.clients(None).await;
+    let grown = clients
+        .controller()
+        .controller_expand_volume(request)
+        .await?;
     let grown = grown.into_inner();
     let mut store = shared.store();
     if let Some(volume) = store.volumes.get_mut(&volume) {
         volume.bytes = grown.capacity_bytes;
     }
-    let claimed = store.claims.get_mut(claim).ok_or_else(gone)?;
-    claimed.allocated = None;
-    claimed.conditions.clear();
+    let claim_state = store.claims.get_mut(claim).ok_or_else(obsolete)?;
+    claim_state.allocated = None;
+    claim_state.conditions.clear();
     if grown.node_expansion_required {
         let pending = "FileSystemResizePending".to_owned();
-        claimed.conditions.insert(pending, String::new());
+        claim_state.conditions.insert(pending, String::new());
     } else {
-        claimed.capacity = grown.capacity_bytes;
+        claim_state.capacity = grown.capacity_bytes;
     }
     Ok(())
 }
 
 async fn grow_on_node(shared: &Shared, pod: &str) -> Result<(), Status> {
-    let (seat, life) = pods_life(shared, pod).await?;
-    let volume = shared.with_volume(&life.name, |volume| volume.bytes);
-    let bytes = volume.ok_or_else(gone)?;
-    life.expand_on_node(&seat, bytes).await?;
-    if let Some(claimed) = shared.store().claim_of(pod) {
-        claimed.capacity = bytes;
-        claimed.conditions.clear();
+    let (clients, test_volume) = pod_volume(shared, pod).await?;
+    let volume = shared.with_volume(&test_volume.name, |volume| volume.bytes);
+    let bytes = volume.ok_or_else(obsolete)?;
+    test_volume.expand_on_node(&clients, bytes).await?;
+    if let Some(claim_state) = shared.store().claim_of(pod) {
+        claim_state.capacity = bytes;
+        claim_state.conditions.clear();
     }
     Ok(())
 }
 
-/// What a failure tells the programs of a CO.
-fn failed(store: &mut Store, deed: &Action, status: &Status) {
-    let doubt = leaves_doubt(status);
-    match deed {
+/// Records what a failure means to the CO's programs.
+fn failed(store: &mut Store, action: &Action, status: &Status) {
+    let unknown = outcome_unknown(status);
+    match action {
         Action::Create { claim } => {
-            // The provisioner alone takes a lack of room for an end.
-            let ended = !doubt || status.code() == Code::ResourceExhausted;
-            if let Some(claimed) = store.claims.get_mut(claim) {
-                claimed.begun = !ended;
+            // Only the provisioner considers ResourceExhausted final.
+            let ended = !unknown || status.code() == Code::ResourceExhausted;
+            if let Some(claim_state) = store.claims.get_mut(claim) {
+                claim_state.create_started = !ended;
             }
         }
-        Action::Stage { volume, node } if !doubt => {
+        Action::Stage { volume, node } if !unknown => {
             if let Some(volume) = store.volumes.get_mut(volume) {
                 volume.staged.remove(node);
             }
         }
         Action::Grow { claim } => {
-            let Some(claimed) = store.claims.get_mut(claim) else {
+            let Some(claim_state) = store.claims.get_mut(claim) else {
                 return;
             };
-            let mut say = |condition: &str| {
+            let mut set_condition = |condition: &str| {
                 let message = status.message().to_owned();
-                claimed.conditions.insert(condition.to_owned(), message);
+                claim_state.conditions.insert(condition.to_owned(), message);
             };
-            say("ControllerResizeError");
-            if is_hopeless(status) {
-                say("ControllerResizeInfeasible");
+            set_condition("ControllerResizeError");
+            if is_infeasible(status) {
+                set_condition("ControllerResizeInfeasible");
             }
-            if !doubt {
-                claimed.allocated = None;
+            if !unknown {
+                claim_state.allocated = None;
             }
         }
         Action::GrowOnNode { pod } => {
-            if let Some(claimed) = store.claim_of(pod) {
+            if let Some(claim_state) = store.claim_of(pod) {
                 let message = status.message().to_owned();
-                claimed
+                claim_state
                     .conditions
                     .insert("NodeResizeError".to_owned(), message);
             }
@@ -262,7 +267,7 @@ fn failed(store: &mut Store, deed: &Action, status: &Status) {
     }
 }
 
-/// What the provisioner asks for: the class's file system, however its key is spelt.
+/// The content that the provisioner requests: the class's file system, in any spelling of its key.
 fn content(block: bool, class: &Class) -> Content {
     if block {
         return Content::Block;
@@ -272,15 +277,15 @@ fn content(block: bool, class: &Class) -> Content {
         .iter()
         .find(|(key, _)| key.eq_ignore_ascii_case("fstype"))
         .map(|(_, value)| value.as_str());
-    let wanted = |content: &Content| Some(content.name()) == named;
-    let content = Content::ALL.into_iter().find(wanted);
+    let matches = |content: &Content| Some(content.name()) == named;
+    let content = Content::ALL.into_iter().find(matches);
     content.unwrap_or(Content::Fs(DEFAULT_FS))
 }
 
-/// A volume as calls want it; on a node, if they are for one.
-fn life(shared: &Shared, name: &str, node: Option<&str>) -> Result<TestVolume, Status> {
+/// The volume as CSI calls need it; with the state of a node, if one is given.
+fn test_volume(shared: &Shared, name: &str, node: Option<&str>) -> Result<TestVolume, Status> {
     let store = shared.store();
-    let volume = store.volumes.get(name).ok_or_else(gone)?;
+    let volume = store.volumes.get(name).ok_or_else(obsolete)?;
     let node = node.unwrap_or_default();
     let context = volume.attached.get(node).cloned().flatten();
     let staging = shared.parts.home(node).join("staging").join(name);
@@ -300,44 +305,44 @@ fn life(shared: &Shared, name: &str, node: Option<&str>) -> Result<TestVolume, S
     })
 }
 
-/// The same for a pod. `node_id` is the node's name: calls of the kubelet do without its id.
-async fn pods_life(shared: &Shared, pod: &str) -> Result<(CsiClients, TestVolume), Status> {
+/// The same for a pod. `node_id` is the node's name, because the kubelet's calls do not need its id.
+async fn pod_volume(shared: &Shared, pod: &str) -> Result<(CsiClients, TestVolume), Status> {
     let (volume, node) = {
         let store = shared.store();
-        let running = store.pods.get(pod).ok_or_else(gone)?;
-        let (volume, _) = store.volume_of(running).ok_or_else(gone)?;
-        let node = running.node.clone().ok_or_else(gone)?;
+        let running = store.pods.get(pod).ok_or_else(obsolete)?;
+        let (volume, _) = store.volume_of(running).ok_or_else(obsolete)?;
+        let node = running.node.clone().ok_or_else(obsolete)?;
         (volume.to_owned(), node)
     };
-    let mut life = life(shared, &volume, Some(&node))?;
-    life.target = target_of(shared, &node, pod);
-    let seat = shared.parts.clients(Some(&node)).await;
-    life.node_id = node;
-    Ok((seat, life))
+    let mut test_volume = test_volume(shared, &volume, Some(&node))?;
+    test_volume.target = target_of(shared, &node, pod);
+    let clients = shared.parts.clients(Some(&node)).await;
+    test_volume.node_id = node;
+    Ok((clients, test_volume))
 }
 
-/// Where a pod has its volume.
+/// The target path of a pod.
 pub(super) fn target_of(shared: &Shared, node: &str, pod: &str) -> std::path::PathBuf {
     pod_folder(&shared.parts.home(node), pod).join("volume")
 }
 
-fn mark(shared: &Shared, pod: &str, published: Option<Stands>) {
+fn set_published(shared: &Shared, pod: &str, published: Option<CallState>) {
     if let Some(running) = shared.store().pods.get_mut(pod) {
         running.published = published;
     }
 }
 
-/// Somebody was faster: what the call was for is not there any more.
-fn gone() -> Status {
-    Status::aborted("the CO does not want this any more")
+/// The state has changed: the object of the call no longer exists.
+fn obsolete() -> Status {
+    Status::aborted("the CO no longer needs this call")
 }
 
-fn make(folder: Option<&std::path::Path>) -> Result<(), Status> {
-    let made = folder.map_or(Ok(()), std::fs::create_dir_all);
-    made.map_err(|error| Status::aborted(format!("the CO cannot make a directory: {error}")))
+fn create_dir(folder: Option<&std::path::Path>) -> Result<(), Status> {
+    let created = folder.map_or(Ok(()), std::fs::create_dir_all);
+    created.map_err(|error| Status::aborted(format!("the CO cannot make a directory: {error}")))
 }
 
-/// Never what is below a mount: only empty directories go.
+/// Removes only empty directories, so nothing below a mount.
 fn remove(folder: &std::path::Path) -> Result<(), Status> {
     match std::fs::remove_dir(folder) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Status::aborted(

@@ -1,25 +1,25 @@
-//! When a call that failed is repeated.
+//! Exponential backoff: when a failed call is retried.
 
 use std::time::{Duration, Instant};
 
-/// After the first failure. The sidecars of a real CO wait ten times as long.
+/// Pause after the first failure. The sidecars of a real CO wait ten times as long.
 const FIRST: Duration = Duration::from_millis(100);
-/// After many.
+/// Maximum pause.
 const LONGEST: Duration = Duration::from_secs(5);
 
-/// How often a call has failed, and when it may be made again.
+/// How often a call has failed, and when it may be retried.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Backoff {
     failures: u32,
-    /// Not before.
+    /// The earliest time of the retry.
     pub(super) at: Instant,
 }
 
 impl Backoff {
-    /// After one more failure; `hopeless` when the driver says that this call can never succeed.
-    pub(super) fn after(before: Option<Self>, hopeless: bool, now: Instant) -> Self {
+    /// The backoff after one more failure; `infeasible` if the driver's code says that this call can never succeed.
+    pub(super) fn after(before: Option<Self>, infeasible: bool, now: Instant) -> Self {
         let failures = before.map_or(0, |before| before.failures) + 1;
-        let pause = if hopeless { LONGEST } else { pause(failures) };
+        let pause = if infeasible { LONGEST } else { pause(failures) };
         Self {
             failures,
             at: now + pause,
@@ -47,7 +47,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_hopeless_is_asked_seldom() {
+    fn an_infeasible_call_is_retried_rarely() {
         let now = Instant::now();
         assert_eq!(Backoff::after(None, true, now).at, now + LONGEST);
         assert_eq!(Backoff::after(None, false, now).at, now + FIRST);

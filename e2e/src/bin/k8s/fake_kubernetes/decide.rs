@@ -1,34 +1,34 @@
-//! What a CO does next: a pure function of what it knows. Which of its programs does what is written beside each deed.
+//! What a CO does next, as a pure function of its state. The comment of each action says which program does it.
 
-use super::store::{Running, Stands, Store};
+use super::store::{CallState, PodState, Store};
 use crate::co::Reclaim;
 
 /// A call that is due.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Action {
-    /// The provisioner makes a claim's volume.
+    /// The provisioner creates a claim's volume.
     Create { claim: String },
-    /// The provisioner deletes a volume whose claim has gone.
+    /// The provisioner deletes a volume whose claim is deleted.
     Delete { volume: String },
-    /// The attacher, for a pod that waits.
+    /// The attacher, for a pod that is scheduled.
     Attach { volume: String, node: String },
-    /// The attacher, when the kubelet is done.
+    /// The attacher, after the kubelet has unstaged it.
     Detach { volume: String, node: String },
     /// The resizer, after a claim was edited.
     Grow { claim: String },
-    /// The kubelet, once it is attached.
+    /// The kubelet, after the volume is attached.
     Stage { volume: String, node: String },
-    /// The kubelet, once it is staged.
+    /// The kubelet, after the volume is staged.
     Publish { pod: String },
-    /// The kubelet, once it is published: before the pod starts, or while it runs.
+    /// The kubelet, after it is published: before the pod starts, or while it runs.
     GrowOnNode { pod: String },
     /// The kubelet, after the pod's processes have ended.
     Unpublish { pod: String },
-    /// The kubelet, after the last pod of the node.
+    /// The kubelet, after the node's last pod with the volume.
     Unstage { volume: String, node: String },
 }
 
-/// All that is due now.
+/// All actions that are due now.
 pub(super) fn next_actions(store: &Store) -> Vec<Action> {
     let mut due = Vec::new();
     provision(store, &mut due);
@@ -40,22 +40,22 @@ pub(super) fn next_actions(store: &Store) -> Vec<Action> {
 fn provision(store: &Store, due: &mut Vec<Action>) {
     for (name, claim) in &store.claims {
         let claim_name = name.clone();
-        // Whoever has begun goes on until he knows: only then can it be deleted.
-        if !claim.bound && (claim.begun || !claim.deleting) {
+        // A create that was started is retried until its outcome is known: only then can the volume be deleted.
+        if !claim.bound && (claim.create_started || !claim.deleting) {
             due.push(Action::Create { claim: claim_name });
             continue;
         }
         let grows = store
             .volumes
             .get(&claim.volume)
-            .is_some_and(|volume| claim.bound && claim.asked > volume.bytes);
+            .is_some_and(|volume| claim.bound && claim.requested > volume.bytes);
         if grows {
             due.push(Action::Grow { claim: claim_name });
         }
     }
     for (name, volume) in &store.volumes {
-        let goes = volume.claim.is_none() && volume.reclaim == Reclaim::Delete;
-        if goes && volume.attached.is_empty() {
+        let deletable = volume.claim.is_none() && volume.reclaim == Reclaim::Delete;
+        if deletable && volume.attached.is_empty() {
             due.push(Action::Delete {
                 volume: name.clone(),
             });
@@ -111,17 +111,17 @@ fn mount(store: &Store, due: &mut Vec<Action>) {
     }
 }
 
-/// What brings a pod nearer to its start, or what has grown under it to its notice.
-fn start(store: &Store, name: &str, pod: &Running) -> Option<Action> {
+/// The next action towards starting a pod, or towards growing its volume on the node.
+fn start(store: &Store, name: &str, pod: &PodState) -> Option<Action> {
     let (volume_name, volume) = store.volume_of(pod)?;
     let node = pod.node.clone()?;
     volume.attached.get(&node)?.as_ref()?;
-    if volume.staged.get(&node) != Some(&Stands::Done) {
+    if volume.staged.get(&node) != Some(&CallState::Done) {
         let volume = volume_name.to_owned();
         return Some(Action::Stage { volume, node });
     }
     let pod_name = name.to_owned();
-    if pod.published != Some(Stands::Done) {
+    if pod.published != Some(CallState::Done) {
         return Some(Action::Publish { pod: pod_name });
     }
     (!store.has_all(pod)).then_some(Action::GrowOnNode { pod: pod_name })
@@ -134,12 +134,12 @@ mod tests {
     use e2e::GIB;
     use e2e::harness::test_volume::Content;
 
-    use super::super::store::{Claimed, Volume};
+    use super::super::store::{ClaimState, Volume};
     use super::*;
     use crate::co::{Claim, Pod};
 
-    fn claimed(asked: i64) -> Claimed {
-        Claimed {
+    fn claim_state(requested: i64) -> ClaimState {
+        ClaimState {
             claim: Claim {
                 name: "c".into(),
                 class: "k".into(),
@@ -148,8 +148,8 @@ mod tests {
             },
             volume: "v".into(),
             bound: true,
-            begun: true,
-            asked,
+            create_started: true,
+            requested,
             capacity: GIB,
             allocated: None,
             conditions: BTreeMap::new(),
@@ -157,14 +157,14 @@ mod tests {
         }
     }
 
-    fn pod(name: &str, node: &str) -> Running {
-        Running {
+    fn pod(name: &str, node: &str) -> PodState {
+        PodState {
             pod: Pod {
                 name: name.into(),
                 claim: "c".into(),
                 block: false,
                 node: None,
-                works: None,
+                script: None,
             },
             node: Some(node.into()),
             published: None,
@@ -180,7 +180,7 @@ mod tests {
             nodes: vec!["a".into(), "b".into()],
             ..Store::default()
         };
-        store.claims.insert("c".into(), claimed(GIB));
+        store.claims.insert("c".into(), claim_state(GIB));
         store.pods.insert("p".into(), pod("p", "a"));
         let volume = Volume {
             handle: "h".into(),
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_is_attached_staged_published_in_this_order_and_back() {
+    fn a_pod_goes_through_attach_stage_publish_and_back() {
         let mut store = store();
         let (volume_, node) = on("a");
         assert_eq!(
@@ -226,12 +226,14 @@ mod tests {
                 node
             }]
         );
-        volume(&mut store).staged.insert("a".into(), Stands::Done);
+        volume(&mut store)
+            .staged
+            .insert("a".into(), CallState::Done);
         assert_eq!(next_actions(&store), [Action::Publish { pod: "p".into() }]);
         let running = store.pods.get_mut("p").unwrap();
-        (running.published, running.runs) = (Some(Stands::Done), true);
+        (running.published, running.runs) = (Some(CallState::Done), true);
         assert_eq!(next_actions(&store), []);
-        // Nothing is unmounted under a process.
+        // Nothing is unmounted while a process uses it.
         store.pods.get_mut("p").unwrap().stopping = true;
         assert_eq!(next_actions(&store), []);
         store.pods.get_mut("p").unwrap().runs = false;
@@ -240,7 +242,7 @@ mod tests {
             [Action::Unpublish { pod: "p".into() }]
         );
         store.pods.get_mut("p").unwrap().published = None;
-        store.settle();
+        store.reconcile();
         let (volume_, node) = on("a");
         assert_eq!(
             next_actions(&store),
@@ -261,7 +263,7 @@ mod tests {
         volume(&mut store).attached.clear();
         assert_eq!(next_actions(&store), []);
         store.claims.get_mut("c").unwrap().deleting = true;
-        store.settle();
+        store.reconcile();
         assert_eq!(
             next_actions(&store),
             [Action::Delete { volume: "v".into() }]
@@ -272,7 +274,7 @@ mod tests {
     fn a_volume_that_is_elsewhere_is_waited_for() {
         let mut store = store();
         volume(&mut store).attached.insert("b".into(), None);
-        // Nobody on b uses it: it is taken away there, and only then attached here.
+        // No pod on b uses it: it is detached there, and only then attached here.
         let (volume_, node) = on("b");
         assert_eq!(
             next_actions(&store),
@@ -283,7 +285,7 @@ mod tests {
         );
         volume(&mut store)
             .staged
-            .insert("b".into(), Stands::Perhaps);
+            .insert("b".into(), CallState::Perhaps);
         let (volume_, node) = on("b");
         assert_eq!(
             next_actions(&store),
@@ -295,16 +297,16 @@ mod tests {
     }
 
     #[test]
-    fn what_has_grown_is_grown_on_the_node_once_it_is_published() {
+    fn an_expanded_volume_grows_on_the_node_after_publish() {
         let mut store = store();
-        store.claims.get_mut("c").unwrap().asked = 2 * GIB;
+        store.claims.get_mut("c").unwrap().requested = 2 * GIB;
         assert_eq!(next_actions(&store)[0], Action::Grow { claim: "c".into() });
         let grown = volume(&mut store);
         grown.bytes = 2 * GIB;
         grown.attached.insert("a".into(), Some(HashMap::new()));
-        grown.staged.insert("a".into(), Stands::Done);
+        grown.staged.insert("a".into(), CallState::Done);
         assert_eq!(next_actions(&store), [Action::Publish { pod: "p".into() }]);
-        store.pods.get_mut("p").unwrap().published = Some(Stands::Done);
+        store.pods.get_mut("p").unwrap().published = Some(CallState::Done);
         assert_eq!(
             next_actions(&store),
             [Action::GrowOnNode { pod: "p".into() }]
@@ -316,17 +318,17 @@ mod tests {
     }
 
     #[test]
-    fn a_creation_that_was_begun_is_ended_before_its_claim_goes() {
+    fn a_started_create_is_finished_before_its_claim_is_removed() {
         let mut store = store();
         store.pods.clear();
         store.volumes.clear();
         let claim = store.claims.get_mut("c").unwrap();
         (claim.bound, claim.deleting) = (false, true);
-        store.settle();
+        store.reconcile();
         assert_eq!(next_actions(&store), [Action::Create { claim: "c".into() }]);
-        store.claims.get_mut("c").unwrap().begun = false;
+        store.claims.get_mut("c").unwrap().create_started = false;
         assert_eq!(next_actions(&store), []);
-        store.settle();
+        store.reconcile();
         assert!(store.claims.is_empty());
     }
 }

@@ -1,4 +1,4 @@
-//! The processes: the driver's controller and one of its plugins on each node, and the NAS. Who is killed comes back.
+//! The processes: the driver's controller, a node plugin per node, and the NAS, with kill and restart.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,14 +14,14 @@ use tokio::sync::Mutex;
 
 use crate::co::Half;
 
-/// How long it takes until somebody who was killed is started again.
-const AWAY: Duration = Duration::from_millis(500);
+/// How long a killed process stays down.
+const DOWNTIME: Duration = Duration::from_millis(500);
 
 /// A part of the driver.
 struct Part {
     settings: Settings,
     initiator: Option<Initiator>,
-    /// `None` while it is away.
+    /// `None` while it is down.
     plugin: Option<Plugin>,
 }
 
@@ -30,7 +30,7 @@ pub(super) struct Parts {
     nas: Mutex<Nas>,
     controller: Mutex<Part>,
     nodes: BTreeMap<String, Mutex<Part>>,
-    /// Where each of them has a folder of its own.
+    /// The parent folder of their folders.
     pub(super) folder: PathBuf,
 }
 
@@ -42,10 +42,10 @@ impl Part {
 }
 
 impl Parts {
-    /// Starts all of them in `folder`.
+    /// Starts all of them, each with a subfolder of `folder`.
     ///
     /// # Errors
-    /// One does not come up.
+    /// One of them does not start.
     pub(super) async fn start(folder: &Path, nodes: &[&str]) -> Result<Self> {
         let settings = NasSettings {
             export: "loop",
@@ -95,12 +95,12 @@ impl Parts {
         })
     }
 
-    /// Where the kubelet of a node has its directories.
+    /// The kubelet's folder on a node.
     pub(super) fn home(&self, node: &str) -> PathBuf {
         self.folder.join(node).join("kubelet")
     }
 
-    /// Whom the sidecars, and the kubelet of a node, speak to. Who is away is UNAVAILABLE.
+    /// Clients for the sidecars, and for the kubelet of a node. A part that is down returns UNAVAILABLE.
     pub(super) async fn clients(&self, node: Option<&str>) -> CsiClients {
         let line = async |part: &Mutex<Part>| part.lock().await.plugin.as_ref().map(Plugin::line);
         let plugin = match node.and_then(|node| self.nodes.get(node)) {
@@ -111,7 +111,7 @@ impl Parts {
         CsiClients::take(line(&self.controller).await, plugin, &home)
     }
 
-    /// Kills a part. [`Parts::bring_back`] starts it again.
+    /// Kills a part. [`Parts::restart`] starts it again.
     ///
     /// # Errors
     /// There is no such node.
@@ -124,10 +124,10 @@ impl Parts {
     /// Starts a part that was killed.
     ///
     /// # Errors
-    /// It does not come up.
-    pub(super) async fn bring_back(&self, half: &Half) -> Result<()> {
-        // sleep: it is to be away for a while.
-        tokio::time::sleep(AWAY).await;
+    /// It does not start.
+    pub(super) async fn restart(&self, half: &Half) -> Result<()> {
+        // sleep: keeps it down for a while.
+        tokio::time::sleep(DOWNTIME).await;
         let mut part = self.part(half)?.lock().await;
         if part.plugin.is_none() {
             part.start().await?;
@@ -138,12 +138,12 @@ impl Parts {
     fn part(&self, half: &Half) -> Result<&Mutex<Part>> {
         match half {
             Half::Controller => Ok(&self.controller),
-            Half::Node(node) => self.nodes.get(node).context("there is no such node"),
+            Half::Node(node) => self.nodes.get(node).context("no such node"),
         }
     }
 
-    /// Nobody is away.
-    pub(super) async fn are_up(&self) -> bool {
+    /// Whether all parts are running.
+    pub(super) async fn all_up(&self) -> bool {
         for part in self.nodes.values().chain([&self.controller]) {
             if part.lock().await.plugin.is_none() {
                 return false;
@@ -157,55 +157,58 @@ impl Parts {
         self.nas.lock().await.kill();
     }
 
-    /// Starts the NAS that was killed.
+    /// Restarts the killed NAS.
     ///
     /// # Errors
-    /// It does not come up.
-    pub(super) async fn bring_nas_back(&self) -> Result<()> {
-        // sleep: it is to be away for a while.
-        tokio::time::sleep(AWAY).await;
+    /// It does not start.
+    pub(super) async fn restart_nas(&self) -> Result<()> {
+        // sleep: keeps it down for a while.
+        tokio::time::sleep(DOWNTIME).await;
         self.nas.lock().await.restart().await
     }
 
-    /// Asks the NAS at its control port.
+    /// Calls the NAS's control API.
     ///
     /// # Errors
-    /// It does not answer.
-    pub(super) async fn ask_nas(&self, knob: &str, body: Option<Value>) -> Result<Value> {
+    /// It does not respond.
+    pub(super) async fn call_nas(&self, path: &str, body: Option<Value>) -> Result<Value> {
         let nas = self.nas.lock().await;
         match body {
-            Some(body) => nas.change_setting(knob, &body).await,
-            None => nas.get_control(knob).await,
+            Some(body) => nas.change_setting(path, &body).await,
+            None => nas.get_control(path).await,
         }
     }
 
-    /// What volumes have left on NAS and nodes, in words.
+    /// Describes what volumes have left on the NAS and on nodes.
     ///
     /// # Errors
-    /// Somebody does not answer.
+    /// A part does not respond.
     pub(super) async fn leftovers(&self) -> Result<Vec<String>> {
-        let mut left = Vec::new();
-        let state = self.ask_nas("state", None).await?;
+        let mut leftovers = Vec::new();
+        let state = self.call_nas("state", None).await?;
         let number = |kind: &str| state[kind].as_array().map_or(0, Vec::len);
-        let mut found = |what: String, number: usize| {
+        let mut add = |what: String, number: usize| {
             if number > 0 {
-                left.push(format!("{number} {what}"));
+                leftovers.push(format!("{number} {what}"));
             }
         };
-        found("LUNs on the NAS".to_owned(), number("luns"));
-        found("targets on the NAS".to_owned(), number("targets"));
+        add("LUNs on the NAS".to_owned(), number("luns"));
+        add("targets on the NAS".to_owned(), number("targets"));
         let mounts = e2e::harness::janitor::mounts_below(&self.folder)?;
-        found("mounts".to_owned(), mounts.len());
+        add("mounts".to_owned(), mounts.len());
         let devices = e2e::harness::test_cluster::loop_devices(self.nas.lock().await.folder())?;
-        found("loop devices".to_owned(), devices);
+        add("loop devices".to_owned(), devices);
         for (name, part) in &self.nodes {
             let part = part.lock().await;
-            let host = part.initiator.as_ref().context("a node has a host")?;
+            let host = part
+                .initiator
+                .as_ref()
+                .context("a node without an initiator")?;
             let sessions = host.count("sys/class/iscsi_session")?;
-            found(format!("sessions on {name}"), sessions);
+            add(format!("sessions on {name}"), sessions);
             let records = host.count("etc/iscsi/nodes")?;
-            found(format!("node records on {name}"), records);
+            add(format!("node records on {name}"), records);
         }
-        Ok(left)
+        Ok(leftovers)
     }
 }

@@ -1,4 +1,4 @@
-//! What is wanted, and what a CO knows of how it is. Nothing here calls anybody.
+//! The desired state and the CO's knowledge of the actual state. Makes no calls.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -7,85 +7,84 @@ use serde::Serialize;
 
 use crate::co::{Claim, Class, Pod, Reclaim};
 
-/// Everything.
 #[derive(Debug, Default)]
 pub(super) struct Store {
     pub(super) classes: BTreeMap<String, Class>,
-    pub(super) claims: BTreeMap<String, Claimed>,
+    pub(super) claims: BTreeMap<String, ClaimState>,
     pub(super) volumes: BTreeMap<String, Volume>,
-    pub(super) pods: BTreeMap<String, Running>,
+    pub(super) pods: BTreeMap<String, PodState>,
     /// The nodes' names, in order.
     pub(super) nodes: Vec<String>,
-    /// Claims that there ever were.
-    pub(super) made: u64,
+    /// Number of claims ever created.
+    pub(super) claims_created: u64,
 }
 
-/// A claim.
+/// A claim and its state.
 #[derive(Clone, Debug)]
-pub(super) struct Claimed {
+pub(super) struct ClaimState {
     pub(super) claim: Claim,
-    /// What its volume is called.
+    /// The name of its volume.
     pub(super) volume: String,
-    /// The volume is there.
+    /// Whether its volume exists.
     pub(super) bound: bool,
-    /// A creation was begun, and may have made something.
-    pub(super) begun: bool,
-    /// What it asks for now, bytes.
-    pub(super) asked: i64,
-    /// What it has, bytes.
+    /// Whether a create was started that may have had an effect.
+    pub(super) create_started: bool,
+    /// The size that it requests now, bytes.
+    pub(super) requested: i64,
+    /// Its capacity, bytes.
     pub(super) capacity: i64,
-    /// A growth to this size was begun and may still go on, bytes.
+    /// The size of an expansion that was started and may still be in progress, bytes.
     pub(super) allocated: Option<i64>,
     pub(super) conditions: BTreeMap<String, String>,
-    /// It goes as soon as no pod uses it.
+    /// It is deleted as soon as no pod uses it.
     pub(super) deleting: bool,
 }
 
-/// Where something stands that a call does or undoes.
+/// State of what a call creates or removes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub(super) enum Stands {
-    /// A call was begun; nobody knows.
+pub(super) enum CallState {
+    /// A call was started; the outcome is unknown.
     Perhaps,
-    /// It is done.
+    /// The call has succeeded.
     Done,
 }
 
-/// A volume.
+/// A volume and its state.
 #[derive(Clone, Debug)]
 pub(super) struct Volume {
     pub(super) handle: String,
     pub(super) context: HashMap<String, String>,
-    /// What its pods get.
+    /// File system or raw block.
     pub(super) content: Content,
-    /// What the LUN has, bytes.
+    /// Size of the LUN, bytes.
     pub(super) bytes: i64,
-    /// `None` once its claim has gone.
+    /// `None` after its claim is deleted.
     pub(super) claim: Option<String>,
     pub(super) reclaim: Reclaim,
-    /// The nodes that it is attached to or may be, each with its `publish_context` once that is known.
+    /// The nodes that it is or may be attached to, each with its `publish_context` once that is known.
     pub(super) attached: BTreeMap<String, Option<HashMap<String, String>>>,
-    /// Where it is staged.
-    pub(super) staged: BTreeMap<String, Stands>,
+    /// The nodes that it is or may be staged on.
+    pub(super) staged: BTreeMap<String, CallState>,
 }
 
-/// A pod.
+/// A pod and its state.
 #[derive(Clone, Debug)]
-pub(super) struct Running {
+pub(super) struct PodState {
     pub(super) pod: Pod,
-    /// Once it has one.
+    /// Its node, once it is scheduled.
     pub(super) node: Option<String>,
     /// `None` before the first call.
-    pub(super) published: Option<Stands>,
-    /// Its process was started.
+    pub(super) published: Option<CallState>,
+    /// Whether its process was started.
     pub(super) runs: bool,
-    /// How often it was started again.
+    /// How often its process was restarted.
     pub(super) restarts: i32,
     pub(super) stopping: bool,
 }
 
 impl Store {
-    /// The volume of a pod's claim, once there is one.
-    pub(super) fn volume_of(&self, pod: &Running) -> Option<(&str, &Volume)> {
+    /// The volume of a pod's claim, once it exists.
+    pub(super) fn volume_of(&self, pod: &PodState) -> Option<(&str, &Volume)> {
         let claim = self
             .claims
             .get(&pod.pod.claim)
@@ -94,64 +93,71 @@ impl Store {
         Some((name, volume))
     }
 
-    /// What a pod's volume has, its claim has too: nothing is left to be grown on its node.
-    pub(super) fn has_all(&self, pod: &Running) -> bool {
+    /// Whether the claim has the volume's full size, so that nothing is left to grow on the pod's node.
+    pub(super) fn has_all(&self, pod: &PodState) -> bool {
         let claim = self.claims.get(&pod.pod.claim);
         claim
             .zip(self.volume_of(pod))
             .is_some_and(|(claim, (_, volume))| claim.capacity >= volume.bytes)
     }
 
-    /// The claim of a pod, by the pod's name.
-    pub(super) fn claim_of(&mut self, pod: &str) -> Option<&mut Claimed> {
+    /// The claim of the pod with this name.
+    pub(super) fn claim_of(&mut self, pod: &str) -> Option<&mut ClaimState> {
         let pod = self.pods.get(pod)?;
         self.claims.get_mut(&pod.pod.claim)
     }
 
-    /// The pods that use a volume on a node, also those that are being stopped.
+    /// The pods that use a volume on a node, including those that are being stopped.
     pub(super) fn users<'a>(
         &'a self,
         volume: &'a str,
         node: &'a str,
-    ) -> impl Iterator<Item = &'a Running> {
+    ) -> impl Iterator<Item = &'a PodState> {
         self.pods.values().filter(move |pod| {
             pod.node.as_deref() == Some(node)
                 && self.volume_of(pod).is_some_and(|(name, _)| name == volume)
         })
     }
 
-    /// What goes and comes without a call: pods get nodes, claims go that nobody uses.
-    pub(super) fn settle(&mut self) {
-        let place: Vec<(String, String)> = self
+    /// Changes that need no call: schedules pods, removes pods that have ended and claims that are no longer used.
+    pub(super) fn reconcile(&mut self) {
+        let placements: Vec<(String, String)> = self
             .pods
             .iter()
             .filter(|(_, pod)| pod.node.is_none() && !pod.stopping)
             .filter_map(|(name, pod)| {
                 let (_, volume) = self.volume_of(pod)?;
-                let near = volume.attached.keys().next();
-                let node = pod.pod.node.as_ref().or(near).or(self.nodes.first())?;
+                let attached_node = volume.attached.keys().next();
+                let node = pod
+                    .pod
+                    .node
+                    .as_ref()
+                    .or(attached_node)
+                    .or(self.nodes.first())?;
                 Some((name.clone(), node.clone()))
             })
             .collect();
-        for (name, node) in place {
+        for (name, node) in placements {
             if let Some(pod) = self.pods.get_mut(&name) {
                 pod.node = Some(node);
             }
         }
         self.pods
             .retain(|_, pod| !pod.stopping || pod.published.is_some() || pod.runs);
-        let used: BTreeSet<String> = self
+        let claims_in_use: BTreeSet<String> = self
             .pods
             .values()
             .map(|pod| pod.pod.claim.clone())
             .collect();
         let volumes = &mut self.volumes;
         self.claims.retain(|name, claim| {
-            let goes = claim.deleting && !used.contains(name) && (claim.bound || !claim.begun);
-            if goes && let Some(volume) = volumes.get_mut(&claim.volume) {
+            let deletable = claim.deleting
+                && !claims_in_use.contains(name)
+                && (claim.bound || !claim.create_started);
+            if deletable && let Some(volume) = volumes.get_mut(&claim.volume) {
                 volume.claim = None;
             }
-            !goes
+            !deletable
         });
     }
 }

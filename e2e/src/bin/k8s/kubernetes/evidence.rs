@@ -1,4 +1,4 @@
-//! What is needed to find out why a story failed.
+//! Collects what is needed to debug a failed story: events, logs and objects.
 
 use std::path::Path;
 
@@ -18,7 +18,7 @@ use super::object::NAMESPACE;
 use crate::co::Co as _;
 
 impl Kubernetes {
-    pub(super) async fn write_down(&self, folder: &Path) -> Result<()> {
+    pub(super) async fn write_evidence(&self, folder: &Path) -> Result<()> {
         std::fs::create_dir_all(folder)?;
         self.events(folder).await?;
         objects::<PodObject>(folder, "pods", self.ours()).await?;
@@ -27,17 +27,17 @@ impl Kubernetes {
         objects::<PersistentVolume>(folder, "volumes", self.all()).await?;
         objects::<VolumeAttachment>(folder, "attachments", self.all()).await?;
         self.logs(folder).await?;
-        for knob in ["state", "journal"] {
-            let said = match self.nas(knob, None).await {
+        for path in ["state", "journal"] {
+            let text = match self.nas(path, None).await {
                 Ok(value) => serde_json::to_string_pretty(&value)?,
                 Err(error) => format!("{error:#}"),
             };
-            std::fs::write(folder.join(format!("nas-{knob}.json")), said)?;
+            std::fs::write(folder.join(format!("nas-{path}.json")), text)?;
         }
         Ok(())
     }
 
-    /// A line each, the oldest first.
+    /// One line per event, the oldest first.
     async fn events(&self, folder: &Path) -> Result<()> {
         let mut lines = Vec::new();
         for space in [NAMESPACE, HOME] {
@@ -61,7 +61,7 @@ impl Kubernetes {
         Ok(std::fs::write(folder.join("events"), lines.join("\n"))?)
     }
 
-    /// Of each of the driver's containers, and of the one before it.
+    /// The log of each of the driver's containers, and of its previous instance.
     async fn logs(&self, folder: &Path) -> Result<()> {
         let pods = self.home::<PodObject>();
         for pod in pods.list(&ListParams::default()).await? {
@@ -77,7 +77,7 @@ impl Kubernetes {
                     timestamps: true,
                     ..LogParams::default()
                 };
-                // Most have no one before them.
+                // Most have no previous instance.
                 let Ok(log) = pods.logs(&name, &how).await else {
                     continue;
                 };

@@ -1,4 +1,4 @@
-//! Helm: our chart with `values-sim.yaml` onto the cluster, and off it again.
+//! Installs our chart with `values-sim.yaml` on the cluster with helm, and uninstalls it.
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::harness::process;
@@ -16,17 +16,17 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::object::{NAMESPACE, object};
-use super::{Kubernetes, gone_is_well, there_is_well};
+use super::{Kubernetes, ignore_exists, ignore_not_found};
 use crate::co::DRIVER;
 
 /// The driver's namespace.
 pub(super) const HOME: &str = "synology-csi";
-/// The release's name, and what the names of its objects begin with.
+/// The release's name, and the prefix of its objects' names.
 pub(super) const RELEASE: &str = "synology-csi";
-/// How long everything may take to come up: images are fetched.
-const COMES_UP: &str = "8m";
+/// Timeout until everything is up, including image pulls.
+const INSTALL_TIMEOUT: &str = "8m";
 
-/// What the stories want besides `values-sim.yaml`: a volume of the NAS that is soon full.
+/// Values that the stories need in addition to `values-sim.yaml`: a small volume on the NAS that is quickly full.
 const VALUES: &str = "\
 sim:
   dsmSim:
@@ -34,21 +34,21 @@ sim:
 ";
 
 impl Kubernetes {
-    /// Somebody's volumes may hang on it.
-    pub(super) async fn refuse_a_driver_of_somebody(&self) -> Result<()> {
-        let there = self.all::<CSIDriver>().get_opt(DRIVER).await?;
-        let ours = there.is_none_or(|driver| {
+    /// Refuses a cluster with a foreign driver, because volumes may depend on it.
+    pub(super) async fn refuse_foreign_driver(&self) -> Result<()> {
+        let existing = self.all::<CSIDriver>().get_opt(DRIVER).await?;
+        let ours = existing.is_none_or(|driver| {
             driver.annotations().get("meta.helm.sh/release-namespace") == Some(&HOME.to_owned())
         });
         ensure!(
-            ours && self.see_nothing().await?,
-            "this cluster has a {DRIVER} that is in use: the stories want a cluster without one, and end by removing theirs"
+            ours && self.has_no_volumes().await?,
+            "this cluster has a {DRIVER} that is in use: the stories need a cluster without one, because they uninstall the driver at the end"
         );
         Ok(())
     }
 
-    /// No volume of the driver is there.
-    async fn see_nothing(&self) -> Result<bool> {
+    /// Whether the driver has no volumes.
+    async fn has_no_volumes(&self) -> Result<bool> {
         let volumes = self.all().list(&ListParams::default()).await?;
         Ok(super::object::volumes_seen(volumes.items, &[]).is_empty())
     }
@@ -64,21 +64,21 @@ impl Kubernetes {
         let mut args = ["upgrade", "--install", "--namespace", HOME]
             .map(str::to_owned)
             .to_vec();
-        args.extend(["--wait", "--timeout", COMES_UP, RELEASE].map(str::to_owned));
+        args.extend(["--wait", "--timeout", INSTALL_TIMEOUT, RELEASE].map(str::to_owned));
         args.push(self.settings.chart.display().to_string());
         for file in files {
             args.extend(["--values".to_owned(), file.display().to_string()]);
         }
         let helm = self.settings.helm.display().to_string();
-        let said = tokio::task::spawn_blocking(move || process::run(&helm, args)).await?;
-        said.context("installing the chart")?;
+        let output = tokio::task::spawn_blocking(move || process::run(&helm, args)).await?;
+        output.context("installing the chart")?;
         self.start_inspectors().await
     }
 
-    /// Takes the driver off the cluster.
+    /// Uninstalls the driver from the cluster.
     ///
     /// # Errors
-    /// Helm's.
+    /// helm failed.
     pub(crate) async fn uninstall(&self) -> Result<()> {
         let helm = self.settings.helm.display().to_string();
         let args = [
@@ -88,68 +88,68 @@ impl Kubernetes {
             HOME,
             "--wait",
             "--timeout",
-            COMES_UP,
+            INSTALL_TIMEOUT,
         ];
-        let said = tokio::task::spawn_blocking(move || process::run(&helm, args)).await?;
-        said.context("uninstalling the chart").map(drop)
+        let output = tokio::task::spawn_blocking(move || process::run(&helm, args)).await?;
+        output.context("uninstalling the chart").map(drop)
     }
 
-    /// What is left of the release, and of volumes on nodes, in words.
+    /// Describes what is left of the release, and of volumes on nodes.
     ///
     /// # Errors
-    /// The cluster does not answer.
+    /// The cluster does not respond.
     pub(crate) async fn left_after_uninstall(&self) -> Result<Vec<String>> {
-        let mut left = self.left_on_nodes().await?;
-        left.extend(names(self.home::<PodObject>()).await?);
-        left.extend(names(self.home::<Deployment>()).await?);
-        left.extend(names(self.home::<DaemonSet>()).await?);
-        left.extend(names(self.home::<ConfigMap>()).await?);
-        left.extend(names(self.home::<Secret>()).await?);
-        left.extend(names(self.home::<Service>()).await?);
-        left.extend(names(self.home::<ServiceAccount>()).await?);
-        left.extend(names(self.home::<Role>()).await?);
-        left.extend(names(self.home::<RoleBinding>()).await?);
-        left.extend(names(self.home::<Lease>()).await?);
-        left.extend(names(self.all::<ClusterRole>()).await?);
-        left.extend(names(self.all::<ClusterRoleBinding>()).await?);
-        left.extend(names(self.all::<StorageClass>()).await?);
-        left.extend(names(self.all::<CSIDriver>()).await?);
+        let mut leftovers = self.left_on_nodes().await?;
+        leftovers.extend(names(self.home::<PodObject>()).await?);
+        leftovers.extend(names(self.home::<Deployment>()).await?);
+        leftovers.extend(names(self.home::<DaemonSet>()).await?);
+        leftovers.extend(names(self.home::<ConfigMap>()).await?);
+        leftovers.extend(names(self.home::<Secret>()).await?);
+        leftovers.extend(names(self.home::<Service>()).await?);
+        leftovers.extend(names(self.home::<ServiceAccount>()).await?);
+        leftovers.extend(names(self.home::<Role>()).await?);
+        leftovers.extend(names(self.home::<RoleBinding>()).await?);
+        leftovers.extend(names(self.home::<Lease>()).await?);
+        leftovers.extend(names(self.all::<ClusterRole>()).await?);
+        leftovers.extend(names(self.all::<ClusterRoleBinding>()).await?);
+        leftovers.extend(names(self.all::<StorageClass>()).await?);
+        leftovers.extend(names(self.all::<CSIDriver>()).await?);
         for node in self.all::<CSINode>().list(&ListParams::default()).await? {
             if node.spec.drivers.iter().any(|driver| driver.name == DRIVER) {
-                left.push(format!("the driver on {}", node.name_any()));
+                leftovers.push(format!("the driver on {}", node.name_any()));
             }
         }
-        Ok(left)
+        Ok(leftovers)
     }
 
-    /// Removes the namespaces, too.
+    /// Deletes the namespaces, too.
     ///
     /// # Errors
     /// The cluster refuses.
-    pub(crate) async fn leave(&self) -> Result<()> {
+    pub(crate) async fn delete_namespaces(&self) -> Result<()> {
         for name in [NAMESPACE, HOME] {
             let how = DeleteParams::background();
-            gone_is_well(self.all::<Namespace>().delete(name, &how).await)?;
+            ignore_not_found(self.all::<Namespace>().delete(name, &how).await)?;
         }
         Ok(())
     }
 
-    /// Its pods may do what they must: the nodes' mount for others, and look at their host.
+    /// Creates a namespace that allows privileged pods: the node plugin mounts for others, and the inspectors read their host.
     async fn make_namespace(&self, name: &str) -> Result<()> {
         let labels = json!({"pod-security.kubernetes.io/enforce": "privileged"});
         let space: Namespace = object(json!({"metadata": {"name": name, "labels": labels}}))?;
         let spaces = self.all::<Namespace>();
-        there_is_well(spaces.create(&PostParams::default(), &space).await)?;
+        ignore_exists(spaces.create(&PostParams::default(), &space).await)?;
         let patch = Patch::Merge(json!({"metadata": {"labels": labels}}));
         spaces.patch(name, &PatchParams::default(), &patch).await?;
         let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), name);
-        let look = async || Ok(accounts.get_opt("default").await?.is_some());
-        until("the namespace has its account", look, |there| *there).await?;
+        let poll = async || Ok(accounts.get_opt("default").await?.is_some());
+        until("the namespace has its account", poll, |existing| *existing).await?;
         Ok(())
     }
 }
 
-/// The names of a kind's objects that are the release's.
+/// The names of the release's objects of a kind.
 async fn names<K>(api: Api<K>) -> Result<Vec<String>>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,

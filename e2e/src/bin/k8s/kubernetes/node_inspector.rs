@@ -1,4 +1,4 @@
-//! A pod on each node that looks at its host: what volumes have left there.
+//! A privileged pod on each node that inspects its host for what volumes have left there.
 
 use anyhow::Result;
 use e2e::harness::until::until_within;
@@ -7,13 +7,14 @@ use kube::api::{DeleteParams, PostParams};
 use serde_json::json;
 
 use super::object::{CONTAINER, object, pod_seen};
-use super::{Kubernetes, gone_is_well, there_is_well};
-use crate::co::{CLEARS, Co as _};
+use super::{Kubernetes, ignore_exists, ignore_not_found};
+use crate::co::{CLEAR_TIMEOUT, Co as _};
 
-/// Where the chart has its simulators' files.
+/// The folder of the chart's simulators on the host.
 const SIMULATORS: &str = "/var/lib/synology-csi-sim";
 
-/// Prints a line for each mount, loop device and session of a volume on the host. Mounts are those that its process 1 sees.
+/// A script that prints a line for each mount, loop device and session of a volume on the host. Mounts are those of the host's
+/// process 1.
 fn script() -> String {
     format!(
         "grep -E '(/dev| )/loop[0-9]+ ' /host/proc/1/mountinfo | cut -d ' ' -f 5 | grep -F csi | sed 's/^/mount /'; \
@@ -27,7 +28,7 @@ fn name(node: &str) -> String {
 }
 
 impl Kubernetes {
-    /// Starts one on each node, and waits until they see.
+    /// Starts one on each node, and waits until they run.
     pub(super) async fn start_inspectors(&self) -> Result<()> {
         let nodes = self.nodes().await?;
         for node in &nodes {
@@ -52,41 +53,41 @@ impl Kubernetes {
                     "volumes": [host("/proc"), host("/sys"), host(SIMULATORS)],
                 },
             }))?;
-            there_is_well(self.ours().create(&PostParams::default(), &pod).await)?;
+            ignore_exists(self.ours().create(&PostParams::default(), &pod).await)?;
         }
         for node in &nodes {
             let pods = self.ours::<PodObject>();
             let runs = async || Ok(pod_seen(&pods.get(&name(node)).await?).runs);
-            until_within(CLEARS, "a pod looks at its host", runs, |runs| *runs).await?;
+            until_within(CLEAR_TIMEOUT, "the inspector runs", runs, |runs| *runs).await?;
         }
         Ok(())
     }
 
-    /// What volumes have left on the nodes that have eyes.
+    /// Describes what volumes have left on the nodes with an inspector.
     pub(super) async fn left_on_nodes(&self) -> Result<Vec<String>> {
-        let mut left = Vec::new();
+        let mut leftovers = Vec::new();
         for pod in self
             .ours::<PodObject>()
             .list(&kube::api::ListParams::default())
             .await?
         {
-            let Some(eyes) = pod.metadata.name.filter(|name| name.starts_with("eyes-")) else {
+            let Some(inspector) = pod.metadata.name.filter(|name| name.starts_with("eyes-")) else {
                 continue;
             };
-            let seen = self.shell(&self.ours(), &eyes, &script()).await?;
-            left.extend(seen.lines().map(|line| format!("{eyes}: {line}")));
+            let seen = self.shell(&self.ours(), &inspector, &script()).await?;
+            leftovers.extend(seen.lines().map(|line| format!("{inspector}: {line}")));
         }
-        Ok(left)
+        Ok(leftovers)
     }
 
-    /// Ends them.
+    /// Deletes the inspectors.
     ///
     /// # Errors
     /// The cluster refuses.
     pub(crate) async fn stop_inspectors(&self, nodes: &[String]) -> Result<()> {
         for node in nodes {
             let how = DeleteParams::default();
-            gone_is_well(self.ours::<PodObject>().delete(&name(node), &how).await)?;
+            ignore_not_found(self.ours::<PodObject>().delete(&name(node), &how).await)?;
         }
         Ok(())
     }

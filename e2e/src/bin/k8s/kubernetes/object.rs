@@ -1,4 +1,4 @@
-//! What is sent to Kubernetes, and what is read from it.
+//! Builds the objects that are sent to Kubernetes, and parses those that are read from it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,19 +11,19 @@ use serde_json::{Value, json};
 
 use crate::co::{Claim, ClaimSeen, DRIVER, Pod, PodSeen, VolumeSeen};
 
-/// Where the stories' claims and pods are.
+/// The namespace of the stories' claims and pods.
 pub(super) const NAMESPACE: &str = "synology-csi-stories";
-/// The container of a pod.
+/// The name of a pod's container.
 pub(super) const CONTAINER: &str = "shell";
-/// Where a pod has its volume.
+/// The path of a pod's volume.
 pub(super) const VOLUME: &str = "/volume";
-/// What a pod does that has nothing to do.
+/// The script of a pod without a workload.
 const IDLE: &str = "while :; do sleep 3600; done";
 
-/// Kubernetes' own type of an object that is written down here.
+/// Converts JSON into Kubernetes' own type of an object.
 ///
 /// # Errors
-/// It is none.
+/// It does not match the type.
 pub(super) fn object<T: DeserializeOwned>(written: Value) -> Result<T> {
     Ok(serde_json::from_value(written)?)
 }
@@ -40,7 +40,7 @@ pub(super) fn claim(claim: &Claim) -> Result<PersistentVolumeClaim> {
     }))
 }
 
-/// `resources` that ask for so many bytes.
+/// `resources` that request this many bytes.
 pub(super) fn request(bytes: i64) -> Value {
     json!({"requests": {"storage": bytes.to_string()}})
 }
@@ -51,7 +51,7 @@ pub(super) fn pod_spec(pod: &Pod, image: &str) -> Value {
     let mut container = json!({
         "name": CONTAINER,
         "image": image,
-        "command": ["/bin/sh", "-c", pod.works.unwrap_or(IDLE)],
+        "command": ["/bin/sh", "-c", pod.script.unwrap_or(IDLE)],
         "env": [{"name": "V", "value": VOLUME}],
     });
     let (field, other) = if pod.block {
@@ -68,7 +68,7 @@ pub(super) fn pod_spec(pod: &Pod, image: &str) -> Value {
         "volumes": [{"name": "volume", "persistentVolumeClaim": {"claimName": pod.claim}}],
         "automountServiceAccountToken": false,
         "enableServiceLinks": false,
-        // The first process of a container does not heed SIGTERM.
+        // The first process of a container ignores SIGTERM by default.
         "terminationGracePeriodSeconds": 1,
     });
     if let Some(node) = &pod.node {
@@ -97,18 +97,18 @@ pub(super) fn claim_seen(claim: &PersistentVolumeClaim) -> Result<ClaimSeen> {
         .filter(|condition| condition.status == "True")
         .map(|condition| (condition.type_, condition.message.unwrap_or_default()))
         .collect();
-    // Where an expansion stands is said by the resource, without a message.
-    for stands in status
+    // The state of an expansion is reported per resource, without a message.
+    for state in status
         .allocated_resource_statuses
         .into_iter()
         .flatten()
-        .map(|(_, stands)| stands)
+        .map(|(_, state)| state)
     {
-        conditions.entry(stands).or_default();
+        conditions.entry(state).or_default();
     }
     Ok(ClaimSeen {
         volume: spec.volume_name.filter(|name| !name.is_empty()),
-        asked: storage(requests.as_ref())?,
+        requested: storage(requests.as_ref())?,
         capacity: storage(status.capacity.as_ref())?,
         conditions,
     })
@@ -126,19 +126,19 @@ pub(super) fn pod_seen(pod: &PodObject) -> PodSeen {
             .as_ref()
             .and_then(|spec| spec.node_name.clone())
             .unwrap_or_default(),
-        // One that is being stopped is on its way out, whatever its container says.
+        // A pod that is being deleted is not running, whatever its container reports.
         runs: container.ready && pod.metadata.deletion_timestamp.is_none(),
         restarts: container.restart_count,
     }
 }
 
-/// No pod gets onto it that does not ask for that: a control plane, or a node that is being drained.
+/// Whether pods must tolerate the node explicitly: a control plane, or a node that is being drained.
 pub(super) fn is_closed(node: &Node) -> bool {
     let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_ref());
     taints.is_some_and(|all| all.iter().any(|taint| taint.effect != "PreferNoSchedule"))
 }
 
-/// The driver's volumes; `attachments` are those of the cluster.
+/// The driver's volumes; `attachments` are all of the cluster.
 pub(super) fn volumes_seen(
     volumes: Vec<PersistentVolume>,
     attachments: &[VolumeAttachment],
@@ -160,7 +160,7 @@ pub(super) fn volumes_seen(
     ours.collect()
 }
 
-/// A quantity of bytes; a fraction is rounded down.
+/// Bytes of a quantity, rounded down.
 fn bytes(quantity: &Quantity) -> Result<i64> {
     let text = &quantity.0;
     let end = text
@@ -177,7 +177,7 @@ fn bytes(quantity: &Quantity) -> Result<i64> {
         "Mi" => 1 << 20,
         "Gi" => 1 << 30,
         "Ti" => 1 << 40,
-        // The API server writes sizes that are no whole bytes with this.
+        // The API server uses this suffix for sizes that are not whole bytes.
         "m" => return Ok(number / 1000),
         unit => bail!("{text}: unit {unit}"),
     };
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_tells_where_its_expansion_stands() {
+    fn a_claim_reports_the_state_of_its_expansion() {
         let claim: PersistentVolumeClaim = object(json!({
             "metadata": {"name": "a"},
             "spec": {"volumeName": "pvc-1", "resources": {"requests": {"storage": "2Gi"}}},
@@ -217,7 +217,7 @@ mod tests {
         .unwrap();
         let seen = claim_seen(&claim).unwrap();
         assert_eq!(seen.volume.as_deref(), Some("pvc-1"));
-        assert_eq!((seen.asked, seen.capacity), (2 << 30, 1 << 30));
+        assert_eq!((seen.requested, seen.capacity), (2 << 30, 1 << 30));
         let expected = [("ControllerResizeInfeasible", ""), ("Resizing", "full")];
         assert_eq!(
             seen.conditions,
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_control_plane_is_closed() {
+    fn a_control_plane_takes_no_pods() {
         let node = |taints: Value| {
             object::<Node>(json!({"metadata": {"name": "n"}, "spec": {"taints": taints}})).unwrap()
         };
@@ -239,25 +239,25 @@ mod tests {
 
     #[test]
     fn a_pod_gets_a_directory_or_a_device() {
-        let mut asked = Pod {
+        let mut with_node = Pod {
             name: "p".to_owned(),
             claim: "c".to_owned(),
             block: false,
             node: Some("n".to_owned()),
-            works: None,
+            script: None,
         };
-        let spec = pod_spec(&asked, "busybox");
+        let spec = pod_spec(&with_node, "busybox");
         let container = &spec["containers"][0];
         assert_eq!(
             container["volumeMounts"],
             json!([{"name": "volume", "mountPath": "/volume"}])
         );
         assert_eq!(spec["nodeSelector"]["kubernetes.io/hostname"], "n");
-        asked.block = true;
+        with_node.block = true;
         assert_eq!(
-            pod_spec(&asked, "busybox")["containers"][0]["volumeDevices"],
+            pod_spec(&with_node, "busybox")["containers"][0]["volumeDevices"],
             json!([{"name": "volume", "devicePath": "/volume"}])
         );
-        assert!(pod(&asked, "busybox").is_ok());
+        assert!(pod(&with_node, "busybox").is_ok());
     }
 }

@@ -1,4 +1,4 @@
-//! Many at once.
+//! Many concurrent claims.
 
 use std::time::Instant;
 
@@ -6,52 +6,52 @@ use anyhow::{Context as _, Result, ensure};
 use e2e::GIB;
 
 use crate::co::Co;
-use crate::scene::{Scene, Used};
+use crate::scene::{Scene, Workload};
 
-/// Claims at once.
+/// Number of concurrent claims.
 const CLAIMS: usize = 50;
-/// Those of them that a pod uses, and that grow, all at once.
+/// How many of them are used by a pod, and expanded concurrently.
 const PODS: usize = 4;
 
-/// Fifty claims are made, a few of them used and grown, and all deleted, each time all at once.
+/// Creates fifty claims, uses and expands a few of them, and deletes all, each step concurrently.
 pub(super) async fn fifty_claims<C: Co>(scene: &Scene<C>) -> Result<String> {
     let class = scene.class("xfs").await?;
     let before = scene.luns().await?;
-    let crowd: Vec<Used> = (0..CLAIMS)
-        .map(|number| Used::new(&format!("crowd-{number:02}"), &class, GIB))
+    let workloads: Vec<Workload> = (0..CLAIMS)
+        .map(|number| Workload::new(&format!("crowd-{number:02}"), &class, GIB))
         .collect();
     let began = Instant::now();
-    for used in &crowd {
-        scene.co.claim(&used.claim).await?;
+    for workload in &workloads {
+        scene.co.claim(&workload.claim).await?;
     }
-    for used in &crowd {
-        scene.bound(used).await?;
+    for workload in &workloads {
+        scene.wait_until_bound(workload).await?;
     }
     let bound = began.elapsed();
     let luns = scene.luns().await? - before;
     ensure!(luns == CLAIMS, "{luns} LUNs for {CLAIMS} claims");
-    let busy = &crowd[..PODS];
-    for used in busy {
-        scene.co.start(&used.pod).await?;
+    let busy = &workloads[..PODS];
+    for workload in busy {
+        scene.co.start(&workload.pod).await?;
     }
-    for used in busy {
-        scene.runs(used).await?;
-        scene.co.resize(used.name(), 2 * GIB).await?;
+    for workload in busy {
+        scene.wait_until_running(workload).await?;
+        scene.co.resize(workload.name(), 2 * GIB).await?;
     }
-    for used in busy {
-        scene.sees(used, 2 * GIB).await?;
-        scene.has(used, 2 * GIB).await?;
+    for workload in busy {
+        scene.wait_for_size(workload, 2 * GIB).await?;
+        scene.wait_for_capacity(workload, 2 * GIB).await?;
     }
-    for used in busy {
-        scene.co.stop(used.name()).await?;
+    for workload in busy {
+        scene.co.stop(workload.name()).await?;
     }
     let ends = Instant::now();
-    for used in &crowd {
-        scene.co.unclaim(used.name()).await?;
+    for workload in &workloads {
+        scene.co.unclaim(workload.name()).await?;
     }
-    let look = async || scene.luns().await.context("the NAS");
+    let poll = async || scene.luns().await.context("the NAS");
     scene
-        .until("all LUNs have gone", look, |luns| *luns == before)
+        .until("all LUNs have gone", poll, |luns| *luns == before)
         .await?;
     let volumes = async || Ok(scene.co.see_volumes().await?.len());
     scene

@@ -1,45 +1,45 @@
-//! A volume from its claim to its end.
+//! A volume from the creation of its claim to its deletion.
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::GIB;
 
 use crate::co::{Class, Co, Reclaim};
-use crate::scene::{Scene, Used, class};
+use crate::scene::{Scene, Workload, class};
 
 /// MiB that are written.
 const WRITTEN: u32 = 32;
 
-/// The article's StorageClass, as it is written there.
+/// The article's StorageClass, verbatim.
 pub(super) async fn article<C: Co>(scene: &Scene<C>) -> Result<String> {
     let class = Class::read(include_str!("../../../../k8s/article.yaml"))?;
     scene.co.class(&class).await?;
-    let used = Used::new("article", &class, GIB);
-    scene.begin(&used).await?;
-    let written = scene.fill(&used, WRITTEN).await?;
-    let size = scene.size(&used).await?;
+    let workload = Workload::new("article", &class, GIB);
+    scene.begin(&workload).await?;
+    let written = scene.fill(&workload, WRITTEN).await?;
+    let size = scene.size(&workload).await?;
     ensure!(size > GIB / 10 * 9, "the pod sees {size} bytes");
-    let node = scene.runs(&used).await?.node;
-    scene.stop(&used).await?;
-    scene.start(&used).await?;
+    let node = scene.wait_until_running(&workload).await?.node;
+    scene.stop(&workload).await?;
+    scene.start(&workload).await?;
     ensure!(
-        scene.digest(&used, WRITTEN).await? == written,
-        "the data is another after the pod's restart"
+        scene.digest(&workload, WRITTEN).await? == written,
+        "the data have changed after the pod's restart"
     );
-    scene.end(&used).await?;
+    scene.end(&workload).await?;
     Ok(format!(
         "{WRITTEN} MiB written on {node}, read by a second pod"
     ))
 }
 
-/// A pod on another node has the data of the first.
+/// A pod on another node sees the data of the first.
 pub(super) async fn moves<C: Co>(scene: &Scene<C>) -> Result<String> {
     let nodes = scene.co.nodes().await?;
     let [first, second, ..] = &nodes[..] else {
         return Ok(format!("left out: {} node", nodes.len()));
     };
     let class = scene.class("xfs").await?;
-    let used = Used::new("moves", &class, GIB);
-    let (here, there) = (used.clone().on(first), used.clone().on(second));
+    let workload = Workload::new("moves", &class, GIB);
+    let (here, there) = (workload.clone().on(first), workload.clone().on(second));
     scene.begin(&here).await?;
     let written = scene.fill(&here, WRITTEN).await?;
     scene.stop(&here).await?;
@@ -47,32 +47,40 @@ pub(super) async fn moves<C: Co>(scene: &Scene<C>) -> Result<String> {
     ensure!(seen.node == *second, "it runs on {}", seen.node);
     ensure!(
         scene.digest(&there, WRITTEN).await? == written,
-        "the data is another on {second}"
+        "the data have changed on {second}"
     );
-    let volume = scene.bound(&there).await?.volume.context("a volume")?;
-    let look = async || {
+    let volume = scene
+        .wait_until_bound(&there)
+        .await?
+        .volume
+        .context("a volume")?;
+    let poll = async || {
         let seen = scene.volume(&volume).await?.context("no volume")?;
         Ok(seen.nodes.into_iter().collect::<Vec<_>>())
     };
     let alone = |nodes: &Vec<String>| nodes == std::slice::from_ref(second);
     scene
-        .until("it is attached to the second node alone", look, alone)
+        .until("it is attached to the second node alone", poll, alone)
         .await?;
     scene.end(&there).await?;
     Ok(format!("{first} → {second}, data equal"))
 }
 
-/// With its claim goes the volume, and its LUN.
+/// Deleting the claim deletes the volume and its LUN.
 pub(super) async fn reclaim_delete<C: Co>(scene: &Scene<C>) -> Result<String> {
     let class = scene.class("ext4").await?;
-    let used = Used::new("deleted", &class, GIB);
-    scene.co.claim(&used.claim).await?;
-    let volume = scene.bound(&used).await?.volume.context("a volume")?;
+    let workload = Workload::new("deleted", &class, GIB);
+    scene.co.claim(&workload.claim).await?;
+    let volume = scene
+        .wait_until_bound(&workload)
+        .await?
+        .volume
+        .context("a volume")?;
     let before = scene.luns().await?;
-    scene.unclaim(&used).await?;
-    let look = async || scene.volume(&volume).await;
+    scene.unclaim(&workload).await?;
+    let poll = async || scene.volume(&volume).await;
     scene
-        .until("the volume has gone", look, Option::is_none)
+        .until("the volume has gone", poll, Option::is_none)
         .await?;
     let luns = scene.luns().await?;
     ensure!(
@@ -82,16 +90,20 @@ pub(super) async fn reclaim_delete<C: Co>(scene: &Scene<C>) -> Result<String> {
     Ok("claim, volume and LUN have gone".to_owned())
 }
 
-/// A retained volume stays until an administrator says otherwise.
+/// A retained volume stays until an administrator changes its reclaim policy.
 pub(super) async fn reclaim_retain<C: Co>(scene: &Scene<C>) -> Result<String> {
     let parameters = "location: /volume1, type: BLUN, fsType: xfs";
     let class = class("retain", parameters, "Retain")?;
     scene.co.class(&class).await?;
-    let used = Used::new("retained", &class, GIB);
-    scene.begin(&used).await?;
-    let volume = scene.bound(&used).await?.volume.context("a volume")?;
-    scene.stop(&used).await?;
-    scene.unclaim(&used).await?;
+    let workload = Workload::new("retained", &class, GIB);
+    scene.begin(&workload).await?;
+    let volume = scene
+        .wait_until_bound(&workload)
+        .await?
+        .volume
+        .context("a volume")?;
+    scene.stop(&workload).await?;
+    scene.unclaim(&workload).await?;
     let detached = async || {
         Ok(scene
             .volume(&volume)
@@ -103,9 +115,9 @@ pub(super) async fn reclaim_retain<C: Co>(scene: &Scene<C>) -> Result<String> {
     scene.until("it is detached", detached, empty).await?;
     ensure!(scene.luns().await? > 0, "the LUN has gone");
     scene.co.set_reclaim(&volume, Reclaim::Delete).await?;
-    let look = async || scene.volume(&volume).await;
+    let poll = async || scene.volume(&volume).await;
     scene
-        .until("the volume has gone", look, Option::is_none)
+        .until("the volume has gone", poll, Option::is_none)
         .await?;
-    Ok("the LUN stayed without its claim, until told to go".to_owned())
+    Ok("the LUN stayed without its claim, until its reclaim policy was changed".to_owned())
 }

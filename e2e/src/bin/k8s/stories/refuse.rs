@@ -1,54 +1,58 @@
-//! Claims that ask for more than there is.
+//! Claims that request more than the NAS has.
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::GIB;
 
 use crate::co::{ClaimSeen, Co};
-use crate::scene::{Scene, Used, class};
+use crate::scene::{Scene, Workload, class};
 
 /// MiB that are written.
 const WRITTEN: u32 = 32;
 
-/// What a claim says when its expansion was refused. The resizer writes down how it stands first, and why a moment later.
+/// The claim's conditions when its expansion was refused. The resizer sets the condition first, and its message a moment later.
 const REFUSED: [&str; 2] = ["ControllerResizeError", "ControllerResizeInfeasible"];
 
-/// Why a claim cannot have what it asks for, once it says so.
+/// Why a claim's expansion was refused, once its conditions say so.
 fn why_not(seen: &ClaimSeen) -> Option<&str> {
-    let said = REFUSED.iter().filter_map(|one| seen.conditions.get(*one));
-    said.map(String::as_str).find(|message| !message.is_empty())
+    let reason = REFUSED.iter().filter_map(|one| seen.conditions.get(*one));
+    reason
+        .map(String::as_str)
+        .find(|message| !message.is_empty())
 }
 
-/// The NAS is full for a claim that wants too much; one that wants less afterwards gets it.
+/// A claim that requests too much is refused; after it is edited to request less, it is expanded.
 pub(super) async fn then_smaller<C: Co>(scene: &Scene<C>) -> Result<String> {
-    // /volume2 has 4 GiB, and a thick LUN takes its size from it.
+    // /volume2 has 4 GiB, and a thick LUN allocates its size there.
     let parameters = "location: /volume2, type: thick, fsType: xfs";
     let class = class("thick", parameters, "Delete")?;
     scene.co.class(&class).await?;
-    let used = Used::new("refused", &class, GIB);
-    scene.begin(&used).await?;
-    let written = scene.fill(&used, WRITTEN).await?;
-    scene.co.resize(used.name(), 100 * GIB).await?;
+    let workload = Workload::new("refused", &class, GIB);
+    scene.begin(&workload).await?;
+    let written = scene.fill(&workload, WRITTEN).await?;
+    scene.co.resize(workload.name(), 100 * GIB).await?;
     let seen = scene
-        .claim(&used, "the claim says that it cannot have that", |seen| {
-            why_not(seen).is_some()
-        })
+        .claim(
+            &workload,
+            "the claim says that it cannot have that",
+            |seen| why_not(seen).is_some(),
+        )
         .await?;
     ensure!(seen.capacity == GIB, "{seen:?}");
-    let said = why_not(&seen).context("no condition says why")?.to_owned();
+    let reason = why_not(&seen).context("no condition says why")?.to_owned();
     ensure!(
-        scene.digest(&used, WRITTEN).await? == written,
-        "the data is another"
+        scene.digest(&workload, WRITTEN).await? == written,
+        "the data have changed"
     );
-    scene.co.resize(used.name(), 2 * GIB).await?;
-    let size = scene.sees(&used, 2 * GIB).await?;
+    scene.co.resize(workload.name(), 2 * GIB).await?;
+    let size = scene.wait_for_size(&workload, 2 * GIB).await?;
     ensure!(size < 3 * GIB, "it has grown to {size} bytes");
-    scene.has(&used, 2 * GIB).await?;
+    scene.wait_for_capacity(&workload, 2 * GIB).await?;
     ensure!(
-        scene.digest(&used, WRITTEN).await? == written,
-        "the data is another"
+        scene.digest(&workload, WRITTEN).await? == written,
+        "the data have changed"
     );
-    scene.end(&used).await?;
-    Ok(format!("100 GiB refused ({said}), then 2 GiB granted"))
+    scene.end(&workload).await?;
+    Ok(format!("100 GiB refused ({reason}), then 2 GiB granted"))
 }
 
 #[cfg(test)]
@@ -56,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_is_one_when_it_says_why() {
+    fn a_refusal_counts_once_it_has_a_message() {
         let seen = |conditions: &[(&str, &str)]| ClaimSeen {
             conditions: conditions
                 .iter()
@@ -67,16 +71,16 @@ mod tests {
         let pending = [
             seen(&[]),
             seen(&[("ControllerResizeInProgress", ""), ("Resizing", "waits")]),
-            // As resizer 2.3.0 has it for a moment.
+            // A transient state of resizer 2.3.0.
             seen(&[("ControllerResizeInfeasible", "")]),
         ];
         for seen in &pending {
             assert_eq!(why_not(seen), None, "{seen:?}");
         }
-        let told = seen(&[
+        let with_message = seen(&[
             ("ControllerResizeInfeasible", ""),
             ("ControllerResizeError", "full"),
         ]);
-        assert_eq!(why_not(&told), Some("full"));
+        assert_eq!(why_not(&with_message), Some("full"));
     }
 }

@@ -1,4 +1,4 @@
-//! CHAP: who knows the secret gets in, who does not is refused once and told why. Behaviour 22 of dsm-web-api.md section 11.
+//! CHAP: the right secret logs in, a wrong one is refused once with a clear error. Behaviour 22 of dsm-web-api.md section 11.
 
 use std::collections::{BTreeSet, HashMap};
 use std::os::unix::fs::PermissionsExt as _;
@@ -37,21 +37,21 @@ pub(crate) async fn secrets(scene: &mut Scene) -> Result<String> {
     let watch = Watch::start();
     for (name, mutual) in [("one-way", None), ("mutual", Some(MUTUAL))] {
         let mut volume = TestVolume::create(
-            &scene.world,
+            &scene.cluster,
             &format!("pvc-{name}"),
             GIB,
             Content::Fs("ext4"),
         )
         .await?;
         volume.secrets = secret(PASSWORD, mutual);
-        let world = &scene.world;
+        let cluster = &scene.cluster;
         volume
-            .attach(world)
+            .attach(cluster)
             .await
             .with_context(|| format!("{name}: the right secret"))?;
         let data = Scene::write(&volume, 3)?;
         let level = scene
-            .world
+            .cluster
             .nas
             .targets_now()
             .await?
@@ -61,9 +61,9 @@ pub(crate) async fn secrets(scene: &mut Scene) -> Result<String> {
             level == Some(Value::from(if mutual.is_some() { 2 } else { 1 })),
             "{name}: auth_type is {level:?}"
         );
-        // A session that lives is not asked again; a new one is.
-        volume.node_unpublish(world).await?;
-        volume.unstage(world).await?;
+        // A live session does not authenticate again; a new one does.
+        volume.node_unpublish(cluster).await?;
+        volume.unstage(cluster).await?;
         refused(
             &volume,
             secret(WRONG, mutual),
@@ -72,25 +72,25 @@ pub(crate) async fn secrets(scene: &mut Scene) -> Result<String> {
         )
         .await?;
         if mutual.is_some() {
-            // open-iscsi has no word of its own for a target that proves itself wrongly.
-            let own = (
+            // open-iscsi has no specific error for a target that fails mutual authentication.
+            let error_code = (
                 "the NAS's own",
                 Code::FailedPrecondition,
                 "secrets[node.session.auth.password_in]",
             );
-            refused(&volume, secret(PASSWORD, Some(WRONG)), scene, own).await?;
+            refused(&volume, secret(PASSWORD, Some(WRONG)), scene, error_code).await?;
         }
         volume
-            .stage(world)
+            .stage(cluster)
             .await
             .with_context(|| format!("{name}: the right secret after the wrong one"))?;
-        volume.node_publish(world).await?;
+        volume.node_publish(cluster).await?;
         Scene::must_hold(&data)?;
-        volume.detach(world).await?;
-        volume.delete(world).await?;
+        volume.detach(cluster).await?;
+        volume.delete(cluster).await?;
     }
     let seen = watch.stop()?;
-    let log = std::fs::read_to_string(scene.world.folder().join("driver.log"))?;
+    let log = std::fs::read_to_string(scene.cluster.folder().join("driver.log"))?;
     for word in [PASSWORD, MUTUAL, WRONG] {
         ensure!(
             !seen.iter().any(|line| line.contains(word)),
@@ -104,28 +104,28 @@ pub(crate) async fn secrets(scene: &mut Scene) -> Result<String> {
     ))
 }
 
-/// The wrong secret: a clear answer, one login, and nothing left.
+/// Stages with a wrong secret: a clear error, one login, and nothing left.
 async fn refused(
     volume: &TestVolume,
     wrong: HashMap<String, String>,
     scene: &Scene,
-    (what, code, words): (&str, Code, &str),
+    (what, code, message): (&str, Code, &str),
 ) -> Result<()> {
     let volume = TestVolume {
         secrets: wrong,
         ..volume.clone()
     };
     let before = connections()?;
-    let Err(status) = volume.stage(&scene.world).await else {
-        anyhow::bail!("{what}: a wrong secret was let in");
+    let Err(status) = volume.stage(&scene.cluster).await else {
+        anyhow::bail!("{what}: a wrong secret was accepted");
     };
     let tried = connections()? - before;
     ensure!(tried <= 2, "{what}: {tried} connections for one call");
     ensure!(
-        status.code() == code && status.message().contains(words),
+        status.code() == code && status.message().contains(message),
         "{what}: {status}"
     );
-    let left = scene.world.initiator()?;
+    let left = scene.cluster.initiator()?;
     ensure!(
         left.count("sys/class/iscsi_session")? == 0 && left.count("etc/iscsi/nodes")? == 0,
         "{what}: a session or record is left"
@@ -133,7 +133,7 @@ async fn refused(
     Ok(())
 }
 
-/// TCP connections that this machine has opened since it is up.
+/// TCP connections that this VM has opened since boot.
 fn connections() -> Result<u64> {
     let table = std::fs::read_to_string("/proc/net/snmp")?;
     let mut tcp = table.lines().filter_map(|line| line.strip_prefix("Tcp: "));
@@ -145,21 +145,21 @@ fn connections() -> Result<u64> {
     Ok(values.split(' ').nth(at).context("ActiveOpens")?.parse()?)
 }
 
-/// An initiator that has learned the target's name, but not its secret.
-pub(crate) async fn stranger(scene: &mut Scene) -> Result<String> {
+/// An initiator that knows the target's name, but not its secret.
+pub(crate) async fn without_secret(scene: &mut Scene) -> Result<String> {
     let worker = Worker::start(&[]).await?;
-    let world = &scene.world;
-    let mut volume = TestVolume::create(world, "pvc-1", GIB, Content::Fs("xfs")).await?;
+    let cluster = &scene.cluster;
+    let mut volume = TestVolume::create(cluster, "pvc-1", GIB, Content::Fs("xfs")).await?;
     volume.secrets = secret(PASSWORD, None);
-    volume.attach(world).await?;
+    volume.attach(cluster).await?;
     let iqn = volume.publish_context.get("iqn").context("iqn")?.clone();
     let node = ["iscsiadm", "-m", "node", "-T", &iqn, "-p", PORTALS[0]];
     let on = |more: &[&'static str]| [node.as_slice(), more].concat();
     let update = |name, value| on(&["-o", "update", "-n", name, "-v", value]);
     worker.run(&on(&["-o", "new"])).await?;
     let mut answers = Vec::new();
-    for proof in [None, Some(WRONG)] {
-        if let Some(password) = proof {
+    for password in [None, Some(WRONG)] {
+        if let Some(password) = password {
             worker
                 .run(&update("node.session.auth.authmethod", "CHAP"))
                 .await?;
@@ -173,8 +173,8 @@ pub(crate) async fn stranger(scene: &mut Scene) -> Result<String> {
         let login = worker.run(&on(&["--login"])).await;
         let Err(refusal) = login else {
             anyhow::bail!(
-                "a stranger was let in ({})",
-                if proof.is_some() {
+                "an initiator without the secret was accepted ({})",
+                if password.is_some() {
                     "wrong secret"
                 } else {
                     "no secret"
@@ -190,57 +190,57 @@ pub(crate) async fn stranger(scene: &mut Scene) -> Result<String> {
         );
     }
     worker.run(&on(&["-o", "delete"])).await?;
-    volume.detach(world).await?;
-    volume.delete(world).await?;
-    worker.strike().await?;
+    volume.detach(cluster).await?;
+    volume.delete(cluster).await?;
+    worker.teardown().await?;
     Ok(format!(
         "refused without a secret and with a wrong one ({})",
         answers.join("; ")
     ))
 }
 
-/// Without a Secret of the class: each publication has proofs of its own, which a node is told and nobody else.
+/// Without a Secret in the StorageClass: each publication has generated CHAP credentials, which only its node gets.
 pub(crate) async fn default(scene: &mut Scene) -> Result<String> {
     let watch = Watch::start();
     let worker = Worker::start(&[]).await?;
-    let world = &scene.world;
-    let mut volume = TestVolume::create(world, "pvc-1", GIB, Content::Fs("ext4")).await?;
-    volume.attach(world).await?;
+    let cluster = &scene.cluster;
+    let mut volume = TestVolume::create(cluster, "pvc-1", GIB, Content::Fs("ext4")).await?;
+    volume.attach(cluster).await?;
     let data = Scene::write(&volume, 3)?;
-    let proofs = Proofs::of(&volume)?;
-    let level = world.nas.targets_now().await?[0]["auth_type"].clone();
+    let credentials = Credentials::of(&volume)?;
+    let level = cluster.nas.targets_now().await?[0]["auth_type"].clone();
     ensure!(level == 2, "auth_type is {level}");
 
-    // It would write records of its own.
+    // It would create node records.
     let discovery = "iscsiadm -m discovery -o nonpersistent -t st -p";
     let discovery: Vec<&str> = discovery.split(' ').chain([PORTALS[0]]).collect();
     let listed = worker.run(&discovery).await?;
-    let listed = listed.contains(&proofs.iqn);
-    must_refuse_strangers(&worker, &proofs).await?;
+    let listed = listed.contains(&credentials.iqn);
+    must_refuse_logins(&worker, &credentials).await?;
     worker
         .run(&["rm", "-rf", "/etc/iscsi/send_targets"])
         .await?;
     Scene::must_hold(&data)?;
-    must_be_told_to_nobody(scene, &proofs)?;
+    must_leak_no_secret(scene, &credentials)?;
 
-    // Whoever stands in for the NAS has to know what only the NAS knows.
-    volume.node_unpublish(world).await?;
-    volume.unstage(world).await?;
+    // A server that impersonates the NAS lacks the secrets that only the NAS knows.
+    volume.node_unpublish(cluster).await?;
+    volume.unstage(cluster).await?;
     let mut noticed = Vec::new();
     for (what, mutual) in [
-        ("no proof of its own", None),
-        ("a wrong proof", Some(WRONG_OF_TARGET)),
+        ("no secret of its own", None),
+        ("a wrong secret", Some(WRONG_OF_TARGET)),
     ] {
-        let spoof = Spoof::start(&worker, &proofs, mutual).await?;
+        let spoof = Spoof::start(&worker, &credentials, mutual).await?;
         let mut elsewhere = volume.clone();
         elsewhere
             .publish_context
             .insert("portals".to_owned(), SPOOF.to_owned());
-        let Err(status) = elsewhere.stage(world).await else {
-            bail!("a target with {what} was taken for the NAS's");
+        let Err(status) = elsewhere.stage(cluster).await else {
+            bail!("a target with {what} was accepted as the NAS");
         };
         spoof.stop(&worker).await?;
-        let left = world.initiator()?;
+        let left = cluster.initiator()?;
         ensure!(
             left.count("sys/class/iscsi_session")? == 0 && left.count("etc/iscsi/nodes")? == 0,
             "{what}: a session or record is left"
@@ -253,22 +253,22 @@ pub(crate) async fn default(scene: &mut Scene) -> Result<String> {
         );
         noticed.push(format!("{what}: {:?}", status.code()));
     }
-    volume.stage(world).await.context("the NAS itself")?;
-    volume.node_publish(world).await?;
+    volume.stage(cluster).await.context("the NAS itself")?;
+    volume.node_publish(cluster).await?;
     Scene::must_hold(&data)?;
-    must_be_told_to_nobody(scene, &proofs)?;
-    volume.detach(world).await?;
-    volume.delete(world).await?;
-    worker.strike().await?;
+    must_leak_no_secret(scene, &credentials)?;
+    volume.detach(cluster).await?;
+    volume.delete(cluster).await?;
+    worker.teardown().await?;
     let seen = watch.stop()?;
-    for word in proofs.secrets() {
+    for word in credentials.secrets() {
         ensure!(
             !seen.iter().any(|line| line.contains(word)),
-            "a proof on a command line: {seen:?}"
+            "a secret on a command line: {seen:?}"
         );
     }
     Ok(format!(
-        "discovery {}; strangers refused (24); a spoofed target noticed ({}); no proof in {} command lines, logs or files but the record",
+        "discovery {}; other initiators refused (24); a spoofed target detected ({}); no secret in {} command lines, logs or files but the record",
         if listed {
             "lists it"
         } else {
@@ -279,19 +279,19 @@ pub(crate) async fn default(scene: &mut Scene) -> Result<String> {
     ))
 }
 
-/// Logins with wrong proofs or none.
-async fn must_refuse_strangers(worker: &Worker, proofs: &Proofs) -> Result<()> {
-    let strangers = [
+/// Logs in with wrong credentials or none.
+async fn must_refuse_logins(worker: &Worker, credentials: &Credentials) -> Result<()> {
+    let logins = [
         ("no proofs", Vec::new()),
         (
             "wrong proofs",
-            vec![("username", proofs.user.as_str()), ("password", WRONG)],
+            vec![("username", credentials.user.as_str()), ("password", WRONG)],
         ),
         (
             "the target's own",
             vec![
-                ("username", &proofs.user_in),
-                ("password", &proofs.password_in),
+                ("username", &credentials.user_in),
+                ("password", &credentials.password_in),
             ],
         ),
     ];
@@ -300,13 +300,13 @@ async fn must_refuse_strangers(worker: &Worker, proofs: &Proofs) -> Result<()> {
         "-m",
         "node",
         "-T",
-        &proofs.iqn,
+        &credentials.iqn,
         "-p",
         PORTALS[0],
     ];
     let on = async |more: &[&str]| worker.run(&[record.as_slice(), more].concat()).await;
     on(&["-o", "new"]).await?;
-    for (what, fields) in strangers {
+    for (what, fields) in logins {
         if !fields.is_empty() {
             on(&[
                 "-o",
@@ -323,7 +323,7 @@ async fn must_refuse_strangers(worker: &Worker, proofs: &Proofs) -> Result<()> {
             on(&["-o", "update", "-n", &name, "-v", value]).await?;
         }
         let Err(refusal) = on(&["--login"]).await else {
-            bail!("a stranger with {what} was let in");
+            bail!("an initiator with {what} was accepted");
         };
         let refusal = format!("{refusal:#}");
         ensure!(refusal.contains("exit status: 24"), "{what}: {refusal}");
@@ -332,14 +332,14 @@ async fn must_refuse_strangers(worker: &Worker, proofs: &Proofs) -> Result<()> {
     Ok(())
 }
 
-/// Where something stands in for the NAS: the second machine.
+/// The portal of the spoofed target, on the second VM.
 const SPOOF: &str = "10.77.0.2:3260";
-/// Its `tgtd`'s control port.
+/// The control port of its `tgtd`.
 const SPOOF_CONTROL: &str = "7";
 const WRONG_OF_TARGET: &str = "planted-wrong-4";
 
-/// The proofs of a publication.
-struct Proofs {
+/// The CHAP credentials of a publication.
+struct Credentials {
     iqn: String,
     user: String,
     password: String,
@@ -347,18 +347,18 @@ struct Proofs {
     password_in: String,
 }
 
-impl Proofs {
+impl Credentials {
     fn of(volume: &TestVolume) -> Result<Self> {
-        let told = |key: &str| {
+        let value = |key: &str| {
             let value = volume.publish_context.get(key).cloned();
             value.with_context(|| format!("publish_context[{key}]"))
         };
         Ok(Self {
-            iqn: told("iqn")?,
-            user: told("chap_username")?,
-            password: told("chap_password")?,
-            user_in: told("chap_username_in")?,
-            password_in: told("chap_password_in")?,
+            iqn: value("iqn")?,
+            user: value("chap_username")?,
+            password: value("chap_password")?,
+            user_in: value("chap_username_in")?,
+            password_in: value("chap_password_in")?,
         })
     }
 
@@ -367,18 +367,22 @@ impl Proofs {
     }
 }
 
-/// A target with the same name somewhere else, that lets the node in and proves itself by whatever it has.
+/// A target with the same name at another address, which accepts any login and authenticates itself with the given secret.
 struct Spoof(u32);
 
 impl Spoof {
-    async fn start(worker: &Worker, proofs: &Proofs, mutual: Option<&str>) -> Result<Self> {
+    async fn start(
+        worker: &Worker,
+        credentials: &Credentials,
+        mutual: Option<&str>,
+    ) -> Result<Self> {
         let portal = format!("portal={SPOOF}");
-        let words = ["tgtd", "-f", "-C", SPOOF_CONTROL, "--iscsi", &portal];
-        let daemon = worker.remote.start(&words, "/run/spoof.log").await?;
-        let admin = async |words: &str| {
+        let args = ["tgtd", "-f", "-C", SPOOF_CONTROL, "--iscsi", &portal];
+        let daemon = worker.remote.start(&args, "/run/spoof.log").await?;
+        let admin = async |args: &str| {
             let usual = ["tgtadm", "-C", SPOOF_CONTROL, "--lld", "iscsi"];
-            let words: Vec<&str> = usual.into_iter().chain(words.split(' ')).collect();
-            worker.run(&words).await
+            let args: Vec<&str> = usual.into_iter().chain(args.split(' ')).collect();
+            worker.run(&args).await
         };
         let answers = async || Ok(admin("--op show --mode system").await.is_ok());
         until("the spoofed target's daemon answers", answers, |answers| {
@@ -388,13 +392,13 @@ impl Spoof {
         worker
             .run(&["truncate", "-s", "1G", "/run/spoof.img"])
             .await?;
-        let Proofs {
+        let Credentials {
             iqn,
             user,
             password,
             user_in,
             ..
-        } = proofs;
+        } = credentials;
         admin(&format!(
             "--op new --mode target --tid 1 --targetname {iqn}"
         ))
@@ -421,21 +425,22 @@ impl Spoof {
 
     async fn stop(self, worker: &Worker) -> Result<()> {
         worker.run(&["kill", "-9", &self.0.to_string()]).await?;
-        let gone = async || {
+        let is_gone = async || {
             let names = worker.remote.list("/proc").await?;
             Ok(!names.contains(&self.0.to_string()))
         };
-        until("the spoofed target is gone", gone, |gone| *gone).await?;
+        until("the spoofed target is gone", is_gone, |is_gone| *is_gone).await?;
         worker.run(&["rm", "-f", "/run/spoof.img"]).await.map(drop)
     }
 }
 
-/// Logs and files of the node and the driver hold no proof, but open-iscsi's own record, which only root may read.
-fn must_be_told_to_nobody(scene: &Scene, proofs: &Proofs) -> Result<()> {
-    let nas = scene.world.nas.folder();
-    let kubelet = scene.world.folder().join("kubelet");
+/// Checks that logs and files of the node and the driver contain no secret, except open-iscsi's own record, which only root can
+/// read.
+fn must_leak_no_secret(scene: &Scene, credentials: &Credentials) -> Result<()> {
+    let nas = scene.cluster.nas.folder();
+    let kubelet = scene.cluster.folder().join("kubelet");
     let mut folders = vec![
-        scene.world.folder().to_owned(),
+        scene.cluster.folder().to_owned(),
         "/etc/iscsi".into(),
         "/run".into(),
         "/var/lib/iscsi".into(),
@@ -444,7 +449,7 @@ fn must_be_told_to_nobody(scene: &Scene, proofs: &Proofs) -> Result<()> {
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
             let (path, metadata) = (entry.path(), entry.metadata()?);
-            // The NAS knows its own secrets; a volume's data are its user's; the host's folder has other machines' logs.
+            // The NAS knows its own secrets; a volume contains its user's data; the host's folder has other VMs' logs.
             if path == nas || path == kubelet || path == Path::new(OUT) {
                 continue;
             }
@@ -455,18 +460,22 @@ fn must_be_told_to_nobody(scene: &Scene, proofs: &Proofs) -> Result<()> {
             if !metadata.is_file() {
                 continue;
             }
-            let held = std::fs::read(&path)?;
-            let tells = |word: &str| held.windows(word.len()).any(|part| part == word.as_bytes());
-            if !proofs.secrets().into_iter().any(tells) {
+            let contents = std::fs::read(&path)?;
+            let contains = |word: &str| {
+                contents
+                    .windows(word.len())
+                    .any(|part| part == word.as_bytes())
+            };
+            if !credentials.secrets().into_iter().any(contains) {
                 continue;
             }
             let mode = metadata.permissions().mode() & 0o777;
             let is_record = path
                 .to_string_lossy()
-                .contains(&format!("nodes/{}/", proofs.iqn));
+                .contains(&format!("nodes/{}/", credentials.iqn));
             ensure!(
-                is_record && mode == 0o600 && !tells(CHAP_KEY),
-                "{} (mode {mode:o}) tells a proof or the key",
+                is_record && mode == 0o600 && !contains(CHAP_KEY),
+                "{} (mode {mode:o}) contains a secret or the key",
                 path.display()
             );
             records += 1;
@@ -474,16 +483,19 @@ fn must_be_told_to_nobody(scene: &Scene, proofs: &Proofs) -> Result<()> {
     }
     ensure!(
         records > 0,
-        "no record of the login was found: the look is blind"
+        "no record of the login was found: this check is ineffective"
     );
-    let said = e2e::harness::process::run("dmesg", [""; 0])?;
-    for word in proofs.secrets() {
-        ensure!(!said.contains(word), "the kernel's log tells a proof");
+    let kernel_log = e2e::harness::process::run("dmesg", [""; 0])?;
+    for word in credentials.secrets() {
+        ensure!(
+            !kernel_log.contains(word),
+            "the kernel's log contains a secret"
+        );
     }
     Ok(())
 }
 
-/// Looks at every command line of the machine, as often as it can.
+/// Samples every command line on this VM as often as possible.
 struct Watch {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<BTreeSet<String>>,
@@ -496,7 +508,7 @@ impl Watch {
         let thread = std::thread::spawn(move || {
             let mut seen = BTreeSet::new();
             while !stopped.load(Ordering::Relaxed) {
-                look(&mut seen);
+                sample(&mut seen);
             }
             seen
         });
@@ -517,13 +529,13 @@ impl Watch {
     }
 }
 
-fn look(seen: &mut BTreeSet<String>) {
+fn sample(seen: &mut BTreeSet<String>) {
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Ok(line) = std::fs::read(entry.path().join("cmdline")) else {
             continue;
         };
         let line = String::from_utf8_lossy(&line).replace('\0', " ");
-        // tgtadm takes secrets on its command line and nowhere else: the simulated NAS's side, not the driver's.
+        // tgtadm accepts secrets only on its command line. It belongs to the simulated NAS, not to the driver.
         if !line.is_empty() && !line.contains("tgtadm") {
             seen.insert(line);
         }

@@ -1,4 +1,4 @@
-//! A node loses its volumes to another and gets them back: of what it had before, nothing may count.
+//! A node loses its volumes to another node and gets them back: none of its stale state may be used.
 
 use std::ffi::OsStr;
 use std::time::Duration;
@@ -11,72 +11,72 @@ use e2e::harness::until::{until, until_within};
 use serde_json::json;
 use tonic::{Code, Status};
 
-use super::fence::{GIVES_UP, LATE, start_dirty};
+use super::fence::{LATE, LONG_TIMEOUT, start_dirty};
 use crate::scene::{Data, PORTALS, Scene, checker};
-use crate::worker::{There, Worker};
+use crate::worker::{Worker, WorkerClients};
 
-/// A pod that holds a device ends when I/O is given up, and a kubelet calls again until it is done.
+/// Timeout of a kubelet's retries: a pod that holds a device ends only when I/O fails.
 const KUBELET: Duration = Duration::from_secs(150);
-/// How often the kernel writes what is dirty, in hundredths of a second: its own default.
+/// How often the kernel writes dirty pages, in hundredths of a second: its default.
 const WRITEBACK: u32 = 500;
-/// Longer than any story: an hour. 0 would let it look at once whenever a page gets dirty.
+/// An hour, longer than any story. 0 would make it check as soon as a page is dirtied.
 const NEVER: u32 = 360_000;
 
-/// How the first node loses its volumes. Its pods always lose them by force: nobody unstages.
+/// How the first node loses its volumes. It always happens by force, without NodeUnstage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Loss {
-    /// It is cut off from the NAS, over so many cables.
+    /// Its cables to the NAS (this many) are unplugged.
     CutOff(usize),
-    /// The controller says so, and the NAS lets the sessions of deleted targets go on.
+    /// The controller unpublishes, and the NAS keeps the sessions of deleted targets.
     SessionsGoOn,
 }
 
-/// What a kubelet calls for the new pod.
+/// The calls that a kubelet makes for the new pod.
 #[derive(Clone, Copy, Debug)]
 enum Calls {
     StageAndPublish,
-    /// It takes the volume for staged.
+    /// It believes that the volume is staged.
     PublishOnly,
 }
 
 pub(crate) async fn ext4(scene: &mut Scene) -> Result<String> {
-    comes_back(scene, &[Content::Fs("ext4")], Loss::CutOff(1)).await
+    run_story(scene, &[Content::Fs("ext4")], Loss::CutOff(1)).await
 }
 
 pub(crate) async fn xfs(scene: &mut Scene) -> Result<String> {
-    comes_back(scene, &[Content::Fs("xfs")], Loss::CutOff(1)).await
+    run_story(scene, &[Content::Fs("xfs")], Loss::CutOff(1)).await
 }
 
 pub(crate) async fn btrfs(scene: &mut Scene) -> Result<String> {
-    comes_back(scene, &[Content::Fs("btrfs")], Loss::CutOff(1)).await
+    run_story(scene, &[Content::Fs("btrfs")], Loss::CutOff(1)).await
 }
 
 pub(crate) async fn block(scene: &mut Scene) -> Result<String> {
-    comes_back(scene, &[Content::Block], Loss::CutOff(1)).await
+    run_story(scene, &[Content::Block], Loss::CutOff(1)).await
 }
 
 pub(crate) async fn two_paths(scene: &mut Scene) -> Result<String> {
     let contents = [Content::Fs("ext4"), Content::Block];
-    comes_back(scene, &contents, Loss::CutOff(2)).await
+    run_story(scene, &contents, Loss::CutOff(2)).await
 }
 
 pub(crate) async fn session_goes_on_ext4(scene: &mut Scene) -> Result<String> {
-    comes_back(scene, &[Content::Fs("ext4")], Loss::SessionsGoOn).await
+    run_story(scene, &[Content::Fs("ext4")], Loss::SessionsGoOn).await
 }
 
 pub(crate) async fn session_goes_on_xfs(scene: &mut Scene) -> Result<String> {
-    comes_back(scene, &[Content::Fs("xfs")], Loss::SessionsGoOn).await
+    run_story(scene, &[Content::Fs("xfs")], Loss::SessionsGoOn).await
 }
 
 pub(crate) async fn session_goes_on_btrfs(scene: &mut Scene) -> Result<String> {
-    comes_back(scene, &[Content::Fs("btrfs")], Loss::SessionsGoOn).await
+    run_story(scene, &[Content::Fs("btrfs")], Loss::SessionsGoOn).await
 }
 
 pub(crate) async fn session_goes_on_block(scene: &mut Scene) -> Result<String> {
-    comes_back(scene, &[Content::Block], Loss::SessionsGoOn).await
+    run_story(scene, &[Content::Block], Loss::SessionsGoOn).await
 }
 
-async fn comes_back(scene: &mut Scene, contents: &[Content], loss: Loss) -> Result<String> {
+async fn run_story(scene: &mut Scene, contents: &[Content], loss: Loss) -> Result<String> {
     let two_paths = loss == Loss::CutOff(2);
     if two_paths {
         scene
@@ -85,11 +85,11 @@ async fn comes_back(scene: &mut Scene, contents: &[Content], loss: Loss) -> Resu
     }
     if loss == Loss::SessionsGoOn {
         let switch = json!({"deleted_targets_keep_sessions": true});
-        scene.world.nas.patch_settings(&switch).await?;
+        scene.cluster.nas.patch_settings(&switch).await?;
     }
-    let worker = Worker::start(&["--replacement-timeout", GIVES_UP]).await?;
+    let worker = Worker::start(&["--replacement-timeout", LONG_TIMEOUT]).await?;
     if loss == Loss::SessionsGoOn {
-        writeback(&worker, NEVER).await?;
+        set_writeback(&worker, NEVER).await?;
     }
     let multipathd = if two_paths {
         Some(worker.multipathd().await?)
@@ -103,7 +103,7 @@ async fn comes_back(scene: &mut Scene, contents: &[Content], loss: Loss) -> Resu
         }
     }
 
-    // The first node loses them with pages that are still dirty.
+    // The first node loses them while it has dirty pages.
     worker.run(&["sync"]).await?;
     match loss {
         Loss::CutOff(cables) => plug(&worker, cables, false).await?,
@@ -113,15 +113,15 @@ async fn comes_back(scene: &mut Scene, contents: &[Content], loss: Loss) -> Resu
         volume.pod = start_dirty(&worker, &volume.first).await?;
     }
 
-    // The other node uses them and is done with them, whatever the first one writes meanwhile.
-    let mut others = Vec::new();
+    // The other node uses the volumes and finishes, while the first one keeps writing.
+    let mut on_other = Vec::new();
     for volume in &volumes {
-        volume.first.unpublish(&scene.world).await?;
+        volume.first.unpublish(&scene.cluster).await?;
     }
     for volume in &volumes {
         ensure!(
-            !scene.lun_holds(&volume.first, LATE)?,
-            "{}: the pages were written while the first node still had the volume: nothing can be told",
+            !scene.lun_contains(&volume.first, LATE)?,
+            "{}: the pages were written while the first node still had the volume: the story tests nothing",
             volume.first.name
         );
     }
@@ -134,7 +134,7 @@ async fn comes_back(scene: &mut Scene, contents: &[Content], loss: Loss) -> Resu
         ensure!(alive == Some(volumes.len()), "{alive:?} sessions go on");
     }
     for volume in &volumes {
-        others.push(volume.take(scene).await?);
+        on_other.push(volume.move_to_other(scene).await?);
     }
     if loss == Loss::SessionsGoOn {
         worker.run(&["sync"]).await?;
@@ -142,60 +142,60 @@ async fn comes_back(scene: &mut Scene, contents: &[Content], loss: Loss) -> Resu
             volume.must_not_write(&worker).await?;
         }
     }
-    for other in &others {
+    for other in &on_other {
         other.end(scene).await?;
     }
 
-    // The network returns. Nobody may log in under the old names any more.
+    // The network returns. Logins with the old target names must fail.
     if let Loss::CutOff(cables) = loss {
-        let before = knocks(&worker).await?;
+        let before = failed_logins(&worker).await?;
         plug(&worker, cables, true).await?;
         until(
-            "the first node is turned away",
-            async || knocks(&worker).await,
+            "the first node's login is refused",
+            async || failed_logins(&worker).await,
             |now| *now > before,
         )
         .await?;
     }
 
-    // And the volumes come back.
-    let mut waited_for = Vec::new();
-    for (volume, other) in volumes.iter().zip(&others) {
-        waited_for.extend(volume.come_back(scene, &worker, other).await?);
+    // The volumes come back to the first node.
+    let mut errors = Vec::new();
+    for (volume, other) in volumes.iter().zip(&on_other) {
+        errors.extend(volume.give_back(scene, &worker, other).await?);
     }
     if loss == Loss::SessionsGoOn {
-        writeback(&worker, WRITEBACK).await?;
+        set_writeback(&worker, WRITEBACK).await?;
     }
     if let Some(multipathd) = multipathd {
         worker.run(&["kill", &multipathd.to_string()]).await?;
     }
-    worker.strike().await?;
+    worker.teardown().await?;
     let seen: Vec<&str> = contents.iter().map(|content| content.name()).collect();
     let alive = alive.map_or(String::new(), |alive| {
         format!("; {alive} sessions went on and wrote nothing")
     });
-    let waited_for = if waited_for.is_empty() {
+    let errors = if errors.is_empty() {
         "at once".to_owned()
     } else {
-        format!("after {}", waited_for.join("; "))
+        format!("after {}", errors.join("; "))
     };
     Ok(format!(
-        "{}: refused while the old pod had it, then the other node's data {waited_for}, clean, no late page{alive}",
+        "{}: refused while the old pod had it, then the other node's data {errors}, clean, no late page{alive}",
         seen.join(", ")
     ))
 }
 
-/// A volume of the first node, that another one has in between.
+/// A volume of the first node that another node has in between.
 struct Handover {
     first: TestVolume,
     calls: Calls,
-    /// The process that has dirty pages.
+    /// The process with dirty pages.
     pod: u32,
 }
 
-/// The other node has it.
+/// The volume on the other node.
 struct Other {
-    life: TestVolume,
+    volume: TestVolume,
     data: Data,
 }
 
@@ -212,17 +212,17 @@ impl Handover {
         Ok(Self { first, calls, pod })
     }
 
-    /// The other node attaches it, removes what the first one has written, and writes.
-    async fn take(&self, scene: &Scene) -> Result<Other> {
-        let life = scene.adopt(&self.first).await?;
-        if let Content::Fs(_) = life.content {
-            std::fs::remove_file(life.file("shared"))?;
+    /// Attaches it to the other node, removes what the first one has written, and writes.
+    async fn move_to_other(&self, scene: &Scene) -> Result<Other> {
+        let volume = scene.adopt(&self.first).await?;
+        if let Content::Fs(_) = volume.content {
+            std::fs::remove_file(volume.file("shared"))?;
         }
-        let data = Scene::write(&life, 11)?;
-        Ok(Other { life, data })
+        let data = Scene::write(&volume, 11)?;
+        Ok(Other { volume, data })
     }
 
-    /// A write of the first node, through whatever it still has, that does not wait in memory.
+    /// Checks that a direct (unbuffered) write of the first node, through its stale path, fails.
     async fn must_not_write(&self, worker: &Worker) -> Result<()> {
         let late = String::from_utf8_lossy(LATE);
         let file = self.first.file("later");
@@ -243,148 +243,151 @@ impl Handover {
         Ok(())
     }
 
-    /// The volume is given back to the first node, whose kubelet does what it does. Answers what it had to wait for.
-    async fn come_back(
+    /// Gives the volume back to the first node and makes the kubelet's calls. Returns what they had to wait for.
+    async fn give_back(
         &self,
         scene: &Scene,
         worker: &Worker,
         other: &Other,
     ) -> Result<Vec<String>> {
-        let (there, name) = (worker.on(&scene.world), &self.first.name);
-        let mut again = self.first.clone();
-        again.target = self.first.target.with_file_name("target-of-the-next-pod");
-        again.publish(&there).await?;
+        let (clients, name) = (worker.on(&scene.cluster), &self.first.name);
+        let mut returned = self.first.clone();
+        returned.target = self.first.target.with_file_name("target-of-the-next-pod");
+        returned.publish(&clients).await?;
         ensure!(
-            again.publish_context["iqn"] != self.first.publish_context["iqn"],
-            "{name}: the name has come back"
+            returned.publish_context["iqn"] != self.first.publish_context["iqn"],
+            "{name}: the target name was reused"
         );
 
-        self.must_be_refused(&again, worker, &there).await?;
+        self.must_be_refused(&returned, worker, &clients).await?;
 
         worker.run(&["kill", "-9", &self.pod.to_string()]).await?;
-        let mut waited_for = Vec::new();
-        let unpublish = async || self.first.node_unpublish(&there).await;
+        let mut errors = Vec::new();
+        let unpublish = async || self.first.node_unpublish(&clients).await;
         repeat(
             &format!("{name}: unpublish the old pod"),
             unpublish,
-            &mut waited_for,
+            &mut errors,
         )
         .await?;
         if let Calls::StageAndPublish = self.calls {
-            let stage = async || again.stage(&there).await;
-            repeat(&format!("{name}: stage"), stage, &mut waited_for).await?;
+            let stage = async || returned.stage(&clients).await;
+            repeat(&format!("{name}: stage"), stage, &mut errors).await?;
         }
-        let publish = async || again.node_publish(&there).await;
-        repeat(&format!("{name}: publish"), publish, &mut waited_for).await?;
+        let publish = async || returned.node_publish(&clients).await;
+        repeat(&format!("{name}: publish"), publish, &mut errors).await?;
 
-        // What a pod sees, and what it writes stays.
-        let held = worker.sha256(&again.file(other.data.name())).await?;
+        // The pod sees the right data, and its writes persist.
+        let sum = worker.sha256(&returned.file(other.data.name())).await?;
         ensure!(
-            held.trim() == other.data.sha256(),
+            sum.trim() == other.data.sha256(),
             "{name}: the first node does not see what the other one has written"
         );
-        if let Content::Fs(_) = again.content {
-            let files = worker.remote.list(&again.path().to_string_lossy()).await?;
+        if let Content::Fs(_) = returned.content {
+            let files = worker
+                .remote
+                .list(&returned.path().to_string_lossy())
+                .await?;
             ensure!(
                 !files.iter().any(|file| file == "shared"),
                 "{name}: a file that the other node removed is back: {files:?}"
             );
         }
-        worker.write(&again.file("new")).await?;
-        again.node_unpublish(&there).await?;
-        again.unstage(&there).await?;
-        again.unpublish(&there).await?;
-        must_be_clean(scene, &again)?;
-        again.delete(&there).await?;
-        Ok(waited_for)
+        worker.write(&returned.file("new")).await?;
+        returned.node_unpublish(&clients).await?;
+        returned.unstage(&clients).await?;
+        returned.unpublish(&clients).await?;
+        must_be_clean(scene, &returned)?;
+        returned.delete(&clients).await?;
+        Ok(errors)
     }
 
-    /// While the old pod has it nothing is touched, and the answer says where it is.
+    /// Checks that while the old pod has the volume the call fails with its path and changes nothing.
     async fn must_be_refused(
         &self,
-        again: &TestVolume,
+        returned: &TestVolume,
         worker: &Worker,
-        there: &There<'_>,
+        clients: &WorkerClients<'_>,
     ) -> Result<()> {
-        let before = NodeState::look(worker).await?;
+        let before = NodeState::read(worker).await?;
         let answer = match self.calls {
-            Calls::StageAndPublish => again.stage(there).await,
-            Calls::PublishOnly => again.node_publish(there).await,
+            Calls::StageAndPublish => returned.stage(clients).await,
+            Calls::PublishOnly => returned.node_publish(clients).await,
         };
         let Err(status) = answer else {
-            bail!("{}: given to a pod while the old one has it", again.name);
+            bail!("{}: given to a pod while the old one has it", returned.name);
         };
         let old = self.first.target.to_string_lossy();
         ensure!(
             status.code() == Code::Aborted && status.message().contains(&*old),
             "{}: while the old pod has it: {status}",
-            again.name
+            returned.name
         );
-        let after = NodeState::look(worker).await?;
+        let after = NodeState::read(worker).await?;
         ensure!(before == after, "was {before:?}, is {after:?}");
         Ok(())
     }
 }
 
 impl Other {
-    /// Ends the other node's use.
+    /// Detaches the volume from the other node.
     async fn end(&self, scene: &Scene) -> Result<()> {
-        let world = &scene.world;
+        let cluster = &scene.cluster;
         Scene::must_hold(&self.data)?;
-        self.life.detach(world).await?;
-        must_be_clean(scene, &self.life)
+        self.volume.detach(cluster).await?;
+        must_be_clean(scene, &self.volume)
     }
 }
 
-/// No late page is on a LUN that nobody uses, and its file system is in order.
+/// Checks that no late page is on an idle LUN, and that its file system is clean.
 fn must_be_clean(scene: &Scene, volume: &TestVolume) -> Result<()> {
     ensure!(
-        !scene.lun_holds(volume, LATE)?,
+        !scene.lun_contains(volume, LATE)?,
         "{}: late pages have arrived",
         volume.name
     );
     if let Content::Fs(fs) = volume.content {
-        let words = checker(fs).iter().map(OsStr::new);
+        let args = checker(fs).iter().map(OsStr::new);
         let file = scene.lun_file(volume)?;
-        run("env", words.chain([file.as_os_str()]))
+        run("env", args.chain([file.as_os_str()]))
             .with_context(|| format!("{}: its file system", volume.name))?;
     }
     Ok(())
 }
 
-/// As a kubelet does: again until it is done.
+/// Retries like a kubelet until the call succeeds.
 async fn repeat(
     what: &str,
     call: impl AsyncFn() -> Result<(), Status>,
-    waited_for: &mut Vec<String>,
+    errors: &mut Vec<String>,
 ) -> Result<()> {
     let mut seen: Vec<String> = Vec::new();
     let probe = async || {
         let refusal = call().await.err();
         if let Some(status) = &refusal {
-            let words = format!("{what}: {:?} {}", status.code(), status.message());
-            if !seen.contains(&words) {
-                seen.push(words);
+            let message = format!("{what}: {:?} {}", status.code(), status.message());
+            if !seen.contains(&message) {
+                seen.push(message);
             }
         }
         Ok(refusal.map(|status| status.to_string()))
     };
     until_within(KUBELET, what, probe, Option::is_none).await?;
-    waited_for.append(&mut seen);
+    errors.append(&mut seen);
     Ok(())
 }
 
-/// What a node has of volumes.
+/// A node's state of volumes.
 #[derive(Debug, PartialEq, Eq)]
 struct NodeState {
     mounts: Vec<String>,
     sessions: Vec<String>,
-    /// Disks that take nothing because somebody wants it so.
+    /// Disks that were set offline.
     offline: Vec<String>,
 }
 
 impl NodeState {
-    async fn look(worker: &Worker) -> Result<Self> {
+    async fn read(worker: &Worker) -> Result<Self> {
         let mounts = worker.remote.read("/proc/self/mounts").await?;
         let mut sessions = worker.remote.list("/sys/class/iscsi_session").await?;
         sessions.sort();
@@ -396,7 +399,7 @@ impl NodeState {
             }
         }
         Ok(Self {
-            // Options change when a file system notices that its disk is gone.
+            // Without mount options, which change when a file system notices that its disk is gone.
             mounts: mounts
                 .lines()
                 .filter_map(|line| line.split(' ').nth(1))
@@ -408,7 +411,7 @@ impl NodeState {
     }
 }
 
-/// How many sessions the first node takes for working.
+/// How many sessions the first node considers logged in.
 async fn sessions_alive(worker: &Worker) -> Result<usize> {
     let mut alive = 0;
     for session in worker.remote.list("/sys/class/iscsi_session").await? {
@@ -425,8 +428,8 @@ async fn plug(worker: &Worker, cables: usize, plugged: bool) -> Result<()> {
     Ok(())
 }
 
-/// How often the first node writes what is dirty without being asked.
-async fn writeback(worker: &Worker, centiseconds: u32) -> Result<()> {
+/// Sets how often the first node's kernel writes dirty pages.
+async fn set_writeback(worker: &Worker, centiseconds: u32) -> Result<()> {
     let setting = format!("vm.dirty_writeback_centisecs={centiseconds}");
     worker
         .run(&["sysctl", "-q", "-w", &setting])
@@ -434,13 +437,17 @@ async fn writeback(worker: &Worker, centiseconds: u32) -> Result<()> {
         .map(drop)
 }
 
-/// How often the first node was turned away: by a target, or where there is none left, by LIO's portal, or by tgt, which hangs up.
-async fn knocks(worker: &Worker) -> Result<usize> {
+/// How often the first node's logins failed: refused by a target, or if no target is left, by LIO's portal, or by tgt, which
+/// closes the connection.
+async fn failed_logins(worker: &Worker) -> Result<usize> {
     let log = worker.remote.read("/run/iscsid.log").await?;
     let refused = [
         "login rejected",
         "(Connection refused)",
         "TCP connection closed",
     ];
-    Ok(refused.iter().map(|words| log.matches(words).count()).sum())
+    Ok(refused
+        .iter()
+        .map(|message| log.matches(message).count())
+        .sum())
 }

@@ -1,4 +1,4 @@
-//! A node that is cut off loses its volume to another, and comes back.
+//! A node that is cut off loses its volume to another node, and then reconnects.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -14,18 +14,18 @@ use e2e::harness::until::until;
 use crate::scene::{Data, Scene, checker};
 use crate::worker::Worker;
 
-/// What only the cut-off node ever wrote.
+/// Data that only the cut-off node writes.
 pub(crate) const LATE: &[u8; 16] = b"written too late";
-/// How much of it, and where in a file or device: beyond what the other node writes to a raw device.
+/// Size and offset of these data in a file or device: beyond what the other node writes to a raw device.
 const DIRTY: (usize, u64) = (2 << 20, 8 << 20);
 
-/// What the volumes hold.
+/// The contents of the volumes.
 const CONTENTS: [Content; 3] = [Content::Fs("ext4"), Content::Fs("xfs"), Content::Block];
-/// Longer than it takes to give all volumes to the other node, also on a slow machine.
-pub(super) const GIVES_UP: &str = "60s";
+/// Replacement timeout, longer than it takes to move all volumes to the other node on a slow machine.
+pub(super) const LONG_TIMEOUT: &str = "60s";
 
-/// A pod that writes what is to come too late, leaves it in memory and keeps the file open: the last one to close a device
-/// waits until everything is on the disk.
+/// A pod that writes the late data, leaves them in the page cache and keeps the file open: the last close of a device
+/// waits until all pages are written.
 pub(crate) fn dirty(file: &Path) -> Result<()> {
     let file = File::options()
         .write(true)
@@ -39,26 +39,29 @@ pub(crate) fn dirty(file: &Path) -> Result<()> {
     }
 }
 
-/// Starts such a pod on the second machine; answers its process id.
+/// Starts such a pod on the second VM; returns its process id.
 pub(super) async fn start_dirty(worker: &Worker, volume: &TestVolume) -> Result<u32> {
     let log = format!("/run/dirty-{}.log", volume.name);
     let file = volume.file("late");
-    let words = ["vm", "dirty", &file.to_string_lossy()];
-    let pod = worker.remote.start(&words, &log).await?;
-    let said = async || worker.remote.read(&log).await;
-    until("the pages are dirty", said, |said| said.contains("written")).await?;
+    let args = ["vm", "dirty", &file.to_string_lossy()];
+    let pod = worker.remote.start(&args, &log).await?;
+    let output = async || worker.remote.read(&log).await;
+    until("the pages are dirty", output, |output| {
+        output.contains("written")
+    })
+    .await?;
     Ok(pod)
 }
 
-/// A volume that moves from the cut-off node to this one.
+/// A volume that moved from the cut-off node to this one.
 struct Moved {
-    theirs: TestVolume,
-    ours: TestVolume,
+    on_cut_off: TestVolume,
+    on_this_node: TestVolume,
     before: Data,
 }
 
 pub(crate) async fn late_writes(scene: &mut Scene) -> Result<String> {
-    let worker = Worker::start(&["--replacement-timeout", GIVES_UP]).await?;
+    let worker = Worker::start(&["--replacement-timeout", LONG_TIMEOUT]).await?;
     let mut volumes = Vec::new();
     for content in CONTENTS {
         let volume = worker
@@ -70,21 +73,21 @@ pub(crate) async fn late_writes(scene: &mut Scene) -> Result<String> {
         volumes.push(volume);
     }
 
-    // The network goes; then come pages that stay dirty.
+    // The network is cut, then pages are dirtied.
     worker.cut_off().await?;
     let mut pods = Vec::new();
     for volume in &volumes {
         pods.push(start_dirty(&worker, volume).await?);
     }
 
-    // The CO gives the volumes to this node. Their targets for the first one go, and that is the fence.
+    // The CO moves the volumes to this node. The first node's targets are deleted, which is the fence.
     let mut moved = Vec::new();
-    for theirs in volumes {
-        moved.push(Moved::take(scene, theirs).await?);
+    for on_cut_off in volumes {
+        moved.push(Moved::move_here(scene, on_cut_off).await?);
     }
 
-    // The network returns. The first node tries to log in again, finds no target, and gives its pages up.
-    must_still_hope(&worker).await?;
+    // The network returns. The first node retries the login, finds no target, and drops its pages.
+    must_still_retry(&worker).await?;
     let refused = refusals(&worker).await?;
     worker.cable(0, true).await?;
     until(
@@ -98,23 +101,28 @@ pub(crate) async fn late_writes(scene: &mut Scene) -> Result<String> {
     for volume in &moved {
         volume.must_be_ours(scene).await?;
     }
-    // The first node lets go of what it has lost.
+    // The first node unpublishes and unstages the lost volumes.
     for pod in pods {
         worker.run(&["kill", "-9", &pod.to_string()]).await?;
     }
-    let there = worker.on(&scene.world);
-    for Moved { theirs, ours, .. } in moved {
-        let let_go = async || {
+    let clients = worker.on(&scene.cluster);
+    for Moved {
+        on_cut_off,
+        on_this_node,
+        ..
+    } in moved
+    {
+        let unstage = async || {
             let done = async {
-                theirs.node_unpublish(&there).await?;
-                theirs.unstage(&there).await
+                on_cut_off.node_unpublish(&clients).await?;
+                on_cut_off.unstage(&clients).await
             };
             Ok(done.await.err().map(|status| status.to_string()))
         };
-        until("the first node lets go", let_go, Option::is_none).await?;
-        ours.delete(&there).await?;
+        until("the first node has unstaged", unstage, Option::is_none).await?;
+        on_this_node.delete(&clients).await?;
     }
-    worker.strike().await?;
+    worker.teardown().await?;
     let seen = CONTENTS.map(Content::name).join(", ");
     Ok(format!(
         "{seen}: dirty pages of the cut-off node never arrived; the other node's data equal, file systems clean"
@@ -122,56 +130,56 @@ pub(crate) async fn late_writes(scene: &mut Scene) -> Result<String> {
 }
 
 impl Moved {
-    async fn take(scene: &Scene, theirs: TestVolume) -> Result<Self> {
-        let world = &scene.world;
-        theirs.unpublish(world).await?;
-        let ours = scene.adopt(&theirs).await?;
-        let before = Scene::write(&ours, 11)?;
+    async fn move_here(scene: &Scene, on_cut_off: TestVolume) -> Result<Self> {
+        let cluster = &scene.cluster;
+        on_cut_off.unpublish(cluster).await?;
+        let on_this_node = scene.adopt(&on_cut_off).await?;
+        let before = Scene::write(&on_this_node, 11)?;
         Ok(Self {
-            theirs,
-            ours,
+            on_cut_off,
+            on_this_node,
             before,
         })
     }
 
-    /// This node's volume is as this node left it, and goes on.
+    /// Checks that this node's volume is as this node left it, and still works.
     async fn must_be_ours(&self, scene: &Scene) -> Result<()> {
-        let (world, ours) = (&scene.world, &self.ours);
+        let (cluster, on_this_node) = (&scene.cluster, &self.on_this_node);
         Scene::must_hold(&self.before)?;
-        let after = Scene::write(ours, 12)?;
-        ours.expand_lun(world, 2 * GIB).await?;
-        ours.expand_on_node(world, 2 * GIB).await?;
-        ours.must_have(world, 2 * GIB)?;
+        let after = Scene::write(on_this_node, 12)?;
+        on_this_node.expand_lun(cluster, 2 * GIB).await?;
+        on_this_node.expand_on_node(cluster, 2 * GIB).await?;
+        on_this_node.must_have(cluster, 2 * GIB)?;
         Scene::must_hold(&after)?;
-        let device = scene.device(ours)?;
-        ours.node_unpublish(world).await?;
-        if let Content::Fs(fs) = ours.content {
-            run("umount", [&ours.staging])?;
-            let words = checker(fs).iter().map(OsStr::new);
-            run("env", words.chain([device.as_os_str()]))?;
+        let device = scene.device(on_this_node)?;
+        on_this_node.node_unpublish(cluster).await?;
+        if let Content::Fs(fs) = on_this_node.content {
+            run("umount", [&on_this_node.staging])?;
+            let args = checker(fs).iter().map(OsStr::new);
+            run("env", args.chain([device.as_os_str()]))?;
         }
         ensure!(
-            !scene.lun_holds(ours, LATE)?,
+            !scene.lun_contains(on_this_node, LATE)?,
             "the cut-off node's pages have arrived"
         );
-        ours.unstage(world).await?;
-        Ok(ours.unpublish(world).await?)
+        on_this_node.unstage(cluster).await?;
+        Ok(on_this_node.unpublish(cluster).await?)
     }
 }
 
-/// No session of the first node has given up: its pages are still waiting.
-async fn must_still_hope(worker: &Worker) -> Result<()> {
+/// Checks that no session of the first node has reached its replacement timeout: its pages are still pending.
+async fn must_still_retry(worker: &Worker) -> Result<()> {
     let sessions = worker.remote.list("/sys/class/iscsi_session").await?;
     ensure!(sessions.len() == CONTENTS.len(), "{sessions:?}");
     for session in sessions {
         let state = format!("/sys/class/iscsi_session/{session}/state");
         let state = worker.remote.read(&state).await?;
-        ensure!(state.trim() != "FREE", "{session} has given up too early");
+        ensure!(state.trim() != "FREE", "{session} has timed out too early");
     }
     Ok(())
 }
 
-/// How often a target has refused the second machine.
+/// How often a target has refused a login of the second VM.
 async fn refusals(worker: &Worker) -> Result<usize> {
     let log = worker.remote.read("/run/iscsid.log").await?;
     Ok(log.matches("login rejected").count())

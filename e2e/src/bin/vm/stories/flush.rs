@@ -1,4 +1,4 @@
-//! A pod's fsync reaches the NAS where its LUN honours flushes (`enableFuaSyncCache`), and nobody flushes where it does not.
+//! A pod's fsync reaches the NAS if its LUN honors flushes (`enableFuaSyncCache`); otherwise no flush is sent.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -10,12 +10,12 @@ use e2e::harness::test_volume::{Content, TestVolume, create_request};
 
 use crate::scene::Scene;
 
-/// What the kernel knows of the cache of a disk.
+/// The kernel's view of a disk's cache.
 #[derive(Debug)]
 struct Cache {
     /// `write back` or `write through`.
     mode: String,
-    /// Flushes that the disk has answered (Documentation/block/stat.rst, field 16).
+    /// Completed flush requests (Documentation/block/stat.rst, field 16).
     flushes: u64,
 }
 
@@ -25,7 +25,7 @@ pub(crate) async fn honoured_or_not(scene: &mut Scene) -> Result<String> {
         on.mode == "write back",
         "{on:?}: no write cache is announced"
     );
-    ensure!(flushed > 0, "an fsync has made no flush: {on:?}");
+    ensure!(flushed > 0, "fsync sent no flush: {on:?}");
     let (off, not) = written(scene, "pvc-not-flushed", "false").await?;
     ensure!(
         off.mode == "write through" && not == 0,
@@ -37,15 +37,15 @@ pub(crate) async fn honoured_or_not(scene: &mut Scene) -> Result<String> {
     ))
 }
 
-/// A pod writes and syncs four times on a volume of such a class: the disk's cache, and the flushes that came of it.
+/// A pod writes and syncs four times on a volume with this setting; returns the disk's cache and the number of flushes.
 async fn written(scene: &Scene, name: &str, honoured: &str) -> Result<(Cache, u64)> {
-    let world = &scene.world;
+    let cluster = &scene.cluster;
     let mut request = create_request(name, GIB, Content::Fs("ext4"));
     request
         .parameters
         .insert("enableFuaSyncCache".to_owned(), honoured.to_owned());
-    let mut volume = TestVolume::create_as(world, request, Content::Fs("ext4")).await?;
-    volume.attach(world).await?;
+    let mut volume = TestVolume::create_as(cluster, request, Content::Fs("ext4")).await?;
+    volume.attach(cluster).await?;
     let device = scene.device(&volume)?;
     let before = cache(&device)?;
     let mut file = File::create(volume.file("synced"))?;
@@ -55,8 +55,8 @@ async fn written(scene: &Scene, name: &str, honoured: &str) -> Result<(Cache, u6
     }
     let after = cache(&device)?;
     drop(file);
-    volume.detach(world).await?;
-    volume.delete(world).await?;
+    volume.detach(cluster).await?;
+    volume.delete(cluster).await?;
     let flushed = after.flushes - before.flushes;
     Ok((after, flushed))
 }

@@ -1,5 +1,5 @@
-//! A node as its image leaves it: the initiator has no name yet, iscsid has never run and is started by whoever calls first, there are
-//! no multipath tools, and the NAS has two portals. Nobody does anything by hand.
+//! A freshly installed node: the initiator has no name yet, iscsid has never run and is socket-activated, there are
+//! no multipath tools, and the NAS has two portals. No manual steps are needed.
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::GIB;
@@ -11,7 +11,7 @@ use e2e::vm::remote::Remote;
 use proto::csi::NodeGetInfoRequest;
 
 use crate::scene::{PORTALS, Scene};
-use crate::suite::SECOND_SERVES;
+use crate::suite::SECOND_ADDRESS;
 use crate::worker::Worker;
 
 const NAME: &str = "/etc/iscsi/initiatorname.iscsi";
@@ -22,18 +22,18 @@ const SOCKET: &str = "@ISCSIADM_ABSTRACT_NAMESPACE";
 const SERVICE: &str = "/lib/open-iscsi/startup-checks.sh && exec iscsid -f";
 const LOG: &str = "/run/iscsid.log";
 
-/// The second machine, made fresh.
+/// The second VM in that state.
 struct Fresh {
     remote: Remote,
-    /// What the initiator was called before.
+    /// The initiator's name before.
     named: String,
-    /// What waits for the first caller, and then is iscsid.
+    /// The process that waits for the first connection, and then is iscsid.
     service: u32,
 }
 
 impl Fresh {
     async fn make() -> Result<Self> {
-        let remote = Remote::at(SECOND_SERVES);
+        let remote = Remote::at(SECOND_ADDRESS);
         remote.ready().await?;
         let named = remote.read(NAME).await?;
         remote.run(&["pkill", "-KILL", "-x", "iscsid"]).await?;
@@ -43,15 +43,18 @@ impl Fresh {
         for tool in MULTIPATH {
             remote.run(&["mount", "--bind", "/dev/null", tool]).await?;
         }
-        // What systemd does: it listens, and starts the service with the first connection.
+        // What systemd does: it listens, and starts the service on the first connection.
         let systemd = ["systemd-socket-activate", "--listen", SOCKET];
-        let words = [&systemd[..], &["sh", "-c", SERVICE]].concat();
-        let service = remote.start(&words, LOG).await?;
+        let args = [&systemd[..], &["sh", "-c", SERVICE]].concat();
+        let service = remote.start(&args, LOG).await?;
         let listens = async || {
             let sockets = remote.read("/proc/net/unix").await?;
             Ok(sockets.contains(SOCKET))
         };
-        until("somebody listens for iscsid", listens, |listens| *listens).await?;
+        until("the iscsid socket is listening", listens, |listens| {
+            *listens
+        })
+        .await?;
         Ok(Self {
             remote,
             named,
@@ -59,7 +62,7 @@ impl Fresh {
         })
     }
 
-    /// For the next story.
+    /// Restores the state for the next story.
     async fn undo(self) -> Result<()> {
         let remote = &self.remote;
         for tool in MULTIPATH {
@@ -77,8 +80,8 @@ impl Fresh {
 
 async fn no_iscsid(remote: &Remote) -> Result<()> {
     let sockets = async || remote.read("/proc/net/unix").await;
-    let gone = |sockets: &String| !sockets.contains(SOCKET);
-    until("iscsid is gone", sockets, gone).await.map(drop)
+    let is_gone = |sockets: &String| !sockets.contains(SOCKET);
+    until("iscsid is gone", sockets, is_gone).await.map(drop)
 }
 
 pub(crate) async fn node(scene: &mut Scene) -> Result<String> {
@@ -87,33 +90,33 @@ pub(crate) async fn node(scene: &mut Scene) -> Result<String> {
         .await?;
     let fresh = Fresh::make().await?;
     let worker = Worker::start_contained(&["--host-namespaces", "init"]).await?;
-    let there = worker.on(&scene.world);
+    let clients = worker.on(&scene.cluster);
 
-    // The kubelet registers it.
-    let info = there.node().node_get_info(NodeGetInfoRequest {}).await?;
+    // The kubelet registers the node.
+    let info = clients.node().node_get_info(NodeGetInfoRequest {}).await?;
     let name = worker.remote.read(NAME).await?;
     let name = name
         .lines()
         .find_map(|line| line.strip_prefix("InitiatorName="))
-        .with_context(|| format!("no name was made: {name}"))?;
+        .with_context(|| format!("no name was generated: {name}"))?;
     ensure!(
         name.starts_with("iqn.") && !fresh.named.contains(name),
-        "{name} is no new name"
+        "{name} is not a new name"
     );
 
     let volume = worker
         .volume(scene, "pvc-fresh", Content::Fs("ext4"))
         .await?;
     let sessions = worker.remote.list("/sys/class/iscsi_session").await?;
-    ensure!(sessions.len() == 1, "not one path: {sessions:?}");
+    ensure!(sessions.len() == 1, "expected one path: {sessions:?}");
     let file = volume.file("kept");
     let sum = worker.write(&file).await?;
-    ensure!(volume.expand_lun(&there, 2 * GIB).await? == 2 * GIB);
-    ensure!(volume.expand_on_node(&there, 2 * GIB).await? == 2 * GIB);
+    ensure!(volume.expand_lun(&clients, 2 * GIB).await? == 2 * GIB);
+    ensure!(volume.expand_on_node(&clients, 2 * GIB).await? == 2 * GIB);
     ensure!(worker.sha256(&file).await? == sum, "the data have changed");
-    volume.detach(&there).await?;
-    volume.delete(&there).await?;
-    worker.strike().await?;
+    volume.detach(&clients).await?;
+    volume.delete(&clients).await?;
+    worker.teardown().await?;
     fresh.undo().await?;
     Ok(format!(
         "registered as {}, one path of two portals, grown online, data equal",

@@ -1,4 +1,5 @@
-//! Wrong disk never: whatever stands where the volume's disk should be, it is used only if its serial is the volume's.
+//! Never the wrong disk: whatever the NAS exports in place of the volume's LUN, a disk is used only if its serial is the
+//! volume's.
 
 use std::fs::File;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
@@ -14,33 +15,33 @@ use tonic::{Code, Status};
 
 use crate::scene::{Scene, disks};
 
-/// Each volume says whose it is, at a place that no file system's head occupies.
+/// Offset of each volume's uuid, which no file system's superblock occupies.
 const MARK: u64 = 512 << 20;
 
-/// A volume whose LUN bears its mark, and what the LUN shows.
+/// A volume whose LUN contains its uuid as a mark, with a snapshot of the LUN.
 pub(super) struct Marked {
     pub(super) volume: TestVolume,
-    pub(super) photo: ImageSnapshot,
+    pub(super) snapshot: ImageSnapshot,
 }
 
 impl Scene {
     pub(super) async fn marked(&self, name: &str) -> Result<Marked> {
-        let mut volume = TestVolume::create(&self.world, name, GIB, Content::Block).await?;
-        volume.publish(&self.world).await?;
+        let mut volume = TestVolume::create(&self.cluster, name, GIB, Content::Block).await?;
+        volume.publish(&self.cluster).await?;
         let file = File::options().write(true).open(self.lun_file(&volume)?)?;
         file.write_all_at(volume.uuid().as_bytes(), MARK)?;
         file.sync_all()?;
-        let photo = ImageSnapshot::take(&self.lun_file(&volume)?)?;
-        Ok(Marked { volume, photo })
+        let snapshot = ImageSnapshot::take(&self.lun_file(&volume)?)?;
+        Ok(Marked { volume, snapshot })
     }
 
-    /// `LUN.map_target` or `unmap_target`, as an administrator does it behind everybody's back.
+    /// `LUN.map_target` or `unmap_target` by an administrator, without the driver's knowledge.
     async fn mapping(&self, method: &str, lun: &TestVolume, target_of: &TestVolume) -> Result<()> {
         let iqn = target_of
             .publish_context
             .get("iqn")
             .context("not published")?;
-        let targets = self.world.nas.targets_now().await?;
+        let targets = self.cluster.nas.targets_now().await?;
         let target = targets
             .iter()
             .find(|target| target["iqn"] == iqn.as_str())
@@ -56,12 +57,12 @@ impl Scene {
             ("uuid", &uuid),
             ("target_ids", &ids),
         ];
-        let answer = self.world.nas.dsm(&call).await?;
+        let answer = self.cluster.nas.dsm(&call).await?;
         ensure!(answer["success"] == true, "{method}: {answer}");
         Ok(())
     }
 
-    /// The impostor's LUN takes the place of the volume's.
+    /// Maps the other LUN in place of the volume's.
     pub(super) async fn swap(&self, volume: &TestVolume, impostor: &TestVolume) -> Result<()> {
         self.mapping("unmap_target", volume, volume).await?;
         self.mapping("map_target", impostor, volume).await
@@ -72,7 +73,7 @@ impl Scene {
         self.mapping("map_target", volume, volume).await
     }
 
-    /// The device that the driver has given out shows the volume's own mark, asked of the disk and not of a cache.
+    /// Checks that the device that the driver returned has the volume's own mark, read from the disk and not from a cache.
     pub(super) fn must_show(&self, volume: &TestVolume) -> Result<()> {
         let device = File::options()
             .read(true)
@@ -84,20 +85,20 @@ impl Scene {
         let shows = String::from_utf8_lossy(&room[start..start + volume.uuid().len()]).into_owned();
         ensure!(
             shows == volume.uuid(),
-            "wrong disk: it bears the mark {shows:?}, the volume is {}",
+            "wrong disk: it has the mark {shows:?}, the volume is {}",
             volume.uuid()
         );
         Ok(())
     }
 
-    pub(super) async fn strike_marked(&self, marked: Marked) -> Result<()> {
-        marked.photo.ensure_unchanged()?;
-        marked.volume.unpublish(&self.world).await?;
-        Ok(marked.volume.delete(&self.world).await?)
+    pub(super) async fn remove_marked(&self, marked: Marked) -> Result<()> {
+        marked.snapshot.ensure_unchanged()?;
+        marked.volume.unpublish(&self.cluster).await?;
+        Ok(marked.volume.delete(&self.cluster).await?)
     }
 }
 
-/// Refused for good, with both serials.
+/// Checks that the error is final and contains both serials.
 fn names_both<T: std::fmt::Debug>(
     answer: Result<T, Status>,
     volume: &TestVolume,
@@ -108,7 +109,7 @@ fn names_both<T: std::fmt::Debug>(
     };
     let both = [volume, impostor]
         .iter()
-        .all(|life| status.message().contains(life.uuid()));
+        .all(|test_volume| status.message().contains(test_volume.uuid()));
     ensure!(
         status.code() == Code::FailedPrecondition && both,
         "{status}"
@@ -116,115 +117,139 @@ fn names_both<T: std::fmt::Debug>(
     Ok(())
 }
 
-/// The NAS gives the mapping index to another LUN while the session lives.
+/// The NAS assigns the mapping index to another LUN while the session is live.
 pub(crate) async fn index_reused(scene: &mut Scene) -> Result<String> {
     let (volume, impostor) = (scene.marked("pvc-1").await?, scene.marked("pvc-2").await?);
-    let world = &scene.world;
-    let life = &volume.volume;
-    life.stage(world).await?;
-    life.node_publish(world).await?;
-    scene.must_show(life)?;
-    scene.swap(life, &impostor.volume).await?;
+    let cluster = &scene.cluster;
+    let test_volume = &volume.volume;
+    test_volume.stage(cluster).await?;
+    test_volume.node_publish(cluster).await?;
+    scene.must_show(test_volume)?;
+    scene.swap(test_volume, &impostor.volume).await?;
     names_both(
-        life.expand_on_node(world, GIB).await,
-        life,
+        test_volume.expand_on_node(cluster, GIB).await,
+        test_volume,
         &impostor.volume,
     )?;
-    names_both(life.stage(world).await, life, &impostor.volume)?;
-    names_both(life.node_publish(world).await, life, &impostor.volume)?;
-    scene.swap_back(life, &impostor.volume).await?;
-    life.expand_on_node(world, GIB).await?;
-    scene.must_show(life)?;
-    life.node_unpublish(world).await?;
-    life.unstage(world).await?;
+    names_both(
+        test_volume.stage(cluster).await,
+        test_volume,
+        &impostor.volume,
+    )?;
+    names_both(
+        test_volume.node_publish(cluster).await,
+        test_volume,
+        &impostor.volume,
+    )?;
+    scene.swap_back(test_volume, &impostor.volume).await?;
+    test_volume.expand_on_node(cluster, GIB).await?;
+    scene.must_show(test_volume)?;
+    test_volume.node_unpublish(cluster).await?;
+    test_volume.unstage(cluster).await?;
 
-    // Without a session: the first look already finds the other LUN.
-    scene.swap(life, &impostor.volume).await?;
-    names_both(life.stage(world).await, life, &impostor.volume)?;
+    // Without a session: the first read already finds the other LUN.
+    scene.swap(test_volume, &impostor.volume).await?;
+    names_both(
+        test_volume.stage(cluster).await,
+        test_volume,
+        &impostor.volume,
+    )?;
     ensure!(
-        scene.world.initiator()?.count("sys/class/iscsi_session")? == 0,
-        "the refused stage has left its session"
+        scene
+            .cluster
+            .initiator()?
+            .count("sys/class/iscsi_session")?
+            == 0,
+        "the refused stage has left its session behind"
     );
-    scene.swap_back(life, &impostor.volume).await?;
-    life.stage(world).await?;
-    scene.must_show(life)?;
-    life.unstage(world).await?;
-    scene.strike_marked(volume).await?;
-    scene.strike_marked(impostor).await?;
+    scene.swap_back(test_volume, &impostor.volume).await?;
+    test_volume.stage(cluster).await?;
+    scene.must_show(test_volume)?;
+    test_volume.unstage(cluster).await?;
+    scene.remove_marked(volume).await?;
+    scene.remove_marked(impostor).await?;
     Ok("with and without a live session: expand, stage and publish refused with both serials; both LUNs untouched".to_owned())
 }
 
-/// A LUN without anything on it stands in the place of a volume with data: mkfs would be the end of them.
+/// A blank LUN in place of a volume with data: mkfs would destroy them.
 pub(crate) async fn blank_disk(scene: &mut Scene) -> Result<String> {
     for fs in ["ext4", "xfs", "btrfs"] {
-        let life = scene.volume(&format!("pvc-{fs}"), Content::Fs(fs)).await?;
-        let data = Scene::write(&life, 5)?;
-        let world = &scene.world;
-        life.node_unpublish(world).await?;
-        life.unstage(world).await?;
+        let test_volume = scene.volume(&format!("pvc-{fs}"), Content::Fs(fs)).await?;
+        let data = Scene::write(&test_volume, 5)?;
+        let cluster = &scene.cluster;
+        test_volume.node_unpublish(cluster).await?;
+        test_volume.unstage(cluster).await?;
         let blank =
-            TestVolume::create(world, &format!("pvc-{fs}-blank"), GIB, Content::Fs(fs)).await?;
-        scene.swap(&life, &blank).await?;
-        names_both(life.stage(world).await, &life, &blank)?;
+            TestVolume::create(cluster, &format!("pvc-{fs}-blank"), GIB, Content::Fs(fs)).await?;
+        scene.swap(&test_volume, &blank).await?;
+        names_both(test_volume.stage(cluster).await, &test_volume, &blank)?;
         ensure!(
             ImageSnapshot::take(&scene.lun_file(&blank)?)?.is_blank(),
             "something was written to the blank LUN"
         );
-        scene.swap_back(&life, &blank).await?;
-        life.stage(world).await?;
-        life.node_publish(world).await?;
+        scene.swap_back(&test_volume, &blank).await?;
+        test_volume.stage(cluster).await?;
+        test_volume.node_publish(cluster).await?;
         Scene::must_hold(&data)?;
-        life.detach(world).await?;
-        life.delete(world).await?;
-        blank.delete(world).await?;
+        test_volume.detach(cluster).await?;
+        test_volume.delete(cluster).await?;
+        blank.delete(cluster).await?;
     }
     Ok("ext4, xfs, btrfs: a blank LUN is refused with both serials and stays blank; the data are there afterwards".to_owned())
 }
 
-/// Disks that the kernel still shows and the NAS no longer has.
+/// Disks that the kernel still has but the NAS no longer exports.
 pub(crate) async fn stale_disk(scene: &mut Scene) -> Result<String> {
     let (volume, other) = (scene.marked("pvc-1").await?, scene.marked("pvc-2").await?);
-    let world = &scene.world;
-    let mut life = volume.volume.clone();
+    let cluster = &scene.cluster;
+    let mut test_volume = volume.volume.clone();
 
-    // Another LUN came first: ours has the second index, and the old disk of the first index is still there.
-    life.stage(world).await?;
-    scene.swap(&life, &other.volume).await?;
-    scene.mapping("map_target", &life, &life).await?;
-    life.publish(world).await?;
+    // Another LUN came first: ours has the second index, and the old disk of the first index still exists.
+    test_volume.stage(cluster).await?;
+    scene.swap(&test_volume, &other.volume).await?;
+    scene
+        .mapping("map_target", &test_volume, &test_volume)
+        .await?;
+    test_volume.publish(cluster).await?;
     ensure!(
-        life.publish_context["lun"] == "2",
+        test_volume.publish_context["lun"] == "2",
         "{:?}",
-        life.publish_context
+        test_volume.publish_context
     );
-    life.stage(world).await?;
+    test_volume.stage(cluster).await?;
     let serials = async || run("lsblk", ["-n", "-d", "-o", "NAME,SERIAL"]);
-    // lsblk knows serials from udev, which looks at a new disk in its own time.
+    // lsblk gets serials from udev, which probes a new disk asynchronously.
     until("both disks are there", serials, |serials| {
-        serials.contains(life.uuid())
+        serials.contains(test_volume.uuid())
     })
     .await?;
-    life.unstage(world).await?;
-    // A new session attaches the volume's unit and not the other one.
-    life.stage(world).await?;
+    test_volume.unstage(cluster).await?;
+    // A new session attaches the volume's LUN and not the other one.
+    test_volume.stage(cluster).await?;
     let disks = disks()?;
     ensure!(disks.len() == 1, "attached: {disks:?}");
-    life.unstage(world).await?;
-    scene.mapping("unmap_target", &other.volume, &life).await?;
-    scene.mapping("unmap_target", &life, &life).await?;
-    scene.mapping("map_target", &life, &life).await?;
-    life.publish(world).await?;
+    test_volume.unstage(cluster).await?;
+    scene
+        .mapping("unmap_target", &other.volume, &test_volume)
+        .await?;
+    scene
+        .mapping("unmap_target", &test_volume, &test_volume)
+        .await?;
+    scene
+        .mapping("map_target", &test_volume, &test_volume)
+        .await?;
+    test_volume.publish(cluster).await?;
 
-    // The target went and came back under a live session: the disk of the old one is dead.
-    life.stage(world).await?;
-    life.unpublish(world).await?;
-    life.publish(world).await?;
-    life.stage(world).await?;
-    life.node_publish(world).await?;
-    scene.must_show(&life)?;
-    life.node_unpublish(world).await?;
-    life.unstage(world).await?;
-    scene.strike_marked(volume).await?;
-    scene.strike_marked(other).await?;
+    // The target was deleted and created again under a live session: the old session's disk is dead.
+    test_volume.stage(cluster).await?;
+    test_volume.unpublish(cluster).await?;
+    test_volume.publish(cluster).await?;
+    test_volume.stage(cluster).await?;
+    test_volume.node_publish(cluster).await?;
+    scene.must_show(&test_volume)?;
+    test_volume.node_unpublish(cluster).await?;
+    test_volume.unstage(cluster).await?;
+    scene.remove_marked(volume).await?;
+    scene.remove_marked(other).await?;
     Ok("a stale disk at another index, and a dead one of a target that came back: the volume's own disk is used".to_owned())
 }

@@ -1,4 +1,4 @@
-//! A volume's whole life over iSCSI, with expansion while it is in use and while it is not.
+//! A volume's whole life cycle over iSCSI, with expansion while it is in use and while it is not.
 
 use anyhow::{Result, ensure};
 use e2e::GIB;
@@ -25,35 +25,35 @@ pub(crate) async fn block(scene: &mut Scene) -> Result<String> {
 
 async fn whole(scene: &mut Scene, content: Content) -> Result<String> {
     let mut volume = scene.volume("pvc-1", content).await?;
-    let world = &scene.world;
-    volume.must_have(world, GIB)?;
+    let cluster = &scene.cluster;
+    volume.must_have(cluster, GIB)?;
     let before = Scene::write(&volume, 1)?;
 
-    // Online. The rescan is necessary: the LUN has grown, the NAS says so, and the device has not.
-    ensure!(volume.expand_lun(world, 2 * GIB).await? == 2 * GIB);
+    // Online. The rescan is necessary: the LUN has grown on the NAS, but the device has not.
+    ensure!(volume.expand_lun(cluster, 2 * GIB).await? == 2 * GIB);
     let device = scene.device(&volume)?;
     let stale = device_bytes(&device)?;
     ensure!(
         stale == GIB.unsigned_abs(),
         "the device grew without a rescan: {stale}"
     );
-    // And sufficient: nobody has logged in again.
-    ensure!(volume.expand_on_node(world, 2 * GIB).await? == 2 * GIB);
+    // And sufficient: there was no new login.
+    ensure!(volume.expand_on_node(cluster, 2 * GIB).await? == 2 * GIB);
     ensure!(
         scene.device(&volume)? == device,
         "the device is another one"
     );
-    volume.must_have(world, 2 * GIB)?;
+    volume.must_have(cluster, 2 * GIB)?;
     Scene::must_hold(&before)?;
 
     // Offline.
-    volume.detach(world).await?;
-    ensure!(volume.expand_lun(world, 3 * GIB).await? == 3 * GIB);
-    volume.attach(world).await?;
-    volume.must_have(world, 3 * GIB)?;
+    volume.detach(cluster).await?;
+    ensure!(volume.expand_lun(cluster, 3 * GIB).await? == 3 * GIB);
+    volume.attach(cluster).await?;
+    volume.must_have(cluster, 3 * GIB)?;
     Scene::must_hold(&before)?;
 
-    volume.detach(world).await?;
-    volume.delete(world).await?;
+    volume.detach(cluster).await?;
+    volume.delete(cluster).await?;
     Ok("1 GiB; online 2 GiB (1 GiB before the rescan); offline 3 GiB; data equal".to_owned())
 }

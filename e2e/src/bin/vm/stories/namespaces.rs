@@ -1,4 +1,4 @@
-//! The driver in a container that has no iSCSI tools: the host's are run where the host has them.
+//! The driver in a container without iSCSI tools: it runs the host's tools in the host's namespaces.
 
 use anyhow::{Result, bail, ensure};
 use e2e::GIB;
@@ -20,11 +20,11 @@ pub(crate) async fn of_the_host(scene: &mut Scene) -> Result<String> {
     ))
 }
 
-/// The container's own namespaces lack everything. Answers why the node does not even say its name.
+/// The container's own namespaces lack everything. Returns the error of NodeGetInfo.
 async fn without(scene: &Scene) -> Result<String> {
     let worker = Worker::start_contained(&["--host-namespaces", "own"]).await?;
-    let there = worker.on(&scene.world);
-    let info = there.node().node_get_info(NodeGetInfoRequest {}).await;
+    let clients = worker.on(&scene.cluster);
+    let info = clients.node().node_get_info(NodeGetInfoRequest {}).await;
     let Err(refused) = info else {
         bail!("a node without an initiator name: {info:?}");
     };
@@ -32,25 +32,25 @@ async fn without(scene: &Scene) -> Result<String> {
         refused.code() == Code::FailedPrecondition && refused.message().contains("open-iscsi"),
         "{refused}"
     );
-    worker.strike().await?;
+    worker.teardown().await?;
     Ok(refused.message().to_owned())
 }
 
 async fn within(scene: &Scene, namespaces: &str, content: Content) -> Result<()> {
     let worker = Worker::start_contained(&["--host-namespaces", namespaces]).await?;
-    let there = worker.on(&scene.world);
+    let clients = worker.on(&scene.cluster);
     let volume = worker
         .volume(scene, &format!("pvc-{namespaces}"), content)
         .await?;
     let file = volume.file("kept");
     let sum = worker.write(&file).await?;
-    ensure!(volume.expand_lun(&there, 2 * GIB).await? == 2 * GIB);
-    ensure!(volume.expand_on_node(&there, 2 * GIB).await? == 2 * GIB);
+    ensure!(volume.expand_lun(&clients, 2 * GIB).await? == 2 * GIB);
+    ensure!(volume.expand_on_node(&clients, 2 * GIB).await? == 2 * GIB);
     ensure!(
         worker.sha256(&file).await? == sum,
         "{content:?} has changed"
     );
-    volume.detach(&there).await?;
-    volume.delete(&there).await?;
-    worker.strike().await
+    volume.detach(&clients).await?;
+    volume.delete(&clients).await?;
+    worker.teardown().await
 }

@@ -1,4 +1,4 @@
-//! A NAS that goes away: for good as far as the node knows, or to come back. And a node that does.
+//! A NAS that is gone, for good or for a while, and a node that reboots.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -11,10 +11,10 @@ use e2e::harness::writer::Writer;
 use crate::scene::{REPLACEMENT, Scene, checker};
 use crate::worker::{Worker, power_cycle};
 
-/// Over the replacement timeout: iscsid's own look at the connection, and the file system's way out.
+/// Slack over the replacement timeout: for iscsid's next check of the connection, and for the file system to fail its I/O.
 const SLACK: Duration = Duration::from_secs(60);
 
-/// NodeUnpublish and NodeUnstage while the NAS cannot be reached, with data that never got there.
+/// NodeUnpublish and NodeUnstage while the NAS is unreachable and there are unwritten data.
 pub(crate) async fn nas_is_down(scene: &mut Scene) -> Result<String> {
     let timeout = format!("{REPLACEMENT}s");
     let worker = Worker::start(&["--replacement-timeout", &timeout]).await?;
@@ -33,14 +33,14 @@ pub(crate) async fn nas_is_down(scene: &mut Scene) -> Result<String> {
             worker.write_unsynced(&volume.file("lost")).await?;
         }
     }
-    let (there, started) = (worker.on(&scene.world), Instant::now());
+    let (clients, started) = (worker.on(&scene.cluster), Instant::now());
     let bound = Duration::from_secs(REPLACEMENT) + SLACK;
-    // As a kubelet does: all at once, and again until it is done.
-    let gone = futures::future::join_all(volumes.iter().map(async |volume| {
+    // As a kubelet does: all in parallel, with retries until they succeed.
+    let unstaged = futures::future::join_all(volumes.iter().map(async |volume| {
         loop {
             let done = async {
-                volume.node_unpublish(&there).await?;
-                volume.unstage(&there).await
+                volume.node_unpublish(&clients).await?;
+                volume.unstage(&clients).await
             };
             match done.await {
                 Ok(()) => return Ok(started.elapsed().as_secs()),
@@ -55,39 +55,39 @@ pub(crate) async fn nas_is_down(scene: &mut Scene) -> Result<String> {
                     tokio::time::sleep(Duration::from_millis(500)).await;
                 }
                 Err(status) => anyhow::bail!(
-                    "{}: still not let go after {bound:?}: {status}",
+                    "{}: still not unstaged after {bound:?}: {status}",
                     volume.name
                 ),
             }
         }
     }));
-    let gone: Result<Vec<u64>> = gone.await.into_iter().collect();
-    let gone = gone?;
+    let unstaged: Result<Vec<u64>> = unstaged.await.into_iter().collect();
+    let unstaged = unstaged?;
     worker.cable(0, true).await?;
     for (mut volume, (sum, kept)) in volumes.into_iter().zip(sums) {
-        // What was synced before is as it was.
-        volume.attach(&there).await?;
+        // Data that were synced before persist.
+        volume.attach(&clients).await?;
         ensure!(
             worker.sha256(&kept).await? == sum,
             "{} has changed",
             kept.display()
         );
-        volume.detach(&there).await?;
-        volume.delete(&there).await?;
+        volume.detach(&clients).await?;
+        volume.delete(&clients).await?;
     }
-    worker.strike().await?;
+    worker.teardown().await?;
     let all: Vec<String> = Content::ALL
         .iter()
-        .zip(gone)
+        .zip(unstaged)
         .map(|(content, time)| format!("{} {time} s", content.name()))
         .collect();
     Ok(format!(
-        "let go with a replacement timeout of {REPLACEMENT} s: {}; synced data equal afterwards",
+        "unstaged with a replacement timeout of {REPLACEMENT} s: {}; synced data equal afterwards",
         all.join(", ")
     ))
 }
 
-/// The power of a node fails while a volume is in use.
+/// A node loses power while a volume is in use.
 pub(crate) async fn node_reboots(scene: &mut Scene) -> Result<String> {
     let worker = Worker::start(&[]).await?;
     let mut volumes = Vec::new();
@@ -106,16 +106,16 @@ pub(crate) async fn node_reboots(scene: &mut Scene) -> Result<String> {
     power_cycle().await?;
     let down = started.elapsed().as_secs();
     let worker = Worker::start(&[]).await?;
-    let there = worker.on(&scene.world);
+    let clients = worker.on(&scene.cluster);
     for (volume, file, sum) in &volumes {
-        // A kubelet makes the directory, which the power cut may have undone.
+        // A kubelet creates the directory, which the power cut may have lost.
         worker.make(&volume.staging).await?;
-        // The driver still removes what the power cut has left of other volumes, and iscsiadm gives up where a record goes while it
-        // looks through all of them. A kubelet asks again.
-        if volume.stage(&there).await.is_err() {
-            volume.stage(&there).await?;
+        // The startup sweep still removes records of other volumes, and iscsiadm fails if a record disappears while it
+        // iterates over all of them. A kubelet retries.
+        if volume.stage(&clients).await.is_err() {
+            volume.stage(&clients).await?;
         }
-        volume.node_publish(&there).await?;
+        volume.node_publish(&clients).await?;
         ensure!(
             worker.sha256(file).await? == *sum,
             "{} has changed",
@@ -123,21 +123,21 @@ pub(crate) async fn node_reboots(scene: &mut Scene) -> Result<String> {
         );
         let device =
             (volume.content != Content::Block).then_some(worker.device(&volume.staging).await);
-        volume.node_unpublish(&there).await?;
+        volume.node_unpublish(&clients).await?;
         if let Some(device) = device {
             check(&worker, volume.content, &device?, &volume.staging).await?;
         }
-        volume.unstage(&there).await?;
-        volume.unpublish(&there).await?;
-        volume.delete(&there).await?;
+        volume.unstage(&clients).await?;
+        volume.unpublish(&clients).await?;
+        volume.delete(&clients).await?;
     }
-    worker.strike().await?;
+    worker.teardown().await?;
     Ok(format!(
         "up again after {down} s; staged again, file systems clean after their journals, data equal"
     ))
 }
 
-/// The file system's own checker finds nothing wrong.
+/// Checks that fsck finds no error.
 async fn check(worker: &Worker, content: Content, device: &str, point: &Path) -> Result<()> {
     worker.run(&["umount", &point.to_string_lossy()]).await?;
     if let Content::Fs(fs) = content {
@@ -146,7 +146,7 @@ async fn check(worker: &Worker, content: Content, device: &str, point: &Path) ->
     Ok(())
 }
 
-/// The NAS restarts under pods that write; the driver goes on as it is.
+/// The NAS restarts under pods that write, without a restart of the driver.
 pub(crate) async fn nas_restarts(scene: &mut Scene) -> Result<String> {
     let mut pods = Vec::new();
     for content in [Content::Fs("xfs"), Content::Block] {
@@ -160,22 +160,22 @@ pub(crate) async fn nas_restarts(scene: &mut Scene) -> Result<String> {
         writer.must_go_on().await?;
     }
     let started = Instant::now();
-    scene.nas_goes().await?;
-    scene.world.nas.restart().await?;
+    scene.stop_nas().await?;
+    scene.cluster.nas.restart().await?;
     let waits = pods.iter().map(async |(volume, writer)| {
         writer.must_go_on().await?;
         let seconds = started.elapsed().as_secs_f64();
         Ok::<_, anyhow::Error>(format!("{} {seconds:.1} s", volume.content.name()))
     });
     let waits = futures::future::try_join_all(waits).await?;
-    let world = &scene.world;
+    let cluster = &scene.cluster;
     for (volume, writer) in pods {
-        ensure!(volume.expand_lun(world, 2 * GIB).await? == 2 * GIB);
-        ensure!(volume.expand_on_node(world, 2 * GIB).await? == 2 * GIB);
-        volume.must_have(world, 2 * GIB)?;
+        ensure!(volume.expand_lun(cluster, 2 * GIB).await? == 2 * GIB);
+        ensure!(volume.expand_on_node(cluster, 2 * GIB).await? == 2 * GIB);
+        volume.must_have(cluster, 2 * GIB)?;
         writer.stop()?;
-        volume.detach(world).await?;
-        volume.delete(world).await?;
+        volume.detach(cluster).await?;
+        volume.delete(cluster).await?;
     }
     Ok(format!(
         "from the kill to the next records: {}; grown afterwards; no error, no restart of the driver",

@@ -1,4 +1,4 @@
-//! Two ways to the NAS: one goes away while a pod writes, and while a volume grows.
+//! Two paths to the NAS: one is lost while a pod writes, and while a volume grows.
 
 use std::time::{Duration, Instant};
 
@@ -9,12 +9,12 @@ use e2e::harness::test_volume::{Content, TestVolume};
 use futures::future::try_join_all;
 
 use crate::scene::{PORTALS, Scene};
-use crate::worker::{There, Worker, Writer};
+use crate::worker::{Worker, WorkerClients, Writer};
 
-/// A path that comes back is seen within this time: iscsid's next try, multipathd's next look.
+/// Timeout until a restored path is used: iscsid's next retry plus multipathd's next check.
 const RETURNS: Duration = Duration::from_secs(90);
 
-/// A volume over two paths, and a pod that writes to it.
+/// A volume with two paths, and a pod that writes to it.
 struct Pod<'a> {
     volume: TestVolume,
     writer: Writer<'a>,
@@ -31,44 +31,44 @@ pub(crate) async fn one_goes_away(scene: &mut Scene) -> Result<String> {
     for content in [Content::Fs("ext4"), Content::Block] {
         pods.push(Pod::start(scene, &worker, content).await?);
     }
-    let there = worker.on(&scene.world);
+    let clients = worker.on(&scene.cluster);
 
     // During I/O.
     worker.cable(1, false).await?;
-    all_go_on(&pods).await?;
+    all_keep_writing(&pods).await?;
 
-    // During an expansion: the map grows without the path, which is joined with the new size once it is back.
+    // During an expansion: the map grows without the path, which is added with the new size once it is back.
     for pod in &pods {
-        ensure!(pod.volume.expand_lun(&there, 2 * GIB).await? == 2 * GIB);
+        ensure!(pod.volume.expand_lun(&clients, 2 * GIB).await? == 2 * GIB);
     }
-    try_join_all(pods.iter().map(|pod| pod.grow(&there))).await?;
-    all_go_on(&pods).await?;
+    try_join_all(pods.iter().map(|pod| pod.grow(&clients))).await?;
+    all_keep_writing(&pods).await?;
     for pod in &pods {
         pod.has_paths(&worker, 1).await?;
     }
     worker.cable(1, true).await?;
     let waited = try_join_all(pods.iter().map(|pod| pod.has_paths(&worker, 2))).await?;
 
-    // And the other one, now that the first carries everything.
+    // And the other one, now that the first carries all I/O.
     worker.cable(0, false).await?;
-    all_go_on(&pods).await?;
+    all_keep_writing(&pods).await?;
     worker.cable(0, true).await?;
     let mut seen = Vec::new();
     for (pod, waited) in pods.into_iter().zip(waited) {
         pod.writer.stop().await?;
-        pod.volume.detach(&there).await?;
-        pod.volume.delete(&there).await?;
+        pod.volume.detach(&clients).await?;
+        pod.volume.delete(&clients).await?;
         seen.push(format!("{} {waited} s", pod.volume.content.name()));
     }
     worker.run(&["kill", &multipathd.to_string()]).await?;
-    worker.strike().await?;
+    worker.teardown().await?;
     Ok(format!(
         "no I/O error; the map grows without a lost path, which is joined after its return: {}",
         seen.join(", ")
     ))
 }
 
-async fn all_go_on(pods: &[Pod<'_>]) -> Result<()> {
+async fn all_keep_writing(pods: &[Pod<'_>]) -> Result<()> {
     try_join_all(pods.iter().map(|pod| pod.writer.must_go_on()))
         .await
         .map(drop)
@@ -80,14 +80,14 @@ impl<'a> Pod<'a> {
             .volume(scene, &format!("pvc-{}", content.name()), content)
             .await?;
         let map = map_of(worker, &volume).await?;
-        ensure!(map.paths.len() == 2, "{map:?} has not two paths");
+        ensure!(map.paths.len() == 2, "{map:?} does not have two paths");
         let file = volume.file("log");
         let writer = Writer::start(worker, &file).await?;
         writer.must_go_on().await?;
         Ok(Self { volume, writer })
     }
 
-    /// Waits until the map has so many paths, all of 2 GiB. Answers the seconds.
+    /// Waits until the map has this many paths, all of 2 GiB. Returns the seconds.
     async fn has_paths(&self, worker: &Worker, count: usize) -> Result<u64> {
         let started = Instant::now();
         loop {
@@ -104,11 +104,11 @@ impl<'a> Pod<'a> {
         }
     }
 
-    /// As a kubelet does: again until it is done. Answers the seconds.
-    async fn grow(&self, there: &There<'_>) -> Result<u64> {
+    /// Retries like a kubelet until it succeeds. Returns the seconds.
+    async fn grow(&self, clients: &WorkerClients<'_>) -> Result<u64> {
         let started = Instant::now();
         loop {
-            match self.volume.expand_on_node(there, 2 * GIB).await {
+            match self.volume.expand_on_node(clients, 2 * GIB).await {
                 Ok(size) => {
                     ensure!(size == 2 * GIB, "{size}");
                     return Ok(started.elapsed().as_secs());
@@ -123,7 +123,7 @@ impl<'a> Pod<'a> {
     }
 }
 
-/// A multipath map and its paths, as sysfs has them.
+/// A multipath map and its paths, from sysfs.
 #[derive(Debug)]
 struct Map {
     name: String,

@@ -1,4 +1,4 @@
-//! Wrong disk never, at random: the NAS changes what it exports while a CO goes on asking.
+//! Never the wrong disk, in random schedules: the NAS changes what it exports while a CO keeps calling.
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::GIB;
@@ -10,7 +10,7 @@ use tonic::{Code, Status};
 
 use crate::scene::Scene;
 
-/// What may happen next.
+/// The possible steps.
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Swap,
@@ -24,7 +24,7 @@ enum Step {
     Unstage,
 }
 
-/// How often each happens, beside the others.
+/// The weight of each step.
 const STEPS: [(Step, u32); 9] = [
     (Step::Swap, 4),
     (Step::SwapBack, 3),
@@ -37,7 +37,7 @@ const STEPS: [(Step, u32); 9] = [
     (Step::Unstage, 1),
 ];
 
-/// What the NAS exports in the volume's place.
+/// What the NAS exports in place of the volume's LUN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
     Volume,
@@ -45,73 +45,77 @@ enum Place {
     Nothing,
 }
 
-/// Schedules, one after the other, each from a volume in use.
+/// Random schedules, one after the other, each starting with a volume in use.
 struct Schedules<'a> {
     scene: &'a Scene,
     volume: TestVolume,
     impostor: TestVolume,
     place: Place,
-    /// The target has been away: what was attached through it is dead.
+    /// The target was deleted since the volume was attached, so the device is dead.
     dead: bool,
-    /// A pod has it.
+    /// Whether a pod uses the volume.
     used: bool,
-    given: u32,
+    granted: u32,
     refused: u32,
 }
 
-/// Whatever the driver gives out as the volume's bears the volume's mark.
+/// Checks that a device that the driver returns as the volume's always has the volume's mark.
 pub(crate) async fn schedules(scene: &mut Scene) -> Result<String> {
     let (volume, impostor) = (scene.marked("pvc-1").await?, scene.marked("pvc-2").await?);
-    let mut told = Schedules {
+    let mut run = Schedules {
         scene,
         volume: volume.volume.clone(),
         impostor: impostor.volume.clone(),
         place: Place::Volume,
         dead: false,
         used: false,
-        given: 0,
+        granted: 0,
         refused: 0,
     };
-    told.use_volume().await?;
+    run.use_volume().await?;
     for case in 0..scene.cases {
         let seed = scene.seed.wrapping_add(u64::from(case));
         let mut random = SmallRng::seed_from_u64(seed);
         let count = random.random_range(2..6);
         let steps = STEPS.choose_weighted_iter(&mut random, |(_, weight)| *weight)?;
         let steps: Vec<Step> = steps.take(count).map(|(step, _)| *step).collect();
-        told.tell(&steps)
+        run.run_steps(&steps)
             .await
             .with_context(|| format!("--seed {seed} --cases 1: {steps:?}"))?;
     }
-    told.let_go().await?;
-    let Schedules { given, refused, .. } = told;
-    volume.photo.ensure_unchanged()?;
-    scene.strike_marked(volume).await?;
-    scene.strike_marked(impostor).await?;
+    run.detach().await?;
+    let Schedules {
+        granted, refused, ..
+    } = run;
+    volume.snapshot.ensure_unchanged()?;
+    scene.remove_marked(volume).await?;
+    scene.remove_marked(impostor).await?;
     Ok(format!(
-        "{} schedules: {given} times the right disk, {refused} times refused, the wrong one never; both LUNs untouched",
+        "{} schedules: {granted} times the right disk, {refused} times refused, the wrong one never; both LUNs untouched",
         scene.cases
     ))
 }
 
 impl Schedules<'_> {
-    /// Afterwards the NAS exports what it should, and the driver has to find back by itself.
-    async fn tell(&mut self, steps: &[Step]) -> Result<()> {
+    /// Runs the steps. Afterwards the NAS exports the right LUN, and the driver must recover by itself.
+    async fn run_steps(&mut self, steps: &[Step]) -> Result<()> {
         for step in steps {
-            self.take(*step)
+            self.run_step(*step)
                 .await
                 .with_context(|| format!("{step:?}"))?;
         }
         if self.dead {
-            // A pod that holds a dead disk open has to let go: a person restarts it.
-            self.let_go().await?;
+            // A pod that holds a dead disk open must be restarted by an administrator.
+            self.detach().await?;
         }
         self.export_volume().await?;
-        self.use_volume().await.context("when all is well again")
+        self.use_volume()
+            .await
+            .context("after the export was restored")
     }
 
-    async fn take(&mut self, step: Step) -> Result<()> {
-        let world = &self.scene.world;
+    async fn run_step(&mut self, step: Step) -> Result<()> {
+        let cluster = &self.scene.cluster;
         let answer = match step {
             Step::Swap if self.place == Place::Volume => {
                 self.place = Place::Impostor;
@@ -121,31 +125,31 @@ impl Schedules<'_> {
             Step::TargetBack if self.place == Place::Nothing => return self.export_volume().await,
             Step::TargetGone if self.place != Place::Nothing => {
                 (self.place, self.dead) = (Place::Nothing, true);
-                return Ok(self.volume.unpublish(world).await?);
+                return Ok(self.volume.unpublish(cluster).await?);
             }
             Step::Swap | Step::SwapBack | Step::TargetGone | Step::TargetBack => return Ok(()),
-            Step::Stage => self.volume.stage(world).await,
+            Step::Stage => self.volume.stage(cluster).await,
             Step::Publish => {
-                let published = self.volume.node_publish(world).await;
+                let published = self.volume.node_publish(cluster).await;
                 self.used |= published.is_ok();
                 published
             }
-            Step::Expand => self.volume.expand_on_node(world, GIB).await.map(drop),
+            Step::Expand => self.volume.expand_on_node(cluster, GIB).await.map(drop),
             Step::Unpublish => {
                 self.used = false;
-                return Ok(self.volume.node_unpublish(world).await?);
+                return Ok(self.volume.node_unpublish(cluster).await?);
             }
-            Step::Unstage => return self.let_go().await,
+            Step::Unstage => return self.detach().await,
         };
         self.check(answer)
     }
 
     fn check(&mut self, answer: Result<(), Status>) -> Result<()> {
         let Err(status) = answer else {
-            self.given += 1;
+            self.granted += 1;
             ensure!(
                 self.place == Place::Volume,
-                "success, and in the volume's place is: {:?}",
+                "success, although the NAS exports {:?}",
                 self.place
             );
             return self.scene.must_show(&self.volume);
@@ -163,24 +167,24 @@ impl Schedules<'_> {
         match std::mem::replace(&mut self.place, Place::Volume) {
             Place::Volume => Ok(()),
             Place::Impostor => self.scene.swap_back(&self.volume, &self.impostor).await,
-            Place::Nothing => Ok(self.volume.publish(&self.scene.world).await?),
+            Place::Nothing => Ok(self.volume.publish(&self.scene.cluster).await?),
         }
     }
 
-    async fn let_go(&mut self) -> Result<()> {
+    async fn detach(&mut self) -> Result<()> {
         (self.dead, self.used) = (false, false);
-        self.volume.node_unpublish(&self.scene.world).await?;
-        Ok(self.volume.unstage(&self.scene.world).await?)
+        self.volume.node_unpublish(&self.scene.cluster).await?;
+        Ok(self.volume.unstage(&self.scene.cluster).await?)
     }
 
-    /// Whatever was refused before is given now.
+    /// What was refused before succeeds now.
     async fn use_volume(&mut self) -> Result<()> {
-        let world = &self.scene.world;
+        let cluster = &self.scene.cluster;
         if self.used {
-            self.volume.expand_on_node(world, GIB).await?;
+            self.volume.expand_on_node(cluster, GIB).await?;
         } else {
-            self.volume.stage(world).await?;
-            self.volume.node_publish(world).await?;
+            self.volume.stage(cluster).await?;
+            self.volume.node_publish(cluster).await?;
             self.used = true;
         }
         self.scene.must_show(&self.volume)
