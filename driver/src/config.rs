@@ -16,7 +16,7 @@ use crate::chap::keys::{self, Key, Keys};
 use crate::dsm::client::Password;
 use crate::dsm::trust::{self, CertificateFileError, Pin, Trust};
 use crate::host::linux::nsenter::Namespaces;
-use crate::min_free::Floor;
+use crate::min_free::MinFreeSpace;
 use crate::owner_tag::Cluster;
 use crate::publication::Portal;
 use crate::telemetry::LogFormat;
@@ -248,7 +248,7 @@ pub struct NasConfig {
     /// Minimum free space on each of its volumes when a LUN is created or expanded, unless the StorageClass sets another.
     /// Default: 1 GiB.
     #[serde(default, deserialize_with = "floor")]
-    pub min_free_space: Floor,
+    pub min_free_space: MinFreeSpace,
 }
 
 /// Why a configuration is rejected.
@@ -473,7 +473,7 @@ where
 }
 
 /// In YAML a bare 0 is a number.
-fn floor<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Floor, D::Error> {
+fn floor<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<MinFreeSpace, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum Value {

@@ -447,7 +447,7 @@ mod tests {
             (
                 Error::Host {
                     doing: text(),
-                    source: HostError::Overran {
+                    source: HostError::DeadlineExceeded {
                         what: text(),
                         limit: Duration::from_secs(1),
                     },

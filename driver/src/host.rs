@@ -75,13 +75,13 @@ pub trait Host: Send + Sync + 'static {
     fn run(&self, cmd: Cmd) -> impl Future<Output = Result<Exit, HostError>> + Send;
 
     /// True if `program` is installed and executable.
-    fn has(&self, program: &str) -> bool;
+    fn has_program(&self, program: &str) -> bool;
 
     /// Checks that the namespaces in which the host's own programs run can be entered.
     ///
     /// # Errors
     /// They cannot be entered, so none of these programs can be started.
-    fn reach(&self) -> Result<(), HostError> {
+    fn check_namespaces(&self) -> Result<(), HostError> {
         Ok(())
     }
 
@@ -118,7 +118,7 @@ pub trait Host: Send + Sync + 'static {
         &self,
         device: &str,
         span: Span,
-        via: Via,
+        via: ReadMode,
     ) -> impl Future<Output = Result<Vec<u8>, HostError>> + Send;
 
     /// The first of these spans of a block device that holds anything but zeros, read past every cache. Spans are read one after
@@ -141,13 +141,13 @@ pub trait Host: Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), HostError>> + Send;
 
     /// False if the device node exists, but the kernel has not created the device yet, or has removed it (`ENXIO`).
-    fn opens(&self, device: &str) -> impl Future<Output = Result<bool, HostError>> + Send;
+    fn can_open(&self, device: &str) -> impl Future<Output = Result<bool, HostError>> + Send;
 
     /// True if a file system, a device-mapper device or the like has claimed the device, in any mount namespace.
     fn is_claimed(&self, device: &str) -> impl Future<Output = Result<bool, HostError>> + Send;
 
     /// Space and inodes of the file system mounted at `path`.
-    fn space(&self, path: &str) -> impl Future<Output = Result<Space, HostError>> + Send;
+    fn fs_usage(&self, path: &str) -> impl Future<Output = Result<Space, HostError>> + Send;
 
     /// Creates a directory (mode 0750). Idempotent.
     fn create_dir(&self, path: &str) -> impl Future<Output = Result<(), HostError>> + Send;
@@ -179,15 +179,15 @@ pub trait Host: Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), HostError>> + Send;
 
     /// The inode number and the ctime of `path`; a symbolic link is not followed.
-    fn touched(&self, path: &str) -> impl Future<Output = Result<Touched, HostError>> + Send;
+    fn file_stamp(&self, path: &str) -> impl Future<Output = Result<FileStamp, HostError>> + Send;
 
     /// True if a process of this name runs on the host.
     ///
     /// Errors: the host's processes are not visible to the driver, so the answer is unknown.
-    fn runs(
+    fn is_running(
         &self,
         program: &'static str,
-        who: Who,
+        who: ProcessScope,
     ) -> impl Future<Output = Result<bool, HostError>> + Send;
 
     /// Connects to iscsid's socket, as iscsiadm does, which starts iscsid if the init system uses socket activation. False:
@@ -274,12 +274,12 @@ impl Exit {
         HostError::Failed {
             program,
             status: self.status,
-            said: self.said(),
+            said: self.output_line(),
         }
     }
 
     /// The output in one line: standard error, or standard output if standard error is empty.
-    pub fn said(&self) -> String {
+    pub fn output_line(&self) -> String {
         let output = if self.stderr.trim().is_empty() {
             &self.stdout
         } else {
@@ -339,7 +339,7 @@ pub enum Stat {
 
 /// Equal values mean that the file was not created, linked, unlinked or changed in between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Touched {
+pub struct FileStamp {
     /// The inode number.
     pub inode: u64,
     /// Its ctime: seconds since 1970, and nanoseconds.
@@ -348,9 +348,9 @@ pub struct Touched {
 
 /// Which processes [`Host::runs`] considers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Who {
+pub enum ProcessScope {
     /// All, including those of pods.
-    Anybody,
+    Any,
     /// Only those of the host itself (design.md#whose-namespaces-the-driver-enters). A driver that shares no namespace with the
     /// host sees only its own container: then there are none.
     Host,
@@ -367,7 +367,7 @@ pub struct Span {
 
 /// How to read a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Via {
+pub enum ReadMode {
     /// Direct I/O, past every cache: the content of the disk itself.
     Disk,
     /// Through the page cache, which also has what a mounted ext4 has changed in its superblock but not yet written.
@@ -407,10 +407,10 @@ pub const PROGRAMS: [&str; 13] = [
 ];
 
 /// The programs of [`PROGRAMS`] that are missing on this machine.
-pub fn tools_present(host: &impl Host) -> Vec<String> {
+pub fn missing_programs(host: &impl Host) -> Vec<String> {
     PROGRAMS
         .iter()
-        .filter(|program| !host.has(program))
+        .filter(|program| !host.has_program(program))
         .map(|program| (*program).to_owned())
         .collect()
 }

@@ -76,9 +76,9 @@ enum ReadinessChange {
 
 /// What is missing on this machine, and the remedy.
 fn lack(host: &impl Host) -> Option<String> {
-    let missing = host::tools_present(host);
+    let missing = host::missing_programs(host);
     metrics::of_process().missing_programs(missing.len());
-    if let Err(error) = host.reach() {
+    if let Err(error) = host.check_namespaces() {
         return Some(error.to_string());
     }
     (!missing.is_empty()).then(|| {

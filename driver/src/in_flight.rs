@@ -28,23 +28,23 @@ pub struct InFlight(Arc<Shared>);
 #[derive(Debug, Default)]
 struct Shared {
     /// By volume. `Some` for background tasks: set when a call waits for the lock.
-    keys: Mutex<HashMap<String, Option<Wanted>>>,
+    keys: Mutex<HashMap<String, Option<Preemption>>>,
     released: Notify,
 }
 
 impl Shared {
-    fn keys(&self) -> MutexGuard<'_, HashMap<String, Option<Wanted>>> {
+    fn keys(&self) -> MutexGuard<'_, HashMap<String, Option<Preemption>>> {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Tells a background task that a CO call waits for its volume.
 #[derive(Clone, Debug, Default)]
-pub struct Wanted(Arc<AtomicBool>);
+pub struct Preemption(Arc<AtomicBool>);
 
-impl Wanted {
+impl Preemption {
     /// A call is waiting: the background task must not start anything new.
-    pub fn is_wanted(&self) -> bool {
+    pub fn is_requested(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }
@@ -96,12 +96,12 @@ impl InFlight {
     pub async fn run_aside<T: Send + 'static, F>(
         &self,
         volume: &str,
-        operation: impl FnOnce(Wanted) -> F,
+        operation: impl FnOnce(Preemption) -> F,
     ) -> Result<T, Error>
     where
         F: Future<Output = Result<T, Error>> + Send + 'static,
     {
-        let wanted = Wanted::default();
+        let wanted = Preemption::default();
         let guard = self.acquire(volume, Some(wanted.clone()))?;
         let (shared, key) = (self.0.clone(), volume.to_owned());
         let operation = operation(wanted);
@@ -175,7 +175,7 @@ impl InFlight {
         background.is_some()
     }
 
-    fn acquire(&self, volume: &str, background: Option<Wanted>) -> Result<Guard, Error> {
+    fn acquire(&self, volume: &str, background: Option<Preemption>) -> Result<Guard, Error> {
         let mut keys = self.0.keys();
         if keys.contains_key(volume) {
             return Err(Error::Busy {
@@ -299,9 +299,9 @@ mod tests {
         let (started, has_started) = oneshot::channel();
         let background = in_flight.clone();
         let background = tokio::spawn(async move {
-            let work = |wanted: Wanted| async move {
+            let work = |wanted: Preemption| async move {
                 started.send(()).unwrap();
-                while !wanted.is_wanted() {
+                while !wanted.is_requested() {
                     tokio::task::yield_now().await;
                 }
                 Ok("stopped")

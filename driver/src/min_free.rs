@@ -11,21 +11,21 @@ use crate::volume::{Bytes, Malformed};
 ///
 /// It is part of a LUN's owner tag if the StorageClass sets it, so its text has at most 5 characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Floor(Bytes);
+pub struct MinFreeSpace(Bytes);
 
 /// The largest number before a unit.
 const MAX_NUMBER: u64 = 9999;
 /// Units as written in an owner tag, with their shifts, the largest first.
 const UNITS: [(&str, u32); 3] = [("T", 40), ("G", 30), ("M", 20)];
 
-impl Default for Floor {
+impl Default for MinFreeSpace {
     /// 1 GiB: below that DSM itself creates no LUN and no snapshot.
     fn default() -> Self {
         Self(Bytes::GIB)
     }
 }
 
-impl Floor {
+impl MinFreeSpace {
     /// How much of the `free` space of a volume may be used.
     pub fn usable(self, free: Bytes) -> Bytes {
         Bytes(free.0.saturating_sub(self.0.0))
@@ -52,7 +52,7 @@ impl Floor {
     }
 }
 
-impl fmt::Display for Floor {
+impl fmt::Display for MinFreeSpace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bytes = self.0.0;
         let unit = UNITS
@@ -65,7 +65,7 @@ impl fmt::Display for Floor {
     }
 }
 
-impl FromStr for Floor {
+impl FromStr for MinFreeSpace {
     type Err = Malformed;
 
     /// Parses `0`, Kubernetes quantities (`500Mi`, `10Gi`, `1Ti`), and the form in an owner tag, without `i`.
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn floor(text: &str) -> Floor {
+    fn floor(text: &str) -> MinFreeSpace {
         text.parse().unwrap()
     }
 
@@ -104,7 +104,7 @@ mod tests {
             ("10G", 10 << 30, "10G"),
             ("9999Ti", 9999 << 40, "9999T"),
         ] {
-            assert_eq!(floor(text), Floor(Bytes(bytes)), "{text}");
+            assert_eq!(floor(text), MinFreeSpace(Bytes(bytes)), "{text}");
             assert_eq!(floor(text).to_string(), in_tag);
             assert_eq!(floor(in_tag), floor(text));
         }
@@ -122,7 +122,7 @@ mod tests {
             "0i",
             "10%",
         ] {
-            assert!(bad.parse::<Floor>().is_err(), "{bad}");
+            assert!(bad.parse::<MinFreeSpace>().is_err(), "{bad}");
         }
     }
 

@@ -155,7 +155,7 @@ impl<H: Host> Node<H> {
 
     /// Accepts only paths below this directory. Call it before the service is cloned: it has no effect on a shared one.
     #[must_use]
-    pub fn below(mut self, kubelet_dir: Option<String>) -> Self {
+    pub fn with_kubelet_dir(mut self, kubelet_dir: Option<String>) -> Self {
         if let Some(machine) = Arc::get_mut(&mut self.machine) {
             machine.kubelet_dir = kubelet_dir;
         }
@@ -421,7 +421,7 @@ impl<H: Host> Machine<H> {
     fn publications(&self, uuid: Option<&LunUuid>) -> Publications {
         Publications {
             node_name: self.node_name.clone(),
-            lun: uuid.map(|uuid| (uuid.clone(), Iqn::beginnings(uuid))),
+            lun: uuid.map(|uuid| (uuid.clone(), Iqn::prefixes(uuid))),
         }
     }
 

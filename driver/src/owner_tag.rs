@@ -11,7 +11,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::min_free::Floor;
+use crate::min_free::MinFreeSpace;
 use crate::volume::{Malformed, digest};
 
 /// The first word of a tag.
@@ -55,7 +55,7 @@ pub struct OwnerTag {
     parameters: Option<String>,
     name: Option<Name>,
     /// `minFreeSpace` of the StorageClass.
-    pub floor: Option<Floor>,
+    pub floor: Option<MinFreeSpace>,
 }
 
 /// The CSI name in a tag.
@@ -87,7 +87,7 @@ impl Owner {
     }
 
     /// The minimal tag, with owner and cluster only: what a user writes into a description that has lost its tag.
-    pub fn short(&self) -> String {
+    pub fn minimal_tag(&self) -> String {
         let cluster = self.cluster.as_ref();
         let cluster = cluster.map_or_else(String::new, |cluster| format!(" c={cluster}"));
         format!("{PREFIX} o={}{cluster}", digest(&self.driver, 8))
@@ -99,14 +99,14 @@ impl Owner {
         &self,
         name: &str,
         parameters: &str,
-        floor: Option<Floor>,
+        floor: Option<MinFreeSpace>,
         claim: Option<&str>,
     ) -> String {
         let claim = claim.map_or_else(String::new, |claim| format!(" for {claim}"));
         let floor = floor.map_or_else(String::new, |floor| format!(" f={floor}"));
         let text = format!(
             "{} p={} n={}{floor} - {name}{claim}",
-            self.short(),
+            self.minimal_tag(),
             &parameters[..8.min(parameters.len())],
             digest(name, 12)
         );
@@ -194,7 +194,7 @@ mod tests {
     fn a_tag_survives_any_name_and_text_that_users_add() {
         let owner = owner(Some("home"));
         let longest = "x".repeat(128);
-        let floor: Floor = "9999Gi".parse().unwrap();
+        let floor: MinFreeSpace = "9999Gi".parse().unwrap();
         for name in ["pvc-1", "with blanks n=x", "ünï", "csi2 o=1 f=1G", &longest] {
             let text = owner.description(name, PARAMETERS, Some(floor), Some("default/data"));
             assert!(text.chars().count() <= MAX_DESCRIPTION);
@@ -233,7 +233,7 @@ mod tests {
     fn an_unreadable_minimum_free_space_is_ignored() {
         let owner = owner(None);
         let without = owner.description("f=1G", PARAMETERS, None, None);
-        for text in [without.as_str(), &format!("{} f=much", owner.short())] {
+        for text in [without.as_str(), &format!("{} f=much", owner.minimal_tag())] {
             assert_eq!(owner.read(text).unwrap().floor, None, "{text}");
         }
     }
@@ -259,7 +259,7 @@ mod tests {
             "csi2",
             "csi2 n=0123456789ab",
             "other.driver parameters=x name=y",
-            &Owner::new("csi.other.com".to_owned(), None).short(),
+            &Owner::new("csi.other.com".to_owned(), None).minimal_tag(),
         ] {
             assert_eq!(
                 owner(None).read(foreign),
@@ -267,20 +267,20 @@ mod tests {
                 "{foreign}"
             );
         }
-        let home = owner(Some("home")).short();
+        let home = owner(Some("home")).minimal_tag();
         for other in [None, Some("work")] {
             let not = owner(other).read(&home);
             assert_eq!(not, Err(NotOurs::OfCluster("home".to_owned())));
         }
         // Created before a cluster was configured.
-        assert!(owner(Some("home")).read(&owner(None).short()).is_ok());
+        assert!(owner(Some("home")).read(&owner(None).minimal_tag()).is_ok());
     }
 
     #[test]
     fn the_minimal_tag_is_enough() {
         let owner = owner(Some("home"));
         let tag = owner
-            .read(&format!("{} was edited", owner.short()))
+            .read(&format!("{} was edited", owner.minimal_tag()))
             .unwrap();
         assert!(tag.matches_name("any") && tag.matches_parameters(PARAMETERS));
     }

@@ -16,7 +16,7 @@ use crate::volume::{Bytes, LunUuid};
 pub fn new_size(range: &Range) -> Result<Bytes, Error> {
     let least = range.required.max(Bytes::GIB);
     whole_blocks(least, range.limit).ok_or_else(|| {
-        range.unmet(&format!(
+        range.out_of_range(&format!(
             "a LUN has at least 1 GiB and whole blocks of {BLOCK} bytes, so this one would have {}: raise limit_bytes",
             Bytes(least.0.next_multiple_of(BLOCK))
         ))
@@ -50,7 +50,7 @@ pub enum Expand {
 /// OUT_OF_RANGE if the LUN is above the limit, or no size fits the range.
 pub fn expand(current: Bytes, range: &Range) -> Result<Expand, Error> {
     if range.limit.is_some_and(|limit| current > limit) {
-        return Err(range.unmet(&format!(
+        return Err(range.out_of_range(&format!(
             "the volume has {current} already, and volumes do not shrink"
         )));
     }
@@ -60,7 +60,7 @@ pub fn expand(current: Bytes, range: &Range) -> Result<Expand, Error> {
     whole_blocks(range.required, range.limit)
         .map(Expand::Grow)
         .ok_or_else(|| {
-            range.unmet(&format!(
+            range.out_of_range(&format!(
                 "LUNs have whole blocks of {BLOCK} bytes, so it would become {}: raise limit_bytes",
                 Bytes(range.required.0.next_multiple_of(BLOCK))
             ))
@@ -142,7 +142,7 @@ pub fn not_ours(owner: &Owner, reason: &NotOurs, lun: &Lun) -> (String, String) 
             format!("LUN {} lacks the owner tag of {}", lun.name, owner.driver()),
             format!(
                 "this driver touches its own LUNs only; if somebody has edited its description, write {:?} at the beginning of it in SAN Manager; it is {:?}",
-                owner.short(),
+                owner.minimal_tag(),
                 lun.description
             ),
         ),

@@ -164,7 +164,7 @@ impl Iqn {
     }
 
     /// The IQN prefixes of all publications of `lun`, in either form.
-    pub fn beginnings(lun: &LunUuid) -> [String; 2] {
+    pub fn prefixes(lun: &LunUuid) -> [String; 2] {
         [in_base_36(lun), lun.digits()].map(|name| format!("{IQN_PREFIX}{name}"))
     }
 

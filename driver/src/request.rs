@@ -169,12 +169,12 @@ impl Range {
             limit: (limit.0 > 0).then_some(limit),
         };
         if range.limit.is_some_and(|limit| limit < required) {
-            return Err(
-                range.unmet("limit_bytes is below required_bytes: raise the limit or ask for less")
-            );
+            return Err(range.out_of_range(
+                "limit_bytes is below required_bytes: raise the limit or ask for less",
+            ));
         }
         if required > Bytes::MAX {
-            return Err(range.unmet(&format!(
+            return Err(range.out_of_range(&format!(
                 "no LUN is larger than {}: ask for less",
                 Bytes::MAX
             )));
@@ -183,7 +183,7 @@ impl Range {
     }
 
     /// The OUT_OF_RANGE error: why no size fits.
-    pub fn unmet(&self, seen: &str) -> Error {
+    pub fn out_of_range(&self, seen: &str) -> Error {
         Error::OutOfRange {
             required: self.required,
             limit: self.limit,

@@ -105,7 +105,7 @@ impl Plugin {
                     in_flight.clone(),
                 );
                 let node = node.with_max_volumes(args.max_volumes_per_node);
-                Some(node.below(args.kubelet_dir.clone()))
+                Some(node.with_kubelet_dir(args.kubelet_dir.clone()))
             }
             None => None,
         };
@@ -202,7 +202,7 @@ async fn run_background_tasks(node: Option<Node<Linux>>, every: Duration) -> Inf
         Box::pin(node.sweep()).await;
         info!("node records have been swept");
         if !every.is_zero() {
-            Box::pin(node.keep_paths(every)).await;
+            Box::pin(node.add_missing_paths_forever(every)).await;
         }
     }
     std::future::pending().await

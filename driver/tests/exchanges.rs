@@ -313,14 +313,14 @@ fn parsed_by_driver(exchange: &Exchange) -> Option<Result<Value, DsmError>> {
         ),
         ("SYNO.Core.ISCSI.LUN", "list") => parse(
             exchange,
-            |answer: LunsAnswer| json!({"luns": answer.luns.fit.iter().map(lun_json).collect::<Vec<_>>()}),
+            |answer: LunsAnswer| json!({"luns": answer.luns.readable.iter().map(lun_json).collect::<Vec<_>>()}),
         ),
         ("SYNO.Core.ISCSI.LUN", "create") => {
             parse(exchange, |answer: CreatedLun| json!({"uuid": answer.uuid}))
         }
         ("SYNO.Core.ISCSI.LUN", "list_snapshot") => parse(
             exchange,
-            |answer: SnapshotsAnswer| json!({"snapshots": answer.snapshots.fit.iter().map(snapshot_json).collect::<Vec<_>>()}),
+            |answer: SnapshotsAnswer| json!({"snapshots": answer.snapshots.readable.iter().map(snapshot_json).collect::<Vec<_>>()}),
         ),
         ("SYNO.Core.ISCSI.Target", "get") => parse(
             exchange,
@@ -328,7 +328,7 @@ fn parsed_by_driver(exchange: &Exchange) -> Option<Result<Value, DsmError>> {
         ),
         ("SYNO.Core.ISCSI.Target", "list") => parse(
             exchange,
-            |answer: TargetsAnswer| json!({"targets": answer.targets.fit.iter().map(target_json).collect::<Vec<_>>()}),
+            |answer: TargetsAnswer| json!({"targets": answer.targets.readable.iter().map(target_json).collect::<Vec<_>>()}),
         ),
         ("SYNO.Core.ISCSI.Target", "create") => parse(
             exchange,
@@ -340,7 +340,7 @@ fn parsed_by_driver(exchange: &Exchange) -> Option<Result<Value, DsmError>> {
         ),
         ("SYNO.Core.Storage.Volume", "list") => parse(
             exchange,
-            |answer: LocationsAnswer| json!({"volumes": answer.volumes.fit.iter().map(location_json).collect::<Vec<_>>()}),
+            |answer: LocationsAnswer| json!({"volumes": answer.volumes.readable.iter().map(location_json).collect::<Vec<_>>()}),
         ),
         ("SYNO.Core.ISCSI.LUN" | "SYNO.Core.ISCSI.Target" | "SYNO.No.Such.Api", _) => {
             parse(exchange, |_: NoData| json!({}))

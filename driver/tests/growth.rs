@@ -9,16 +9,16 @@
 mod common;
 
 use common::{Loop, host, is_root, run};
-use driver::host::filesystem::{self, Cannot, FormatOptions};
+use driver::host::filesystem::{self, FormatOptions, GrowFailure};
 use driver::host::superblock::{self, Geometry, Superblock};
-use driver::host::{Cmd, Host as _, Via};
+use driver::host::{Cmd, Host as _, ReadMode};
 use driver::volume::{Bytes, FsType};
 
 const MIB: u64 = 1 << 20;
 
 async fn on_disk(path: &str) -> Geometry {
     let head = host()
-        .read_device(path, superblock::HEAD, Via::Cache)
+        .read_device(path, superblock::HEAD, ReadMode::Cache)
         .await
         .unwrap();
     match superblock::read(&head).as_slice() {
@@ -88,7 +88,7 @@ async fn an_ext4_that_never_grows_is_recognized() {
     let path = dir.path().join("lun");
     let name = path.to_str().unwrap();
     for (options, cannot) in [
-        ("-O bigalloc -C 65536", Some(Cannot::Never)),
+        ("-O bigalloc -C 65536", Some(GrowFailure::Never)),
         ("-O sparse_super2", None),
         ("-O ^resize_inode", None),
     ] {
@@ -178,7 +178,7 @@ async fn ext4_mounted() {
         .run(Cmd::new("resize2fs", 60).arg(&disk.node))
         .await
         .unwrap();
-    if filesystem::cannot_grow(FsType::Ext4, &exit) == Some(Cannot::NotPermitted) {
+    if filesystem::cannot_grow(FsType::Ext4, &exit) == Some(GrowFailure::NotPermitted) {
         common::skip(NAME, "growth of a mounted ext4 needs CAP_SYS_RESOURCE");
         return;
     }

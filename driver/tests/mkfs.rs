@@ -108,7 +108,7 @@ async fn user_options_leave_the_marker_or_overwrite_all_of_it() {
         let block = read(&path, marker::PLACE);
         let untouched = block == marker::block(&uuid());
         assert!(
-            untouched || marker::read(&block, &uuid()) == marker::Seen::None,
+            untouched || marker::read(&block, &uuid()) == marker::MarkerState::None,
             "{fs} {options}"
         );
         let found = superblock::read(&read(&path, superblock::HEAD));

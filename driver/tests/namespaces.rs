@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use driver::host::linux::Linux;
 use driver::host::linux::nsenter::Namespaces;
-use driver::host::{Cmd, Exit, Host as _, HostError, Who};
+use driver::host::{Cmd, Exit, Host as _, HostError, ProcessScope};
 
 const DRIVER: &str = env!("CARGO_BIN_EXE_synology-csi");
 const INITIATOR_NAME: &str = "/etc/iscsi/initiatorname.iscsi";
@@ -275,8 +275,14 @@ async fn assert_not_trusted(linux: &Linux, says: &str) {
     let error = trusted_initiator(linux).await.unwrap_err();
     assert!(matches!(&error, HostError::NoNamespaces { .. }), "{error}");
     assert!(error.to_string().contains(says), "{error}");
-    assert!(linux.reach().unwrap_err().to_string().contains(says));
-    assert!(!linux.has("iscsiadm"));
+    assert!(
+        linux
+            .check_namespaces()
+            .unwrap_err()
+            .to_string()
+            .contains(says)
+    );
+    assert!(!linux.has_program("iscsiadm"));
     let exit = enter("iscsid", &["iscsiadm", "-m", "session"]).await;
     assert_eq!((exit.status, exit.stdout.as_str()), (125, ""), "{exit:?}");
     assert!(exit.stderr.contains(says), "{exit:?}");
@@ -285,8 +291,8 @@ async fn assert_not_trusted(linux: &Linux, says: &str) {
 /// Asserts that files and tools of iscsid's container are used.
 async fn assert_trusted(linux: &Linux) {
     assert_eq!(trusted_initiator(linux).await.unwrap(), "real");
-    linux.reach().unwrap();
-    assert!(linux.has("iscsiadm"));
+    linux.check_namespaces().unwrap();
+    assert!(linux.has_program("iscsiadm"));
     let exit = enter("iscsid", &["iscsiadm", "-m", "two words"]).await;
     let said = "real /usr/local/sbin/iscsiadm -m two words\n";
     assert_eq!((exit.status, exit.stdout.as_str()), (0, said), "{exit:?}");
@@ -397,21 +403,21 @@ async fn a_pod_named_multipathd_does_not_count_as_the_hosts() {
         return;
     }
     let linux = Linux::new(PathBuf::from("/")).in_namespaces(Namespaces::Init);
-    let runs = async |who| linux.runs("multipathd", who).await.unwrap();
-    assert!(!runs(Who::Anybody).await);
+    let runs = async |who| linux.is_running("multipathd", who).await.unwrap();
+    assert!(!runs(ProcessScope::Any).await);
     let pod = ProcessSpec {
         wrapper: "setpriv --bounding-set=-sys_admin",
         ..pod_named("multipathd")
     };
     let pod = Process::start(test, pod).await;
-    assert!(runs(Who::Anybody).await && !runs(Who::Host).await);
+    assert!(runs(ProcessScope::Any).await && !runs(ProcessScope::Host).await);
     // Without a socket, like a daemon that hangs during startup.
     let multipathd = Process::start(test, pod_named("multipathd")).await;
-    assert!(runs(Who::Host).await);
+    assert!(runs(ProcessScope::Host).await);
     multipathd.stop().await;
-    assert!(!runs(Who::Host).await);
+    assert!(!runs(ProcessScope::Host).await);
     pod.stop().await;
-    assert!(!runs(Who::Anybody).await);
+    assert!(!runs(ProcessScope::Any).await);
 }
 
 /// Socket activation: systemd listens on iscsid's socket, and starts iscsid at the first connection.

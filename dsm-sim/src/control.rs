@@ -215,7 +215,7 @@ async fn sessions(State(control): Shared, Path(id): Path<u32>) -> Result<Json<Va
             .targets
             .get(&id)
             .map(|target| target.iqn.clone());
-        (iqn, nas.export.watch())
+        (iqn, nas.export.session_reader())
     };
     let iqn = iqn.ok_or_else(|| {
         Problem::new(

@@ -57,7 +57,7 @@ pub use instance::embedded::Embedded;
 pub use instance::handle::{Counters, Handle};
 pub use instance::running::{DsmSim, StartError};
 pub use nas::model::{Dsm, Model};
-pub use nas::settings::{Asked, Settings};
+pub use nas::settings::{AttribPolicy, Settings};
 pub use nas::state::account::Account;
 pub use nas::state::volume::{FileSystem, VolumeSpec};
 pub use nas::timing::Latency;

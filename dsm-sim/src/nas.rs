@@ -54,7 +54,7 @@ pub(crate) struct Nas {
     pub(crate) state: State,
     pub(crate) auth: Auth,
     pub(crate) rng: StdRng,
-    pub(crate) returning: Vec<SpaceReturn>,
+    pub(crate) pending_space: Vec<SpaceReturn>,
     pub(crate) boot: Option<Boot>,
     /// Boot time in milliseconds since 1970; negative if the uptime is longer than that.
     booted: i64,
@@ -81,7 +81,7 @@ impl Nas {
             state,
             auth: Auth::new(accounts),
             rng,
-            returning: Vec::new(),
+            pending_space: Vec::new(),
             boot: None,
             booted: 0,
             lingering: BTreeMap::new(),

@@ -197,7 +197,7 @@ impl Server {
         let nas = &mut self.nas().nas;
         let result = change(&mut nas.settings);
         if !nas.settings.auto_block {
-            nas.auth.unblock();
+            nas.auth.clear_auto_block();
         }
         result
     }

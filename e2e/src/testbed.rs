@@ -360,5 +360,5 @@ pub trait TestBed {
     async fn journal(&self) -> Result<Vec<String>>;
 
     /// The folder on a node that holds the kubelet's directory.
-    fn kubelet_dir(&self, node: usize) -> &Path;
+    fn node_home(&self, node: usize) -> &Path;
 }

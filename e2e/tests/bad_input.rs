@@ -87,7 +87,7 @@ async fn the_controller_takes_legal_oddities() {
 
 #[tokio::test]
 async fn the_node_refuses_bad_input() {
-    let cluster = Plan::whole().start().await.unwrap();
+    let cluster = Plan::with_node().start().await.unwrap();
     let mut tally = Tally::default();
     let info = cluster
         .plugin
@@ -121,7 +121,7 @@ async fn the_node_touches_no_disk_that_is_not_the_volumes() {
     if e2e::harness::skip::needs_root("bad input: disks") {
         return;
     }
-    let cluster = Plan::whole().start().await.unwrap();
+    let cluster = Plan::with_node().start().await.unwrap();
     let mut tally = Tally::default();
     disk::corrupted(&cluster, &mut tally).await;
     disk::unreadable(&cluster, &mut tally).await;
@@ -134,7 +134,7 @@ async fn a_node_in_use_refuses_bad_input() {
     if e2e::harness::skip::needs_root("bad input: a node at work") {
         return;
     }
-    let cluster = Plan::whole().start().await.unwrap();
+    let cluster = Plan::with_node().start().await.unwrap();
     let mut tally = Tally::default();
     let node_in_use = NodeInUse::create(&cluster).await.unwrap();
     tally.refused(&cluster, node_in_use.rows()).await;
@@ -148,7 +148,7 @@ async fn the_node_takes_legal_oddities() {
     if e2e::harness::skip::needs_root("legal oddities: node") {
         return;
     }
-    let cluster = Plan::whole().start().await.unwrap();
+    let cluster = Plan::with_node().start().await.unwrap();
     let mut tally = Tally::default();
     staged::legal(&cluster, &mut tally).await;
     tally.finish("legal oddities, node", 25);

@@ -66,14 +66,14 @@ fn a_summary_is_read() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn conforms_with_instant_answers() -> Result<()> {
-    conforms("conforms_with_instant_answers", Plan::whole()).await
+    conforms("conforms_with_instant_answers", Plan::with_node()).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn conforms_with_the_answers_of_a_real_nas() -> Result<()> {
     conforms(
         "conforms_with_the_answers_of_a_real_nas",
-        Plan::whole().slow(),
+        Plan::with_node().slow(),
     )
     .await
 }
@@ -81,7 +81,11 @@ async fn conforms_with_the_answers_of_a_real_nas() -> Result<()> {
 /// The NAS has a degraded volume, a crashed one, foreign rows that fit no client's types, and a locked snapshot.
 #[tokio::test(flavor = "multi_thread")]
 async fn conforms_with_others_on_the_nas() -> Result<()> {
-    conforms("conforms_with_others_on_the_nas", Plan::whole().shared()).await
+    conforms(
+        "conforms_with_others_on_the_nas",
+        Plan::with_node().shared(),
+    )
+    .await
 }
 
 #[expect(

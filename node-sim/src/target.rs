@@ -149,7 +149,7 @@ pub trait TargetBackend: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// A stale target could not be removed, or an export could not be created. It may be retried.
-    fn align(&self, targets: &[Target]) -> io::Result<()>;
+    fn reconcile(&self, targets: &[Target]) -> io::Result<()>;
 
     /// Creates or updates a target. Live sessions continue. The target is up when this returns.
     ///

@@ -103,7 +103,7 @@ fn a_target_is_created_grown_changed_and_removed() {
         return;
     };
     let backend = &fixture.backend;
-    backend.align(&[]).unwrap();
+    backend.reconcile(&[]).unwrap();
     assert!(!fixture.listens(), "without a target");
     // The backend verifies each step: it fails if the daemon shows anything else.
     let mut target = fixture.target("iqn.t", &["one", "two"]);
@@ -151,14 +151,14 @@ fn the_daemon_of_an_earlier_process_is_found_and_updated() {
     kept.chap = Some(chap("secretsecret12"));
     fixture
         .backend
-        .align(&[kept.clone(), fixture.target("iqn.stray", &["two"])])
+        .reconcile(&[kept.clone(), fixture.target("iqn.stray", &["two"])])
         .unwrap();
     let port = fs::read_to_string(fixture.dir.path().join("tgt/control-port")).unwrap();
     let socket = format!("/var/run/tgtd/socket.{port}");
     assert!(Path::new(&socket).exists());
 
     let reopen = fixture.reopen();
-    reopen.align(std::slice::from_ref(&kept)).unwrap();
+    reopen.reconcile(std::slice::from_ref(&kept)).unwrap();
     assert!(fixture.listens());
     // The stale target and the old account are not in the way.
     kept.chap = Some(chap("secretsecret34"));
@@ -178,6 +178,6 @@ fn a_portal_in_use_is_named() {
         return;
     };
     let _taken = TcpListener::bind(fixture.portal).unwrap();
-    let error = fixture.backend.align(&[]).unwrap_err().to_string();
+    let error = fixture.backend.reconcile(&[]).unwrap_err().to_string();
     assert!(error.contains(&fixture.portal.to_string()), "{error}");
 }

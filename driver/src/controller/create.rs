@@ -370,7 +370,7 @@ fn not_created(nas: &Nas, request: &CreateVolume, refusal: DsmError, doing: Stri
                 "the NAS does not support it for this type ({refusal}): leave it out, or choose another type"
             ),
         },
-        Some(Code::BAD_SIZE) => request.range.unmet(&refusal.to_string()),
+        Some(Code::BAD_SIZE) => request.range.out_of_range(&refusal.to_string()),
         Some(_) | None => Error::Dsm {
             doing,
             source: refusal,

@@ -33,7 +33,7 @@ impl Shared {
         }
         if let Some(seen) = too_full(nas, &tag, &lun, location, size) {
             // Not RESOURCE_EXHAUSTED, for the reason given in `not_grown`.
-            return Err(range.unmet(&format!("{seen} (growing volume {id} to {size})")));
+            return Err(range.out_of_range(&format!("{seen} (growing volume {id} to {size})")));
         }
         let sent = nas.grow_lun(&id.uuid, size).await;
         // A refused or lost `set` may have taken effect: the size that DSM reports now decides.
@@ -89,10 +89,10 @@ fn not_grown(id: &VolumeId, size: Bytes, range: &Range, refusal: DsmError) -> Er
     match refusal.code() {
         // RESOURCE_EXHAUSTED tells the resizer that the expansion may still be in progress: it would retry the same size for
         // ever, and ignore a claim that was edited to a smaller size.
-        Some(Code::NO_SPACE) => range.unmet(&format!(
+        Some(Code::NO_SPACE) => range.out_of_range(&format!(
             "{doing} (ask for less, or free space on the NAS): {refusal}"
         )),
-        Some(Code::BAD_SIZE) => range.unmet(&format!("{doing}: {refusal}")),
+        Some(Code::BAD_SIZE) => range.out_of_range(&format!("{doing}: {refusal}")),
         Some(_) | None => Error::Dsm {
             doing,
             source: refusal,

@@ -125,7 +125,7 @@ pub fn hides_luns(volumes: &Rows<Location>, place: Option<&str>) -> Option<Strin
     let hides = |volume: &&Location| HIDES_LUNS.contains(&volume.status.as_str());
     let is_own = |volume: &&Location| Some(volume.path.as_str()) == place;
     if volumes
-        .fit
+        .readable
         .iter()
         .find(is_own)
         .is_some_and(|own| !hides(&own))
@@ -138,10 +138,10 @@ pub fn hides_luns(volumes: &Rows<Location>, place: Option<&str>) -> Option<Strin
             row.seen()
         ));
     }
-    if volumes.fit.is_empty() {
+    if volumes.readable.is_empty() {
         return Some("the NAS shows no volumes: look in Storage Manager".to_owned());
     }
-    volumes.fit.iter().find(hides).map(|volume| {
+    volumes.readable.iter().find(hides).map(|volume| {
         format!(
             "volume {} of the NAS is {:?}, and its LUNs may be missing from the list: repair or unlock it in Storage Manager, or remove it there if it is lost",
             volume.path, volume.status
@@ -213,7 +213,7 @@ mod tests {
                 {"volume_path": "/volume1", "fs_type": "btrfs", "status": "normal", "size_free_byte": "1"},
                 {"volume_path": "/volume2", "status": status},
             ]));
-            assert_eq!(rows.fit[1].takes_luns(), takes, "{status}");
+            assert_eq!(rows.readable[1].takes_luns(), takes, "{status}");
             let doubt = hides_luns(&rows, None);
             assert_eq!(doubt.is_some(), hides, "{status}");
             // Only the volume of the LUN counts.
@@ -265,7 +265,7 @@ mod tests {
             row.as_object_mut()
                 .unwrap()
                 .extend(fields.as_object().unwrap().clone());
-            let location = &volumes(&json!([row])).fit[0];
+            let location = &volumes(&json!([row])).readable[0];
             assert_eq!(location.is_external(), external, "{fields}");
             assert_eq!(location.to_string().contains(", e"), external, "{location}");
         }
@@ -281,7 +281,7 @@ mod tests {
             (json!(-1), None),
         ] {
             let rows = volumes(&json!([{"volume_path": "/volume1", "size_free_byte": free}]));
-            assert_eq!(rows.fit[0].free, read.map(Bytes), "{free}");
+            assert_eq!(rows.readable[0].free, read.map(Bytes), "{free}");
         }
     }
 }

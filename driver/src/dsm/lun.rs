@@ -323,7 +323,7 @@ mod tests {
     #[test]
     fn an_unreadable_row_may_be_ours() {
         let owner = Owner::new("csi.synology.com".to_owned(), None);
-        let tag = owner.short();
+        let tag = owner.minimal_tag();
         for (row, ours) in [
             (json!({"name": "vm", "description": "my LUN"}), false),
             (json!({"name": "vm"}), false),

@@ -20,7 +20,7 @@ use super::lun_locations::LunLocations;
 use super::reply::{DsmError, NoData};
 use super::target::{self, CreatedTarget, Target, TargetAnswer, TargetsAnswer};
 use crate::chap::Chap;
-use crate::min_free::Floor;
+use crate::min_free::MinFreeSpace;
 use crate::publication::{Iqn, Portal, portals_among};
 use crate::volume::{Bytes, LunUuid, NasName};
 use completeness::ListHistory;
@@ -58,7 +58,7 @@ pub struct Nas {
     /// Configured portals; empty: the addresses of `host`.
     pub portals: Vec<Portal>,
     /// Minimum free space on its volumes, unless the StorageClass sets another.
-    pub floor: Floor,
+    pub floor: MinFreeSpace,
     /// The client of its Web API.
     pub client: Client,
     /// DSM was seen to continue a compound request after a call that failed.
@@ -79,7 +79,7 @@ impl Nas {
             aliases: Vec::new(),
             host,
             portals: Vec::new(),
-            floor: Floor::default(),
+            floor: MinFreeSpace::default(),
             client,
             continues_after_error: AtomicBool::default(),
             logged: LogOnce::default(),
@@ -462,7 +462,7 @@ impl Nas {
         let volumes = answer.volumes;
         self.report(&volumes);
         for Location { path, status, .. } in volumes
-            .fit
+            .readable
             .iter()
             .filter(|volume| !volume.has_known_status())
         {
@@ -470,7 +470,7 @@ impl Nas {
                 tracing::info!(nas = %self.name, volume = path, status, "unknown status of a volume: ignored");
             }
         }
-        Ok(volumes.fit)
+        Ok(volumes.readable)
     }
 
     /// One volume of the NAS. `None`: there is no such volume.

@@ -14,7 +14,7 @@ use super::reply::DsmError;
 #[derive(Debug)]
 pub struct Rows<T> {
     /// The readable rows.
-    pub fit: Vec<T>,
+    pub readable: Vec<T>,
     /// The unreadable rows.
     pub unreadable: Vec<UnreadableRow>,
 }
@@ -69,12 +69,12 @@ impl<'de, T: DeserializeOwned> Visitor<'de> for OneByOne<T> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Rows<T>, A::Error> {
         let mut rows = Rows {
-            fit: Vec::new(),
+            readable: Vec::new(),
             unreadable: Vec::new(),
         };
         while let Some(row) = list.next_element::<Value>()? {
             match T::deserialize(&row) {
-                Ok(parsed) => rows.fit.push(parsed),
+                Ok(parsed) => rows.readable.push(parsed),
                 Err(error) => rows.unreadable.push(UnreadableRow {
                     row,
                     why: error.to_string(),
@@ -101,7 +101,7 @@ impl<T> Rows<T> {
                 method: list.method,
                 seen: row.seen(),
             }),
-            None => Ok(self.fit),
+            None => Ok(self.readable),
         }
     }
 }
@@ -133,7 +133,7 @@ mod tests {
             r#"[{"name":"a","size":1},{"name":"b"},null,{"name":"c","size":-1},{"name":"d","size":4}]"#,
         )
         .unwrap();
-        let names: Vec<&str> = rows.fit.iter().map(|row| row.name.as_str()).collect();
+        let names: Vec<&str> = rows.readable.iter().map(|row| row.name.as_str()).collect();
         assert_eq!(names, ["a", "d"]);
         assert_eq!(rows.unreadable.len(), 3);
         assert!(rows.unreadable[0].seen().contains("\"b\""));

@@ -99,7 +99,7 @@ pub struct Snapshots {
 impl From<SnapshotsAnswer> for Snapshots {
     fn from(answer: SnapshotsAnswer) -> Self {
         let mut all = Self::default();
-        for snapshot in &answer.snapshots.fit {
+        for snapshot in &answer.snapshots.readable {
             match snapshot.locked() {
                 None => all.unlocked.push(snapshot.to_string()),
                 Some(why) => all.locked.push(format!("{snapshot}: {why}")),

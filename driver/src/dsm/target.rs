@@ -341,6 +341,6 @@ mod tests {
             "target_id": 7, "name": "vm", "iqn": "iqn.x", "mapped_luns": [{"lun_uuid": UUID, "mapping_index": -1}],
         }]);
         let rows: Rows<Target> = serde_json::from_value(odd).unwrap();
-        assert_eq!(rows.fit[0].mapping_of(&lun).unwrap().unit(), None);
+        assert_eq!(rows.readable[0].mapping_of(&lun).unwrap().unit(), None);
     }
 }

@@ -126,7 +126,7 @@ impl Disk {
         // Without the newline the kernel does not recognize the state (EINVAL, seen with Linux 6.1).
         let written = write_sysfs(host, &format!("{}/state", self.unit), "offline\n").await;
         // The kernel refuses the change for a disk that is blocked or transport-offline: then the state decides.
-        if let Err(hung @ HostError::Overran { .. }) = written {
+        if let Err(hung @ HostError::DeadlineExceeded { .. }) = written {
             return Err(hung);
         }
         self.is_offline(host).await
@@ -165,7 +165,7 @@ pub struct Condition {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SysfsWrite {
     /// The kernel accepted the write, whether or not the target answered.
-    Obeyed,
+    Accepted,
     /// Since 6.6 Linux rescans only a running disk: this one is offline or blocked.
     NotRunning,
     /// This process may not write to the file (a container with a read-only `/sys`), or it does not exist (node-sim's tree).
@@ -195,7 +195,7 @@ pub async fn write_sysfs(
         }
         Ok(()) | Err(_) => {}
     }
-    written.map(|()| SysfsWrite::Obeyed)
+    written.map(|()| SysfsWrite::Accepted)
 }
 
 /// The unit serial number of any SCSI disk, by its kernel name; `None` if it has none, is not a SCSI disk or does not exist.
@@ -228,7 +228,7 @@ fn size(files: &dyn KernelFiles, path: &str) -> Result<Bytes, HostError> {
 
 fn number(files: &dyn KernelFiles, path: &str) -> Result<u64, HostError> {
     let text = text(files, path)?;
-    text.parse().map_err(|_| HostError::Garbled {
+    text.parse().map_err(|_| HostError::Unparsable {
         what: path.to_owned(),
         seen: text,
     })
@@ -245,7 +245,7 @@ pub(super) fn device_number(
     };
     match DeviceNumber::parse(&seen) {
         Some(number) => Ok(Some(number)),
-        None => Err(HostError::Garbled { what: path, seen }),
+        None => Err(HostError::Unparsable { what: path, seen }),
     }
 }
 
@@ -387,7 +387,7 @@ pub async fn is_mounted_anywhere(host: &impl Host, block: &Block) -> Result<bool
 ///
 /// # Errors
 /// Those of `poll`.
-pub async fn until<T, F>(
+pub async fn poll_until<T, F>(
     host: &impl Host,
     limit: Duration,
     mut poll: impl FnMut() -> F + Send,
@@ -416,7 +416,7 @@ pub async fn wait_for_disk(
     limit: Duration,
 ) -> Result<Option<Disk>, HostError> {
     let doing = format!("looking for the disk of session {session}");
-    until(host, limit, || async {
+    poll_until(host, limit, || async {
         let look = move |files: &dyn KernelFiles| {
             let mut disks = disks(files, session)?.into_iter();
             let Some(disk) = disks.find(|disk| disk.lun == lun) else {
@@ -433,7 +433,7 @@ pub async fn wait_for_disk(
         let stat = if_present(host.stat(&node).await)?;
         let has_node = stat == Some(Stat::BlockDevice(disk.block.number));
         // A disk that is not running can never be opened, so do not wait for that.
-        let ready = has_node && (!running || host.opens(&node).await?);
+        let ready = has_node && (!running || host.can_open(&node).await?);
         Ok(ready.then_some(disk))
     })
     .await

@@ -45,7 +45,7 @@ pub fn uuids() -> Names {
 ///
 /// # Errors
 /// sysfs cannot be read.
-pub fn over(
+pub fn maps_over(
     files: &dyn KernelFiles,
     uuids: &Names,
     disks: &[Disk],
@@ -164,9 +164,9 @@ mod tests {
         fake.log_in_at("10.0.0.5:3260");
         fake.log_in_at("10.0.1.5:3260");
         let disks = disk::disks(&fake, 1).unwrap();
-        assert!(over(&fake, &uuids, &disks, &own).unwrap().is_empty());
+        assert!(maps_over(&fake, &uuids, &disks, &own).unwrap().is_empty());
         fake.make_map();
-        let [map] = over(&fake, &uuids, &disks, &[])
+        let [map] = maps_over(&fake, &uuids, &disks, &[])
             .unwrap()
             .try_into()
             .unwrap();
@@ -181,7 +181,7 @@ mod tests {
             std::slice::from_ref(&map)
         );
         // A map that has paths is not the volume's by its WWID alone.
-        assert!(over(&fake, &uuids, &[], &own).unwrap().is_empty());
+        assert!(maps_over(&fake, &uuids, &[], &own).unwrap().is_empty());
         let numbers = numbers(&fake).unwrap();
         assert_eq!(numbers, [("mpatha".to_owned(), map.block.number)].into());
     }

@@ -26,7 +26,7 @@ pub enum HostError {
     },
     /// It exceeded its deadline and may still run: the volume stays locked until it has ended.
     #[error("{what} did not end within {limit:?}; it was given up and may still run")]
-    Overran {
+    DeadlineExceeded {
         /// The command or the file operation.
         what: String,
         /// The deadline.
@@ -71,7 +71,7 @@ pub enum HostError {
     },
     /// The output or the content cannot be parsed.
     #[error("cannot parse {what}: {seen:?}")]
-    Garbled {
+    Unparsable {
         /// The program or file.
         what: String,
         /// The text that cannot be parsed.
@@ -83,14 +83,14 @@ impl HostError {
     /// The gRPC code for the CO: never a final one.
     pub fn code(&self) -> Code {
         match self {
-            Self::Overran { .. } => Code::Aborted,
+            Self::DeadlineExceeded { .. } => Code::Aborted,
             Self::NotStarted { .. }
             | Self::NoNamespaces { .. }
             | Self::Failed { .. }
             | Self::Absent { .. }
             | Self::Locked { .. }
             | Self::Io { .. }
-            | Self::Garbled { .. } => Code::Unavailable,
+            | Self::Unparsable { .. } => Code::Unavailable,
         }
     }
 
@@ -101,9 +101,9 @@ impl HostError {
             Self::NotStarted { .. } | Self::NoNamespaces { .. } | Self::Absent { .. } => {
                 "not_started"
             }
-            Self::Overran { .. } => "overran",
+            Self::DeadlineExceeded { .. } => "overran",
             Self::Locked { .. } => "locked",
-            Self::Io { .. } | Self::Garbled { .. } => "lost",
+            Self::Io { .. } | Self::Unparsable { .. } => "lost",
         })
     }
 

@@ -24,7 +24,8 @@ use secrecy::{ExposeSecret as _, SecretString};
 use super::mount::{MOUNTINFO, Mount};
 use super::record::LOCK;
 use super::{
-    Cmd, DeviceNumber, Exit, Host, HostError, KernelFiles, Space, Span, Stat, Touched, Via, Who,
+    Cmd, DeviceNumber, Exit, FileStamp, Host, HostError, KernelFiles, ProcessScope, ReadMode,
+    Space, Span, Stat,
 };
 use crate::publication::{Iqn, NodeId, Nonce};
 use crate::volume::{Bytes, FsType};
@@ -41,7 +42,7 @@ mod tree;
 
 #[cfg(test)]
 pub(crate) use cache::lun;
-pub use dead::Death;
+pub use dead::FsFailure;
 pub(crate) use multipath::Daemon;
 pub(crate) use superblocks::head_of;
 #[cfg(test)]
@@ -102,19 +103,19 @@ pub(crate) struct Machine {
     pub(crate) sessions: BTreeMap<u32, SessionState>,
     pub(crate) records: BTreeSet<String>,
     /// Targets whose record was truncated by a power cut: iscsiadm can neither delete nor re-create it.
-    pub(crate) cut_short: BTreeSet<String>,
+    pub(crate) truncated_records: BTreeSet<String>,
     /// The output of `iscsiadm -m node` if the database is in an unknown directory; `None`: it is in `/etc/iscsi`.
     pub(crate) elsewhere: Option<String>,
     /// The lock of open-iscsi's database: its ctime in seconds, if it is locked.
     pub(crate) locked: Option<i64>,
     /// The lock is released and taken again between any two reads.
-    pub(crate) restless: bool,
+    pub(crate) lock_changes: bool,
     /// The names of the host's processes; `None`: they are not visible.
     pub(crate) processes: Option<Vec<&'static str>>,
     /// The initiator name that is created once iscsid's socket is connected to; `None`: none is created.
-    pub(crate) unnamed: Option<String>,
+    pub(crate) name_on_start: Option<String>,
     /// Directories and files that fail with `EACCES`.
-    pub(crate) unseen: BTreeSet<String>,
+    pub(crate) unreadable_paths: BTreeSet<String>,
     /// Content of LUNs by serial number, so that it outlives sessions; shared by all nodes of a cluster.
     pub(crate) content: Arc<Mutex<BTreeMap<String, Blocks>>>,
     pub(crate) mounts: Vec<Mount>,
@@ -123,7 +124,7 @@ pub(crate) struct Machine {
     /// File systems that stay mounted in other mount namespaces: type and device.
     pub(crate) pinned: BTreeSet<(String, String)>,
     /// Failed file systems, by the kernel's names of their disks.
-    pub(crate) deaths: BTreeMap<String, Death>,
+    pub(crate) deaths: BTreeMap<String, FsFailure>,
     /// Symbolic links to directories, with their targets.
     pub(crate) links: BTreeMap<String, String>,
     /// Every bind mount is read-only.
@@ -133,7 +134,7 @@ pub(crate) struct Machine {
     /// Portals that do not answer.
     pub(crate) dead: BTreeSet<String>,
     /// Logins block until this many have started.
-    pub(crate) together: usize,
+    pub(crate) concurrent_logins: usize,
     /// multipathd; `None`: it is not running.
     pub(crate) multipathd: Option<Daemon>,
     /// multipathd keeps paths whose disks are gone.
@@ -146,7 +147,7 @@ pub(crate) struct Machine {
     /// Reads of devices fail with an I/O error.
     pub(crate) unreadable: bool,
     /// The device node exists before its device: the first open fails with `ENXIO`.
-    pub(crate) half_made: bool,
+    pub(crate) open_fails_once: bool,
     /// Another process has the disk open exclusively.
     pub(crate) claimed: bool,
     /// The kernel has set all present disks offline.
@@ -164,13 +165,13 @@ pub(crate) struct Machine {
     /// The sum of all pauses, which take no real time.
     pub(crate) paused: Duration,
     /// The error of writes to sysfs; `None`: they succeed.
-    pub(crate) sealed: Option<io::ErrorKind>,
+    pub(crate) sysfs_error: Option<io::ErrorKind>,
     /// The CHAP user and password that the targets require.
     pub(crate) chap: Option<(String, String)>,
     /// The exit of blkid, if it is not computed from the disk's content.
     pub(crate) blkid: Option<Exit>,
     /// Number of file system queries (stat, list, read).
-    pub(crate) looks: usize,
+    pub(crate) queries: usize,
     /// The commands that ran, in order.
     pub(crate) log: Vec<String>,
     /// This many matching commands run normally before the next answer is used.
@@ -281,7 +282,7 @@ impl Machine {
         }
         let what = line.to_owned();
         let (_, answer) = self.answers.remove(at);
-        Some(answer.map_err(|limit| HostError::Overran { what, limit }))
+        Some(answer.map_err(|limit| HostError::DeadlineExceeded { what, limit }))
     }
 
     fn stat(&self, path: &str) -> Option<Stat> {
@@ -335,17 +336,17 @@ impl Host for Fake {
             }
             tokio::task::yield_now().await;
         }
-        Err(HostError::Overran {
+        Err(HostError::DeadlineExceeded {
             what: text,
             limit: Duration::from_secs(180),
         })
     }
 
-    fn has(&self, program: &str) -> bool {
+    fn has_program(&self, program: &str) -> bool {
         program != "mkfs.btrfs" || self.machine().complete
     }
 
-    fn reach(&self) -> Result<(), HostError> {
+    fn check_namespaces(&self) -> Result<(), HostError> {
         if self.machine().unreachable {
             let problem = "nobody listens on iscsid's socket".to_owned();
             return Err(HostError::NoNamespaces { problem });
@@ -370,8 +371,8 @@ impl Host for Fake {
     }
 
     async fn stat(&self, path: &str) -> Result<Stat, HostError> {
-        self.machine().looks += 1;
-        if self.machine().death_at(path) == Some(Death::ShutDown) {
+        self.machine().queries += 1;
+        if self.machine().death_at(path) == Some(FsFailure::ShutDown) {
             return Err(HostError::Io {
                 doing: format!("looking at {path}"),
                 source: io::Error::from_raw_os_error(nix::errno::Errno::EIO as i32),
@@ -382,7 +383,7 @@ impl Host for Fake {
 
     async fn is_mount_point(&self, path: &str) -> Result<Option<bool>, HostError> {
         let mut machine = self.machine();
-        machine.looks += 1;
+        machine.queries += 1;
         Ok(Some(machine.mounts.iter().any(|mount| mount.point == path)))
     }
 
@@ -409,12 +410,17 @@ impl Host for Fake {
         }
     }
 
-    async fn read_device(&self, device: &str, span: Span, _: Via) -> Result<Vec<u8>, HostError> {
+    async fn read_device(
+        &self,
+        device: &str,
+        span: Span,
+        _: ReadMode,
+    ) -> Result<Vec<u8>, HostError> {
         let machine = self.machine();
         let Some((.., session)) = machine.block_at(device) else {
             return absent(device);
         };
-        if machine.unreadable || machine.half_made {
+        if machine.unreadable || machine.open_fails_once {
             return Err(io_error("reading", io::ErrorKind::Other));
         }
         Ok(machine.read(&session.seen.as_ref().unwrap().serial, span))
@@ -422,7 +428,7 @@ impl Host for Fake {
 
     async fn find_data(&self, device: &str, spans: Vec<Span>) -> Result<Option<Span>, HostError> {
         for span in spans {
-            let read = self.read_device(device, span, Via::Disk).await?;
+            let read = self.read_device(device, span, ReadMode::Disk).await?;
             if !super::blank::is_zero(&read) {
                 return Ok(Some(span));
             }
@@ -459,8 +465,8 @@ impl Host for Fake {
         Ok(())
     }
 
-    async fn opens(&self, _: &str) -> Result<bool, HostError> {
-        Ok(!std::mem::take(&mut self.machine().half_made))
+    async fn can_open(&self, _: &str) -> Result<bool, HostError> {
+        Ok(!std::mem::take(&mut self.machine().open_fails_once))
     }
 
     async fn is_claimed(&self, device: &str) -> Result<bool, HostError> {
@@ -469,7 +475,7 @@ impl Host for Fake {
         Ok(machine.claimed || mounted || machine.is_path(device))
     }
 
-    async fn space(&self, _: &str) -> Result<Space, HostError> {
+    async fn fs_usage(&self, _: &str) -> Result<Space, HostError> {
         Ok(Space {
             total: Bytes(1000),
             available: Bytes(600),
@@ -525,7 +531,7 @@ impl Host for Fake {
 
     async fn write_attribute(&self, path: &str, text: &str) -> Result<(), HostError> {
         let mut machine = self.machine();
-        match machine.sealed {
+        match machine.sysfs_error {
             Some(io::ErrorKind::NotFound) => return absent(path),
             Some(kind) => return Err(io_error("writing", kind)),
             None => {}
@@ -538,19 +544,19 @@ impl Host for Fake {
         machine.apply_sysfs_write(path, text)
     }
 
-    async fn touched(&self, path: &str) -> Result<Touched, HostError> {
+    async fn file_stamp(&self, path: &str) -> Result<FileStamp, HostError> {
         let mut machine = self.machine();
         let Some(at) = machine.locked.filter(|_| path == LOCK) else {
             return absent(path);
         };
-        machine.locked = Some(at + i64::from(machine.restless));
-        Ok(Touched {
+        machine.locked = Some(at + i64::from(machine.lock_changes));
+        Ok(FileStamp {
             inode: 7,
             changed: (at, 0),
         })
     }
 
-    async fn runs(&self, program: &'static str, _: Who) -> Result<bool, HostError> {
+    async fn is_running(&self, program: &'static str, _: ProcessScope) -> Result<bool, HostError> {
         let machine = self.machine();
         let Some(processes) = &machine.processes else {
             let problem = "give the pod hostPID: true".to_owned();
@@ -563,7 +569,7 @@ impl Host for Fake {
     async fn wake_iscsid(&self) -> Result<bool, HostError> {
         let mut machine = self.machine();
         machine.log.push("call iscsid".to_owned());
-        let Some(name) = machine.unnamed.take() else {
+        let Some(name) = machine.name_on_start.take() else {
             return Ok(false);
         };
         let text = format!("InitiatorName={name}\n").into_bytes();
@@ -572,7 +578,7 @@ impl Host for Fake {
     }
 
     async fn kernel_log(&self) -> Result<Vec<String>, HostError> {
-        if self.machine().unseen.contains("/dev/kmsg") {
+        if self.machine().unreadable_paths.contains("/dev/kmsg") {
             return Err(io_error(
                 "reading /dev/kmsg",
                 io::ErrorKind::PermissionDenied,

@@ -87,7 +87,7 @@ pub fn read_probe(exit: Exit) -> Result<Probe, HostError> {
                 (Some(kind), None) => Ok(Probe::Found(kind.to_owned())),
                 (None, Some(table)) => Ok(Probe::Found(format!("{table} partition table"))),
                 (Some(_), Some(_)) => Ok(Probe::Several),
-                (None, None) => Err(HostError::Garbled {
+                (None, None) => Err(HostError::Unparsable {
                     what: "the output of blkid".to_owned(),
                     seen: found,
                 }),
@@ -112,7 +112,7 @@ pub fn grow_unmounted(device: &str) -> Cmd {
 
 /// Why a file system cannot be grown, if a retry of the same command is pointless.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cannot {
+pub enum GrowFailure {
     /// Not while it is mounted: the kernel requires `CAP_SYS_RESOURCE`.
     NotPermitted,
     /// Not while it is mounted: its features do not allow online growth.
@@ -144,7 +144,7 @@ const NEVER: [&str; 5] = [
 ];
 
 /// Interprets the exit of [`grow`] by the tool's messages. `None`: it succeeded, or a retry may succeed.
-pub fn cannot_grow(fs: FsType, exit: &Exit) -> Option<Cannot> {
+pub fn cannot_grow(fs: FsType, exit: &Exit) -> Option<GrowFailure> {
     if fs != FsType::Ext4 || exit.status == 0 {
         return None;
     }
@@ -153,11 +153,11 @@ pub fn cannot_grow(fs: FsType, exit: &Exit) -> Option<Cannot> {
     let output = output.split_whitespace().collect::<Vec<_>>().join(" ");
     let has_any = |texts: &[&str]| texts.iter().any(|text| output.contains(text));
     if has_any(&[NOT_PERMITTED]) {
-        Some(Cannot::NotPermitted)
+        Some(GrowFailure::NotPermitted)
     } else if has_any(&ONLY_UNMOUNTED) {
-        Some(Cannot::OnlyUnmounted)
+        Some(GrowFailure::OnlyUnmounted)
     } else if has_any(&NEVER) {
-        Some(Cannot::Never)
+        Some(GrowFailure::Never)
     } else {
         None
     }
@@ -171,13 +171,13 @@ pub fn check(device: &str, readonly: bool) -> Cmd {
 }
 
 /// Full check of an unmounted ext4, which repairs what can be repaired safely; `resize2fs` requires it.
-pub fn check_throughout(device: &str) -> Cmd {
+pub fn check_full(device: &str) -> Cmd {
     Cmd::new("e2fsck", NO_DEADLINE).args(["-f", "-p", device])
 }
 
 /// The result of a check.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Checked {
+pub enum CheckResult {
     /// No errors, or all were repaired.
     Sound,
     /// Errors that need manual repair, with the tool's output.
@@ -191,13 +191,13 @@ pub enum Checked {
 ///
 /// # Errors
 /// A signal killed it: the check has to be repeated.
-pub fn read_check(exit: &Exit) -> Result<Checked, HostError> {
+pub fn read_check(exit: &Exit) -> Result<CheckResult, HostError> {
     match exit.status {
         // `128 + n` for signal n; 128 alone means that a shared library is missing.
         status if !(0..=128).contains(&status) => Err(exit.failed("e2fsck")),
-        status if status & 4 != 0 => Ok(Checked::Damaged(exit.said())),
-        status if status >= 8 => Ok(Checked::Unchecked(exit.said())),
-        _ => Ok(Checked::Sound),
+        status if status & 4 != 0 => Ok(CheckResult::Damaged(exit.output_line())),
+        status if status >= 8 => Ok(CheckResult::Unchecked(exit.output_line())),
+        _ => Ok(CheckResult::Sound),
     }
 }
 
@@ -234,7 +234,7 @@ pub fn read_xfs_geometry(exit: Exit) -> Result<Geometry, HostError> {
                 blocks_per_group,
             }))
         }
-        _ => Err(HostError::Garbled {
+        _ => Err(HostError::Unparsable {
             what: "the output of xfs_spaceman -c info".to_owned(),
             seen: text,
         }),
@@ -271,7 +271,7 @@ pub fn read_btrfs_geometry(exit: Exit) -> Result<Geometry, HostError> {
             size: Bytes(*size),
             sector: 4096,
         })),
-        _ => Err(HostError::Garbled {
+        _ => Err(HostError::Unparsable {
             what: "the output of btrfs filesystem show".to_owned(),
             seen: text,
         }),

@@ -32,7 +32,7 @@ pub fn new_record(iqn: &Iqn, portal: &Portal) -> Cmd {
 /// 2.0.877 does not know it.
 pub fn settings(iqn: &Iqn, portal: &Portal, replacement_timeout: Duration) -> Cmd {
     let mut command = record(iqn, portal).args(["-o", "update"]);
-    for (name, value) in pinned(replacement_timeout) {
+    for (name, value) in required_settings(replacement_timeout) {
         command = command.args(["-n", name, "-v", &value]);
     }
     command
@@ -41,12 +41,12 @@ pub fn settings(iqn: &Iqn, portal: &Portal, replacement_timeout: Duration) -> Cm
 /// The settings that a record must have before a login with it: one session, no scan, no automatic login. The replacement timeout
 /// is not among them: the driver's option may have had another value when the record was written.
 pub fn required() -> impl Iterator<Item = (&'static str, String)> {
-    let all = pinned(Duration::ZERO).into_iter();
+    let all = required_settings(Duration::ZERO).into_iter();
     all.filter(|(name, _)| *name != REPLACEMENT_TIMEOUT)
 }
 
 /// The names and values that [`settings`] writes.
-pub fn pinned(replacement_timeout: Duration) -> [(&'static str, String); 8] {
+pub fn required_settings(replacement_timeout: Duration) -> [(&'static str, String); 8] {
     [
         ("node.startup", "manual"),
         ("node.conn[0].startup", "manual"),
@@ -155,13 +155,16 @@ pub enum Login {
         /// The reason, and what to check.
         cause: &'static str,
         /// True if the target itself refused the login, so that a retry is pointless.
-        for_good: bool,
+        permanent: bool,
     },
 }
 
 /// Interprets the exit status of [`login`].
 pub fn read_login(exit: &Exit) -> Login {
-    let refused = |cause, for_good| Login::Refused { cause, for_good };
+    let refused = |cause, for_good| Login::Refused {
+        cause,
+        permanent: for_good,
+    };
     match exit.status {
         status::SUCCESS => Login::New,
         status::SESSION_EXISTS => Login::Existing,
@@ -219,7 +222,7 @@ pub fn read_delete(exit: Exit) -> Result<Option<HostError>, HostError> {
 }
 
 /// True if a command failed because it could not access the database, which may be locked.
-pub fn is_kept_from_database(exit: &Exit) -> bool {
+pub fn is_database_error(exit: &Exit) -> bool {
     exit.status == status::DATABASE
 }
 
@@ -243,14 +246,14 @@ pub fn read_records(exit: Exit) -> Result<Vec<String>, HostError> {
     };
     let mut targets = Vec::new();
     for line in listed.lines() {
-        targets.push(target(line).ok_or_else(|| HostError::Garbled {
+        targets.push(target(line).ok_or_else(|| HostError::Unparsable {
             what: "the output of iscsiadm -m node".to_owned(),
             seen: line.to_owned(),
         })?);
     }
     if targets.is_empty() {
         // If there were no records, the exit status would be 21.
-        return Err(HostError::Garbled {
+        return Err(HostError::Unparsable {
             what: "the output of iscsiadm -m node".to_owned(),
             seen: listed,
         });
@@ -350,7 +353,11 @@ mod tests {
             (21, false, "no record"),
             (99, false, "failed"),
         ] {
-            let Login::Refused { cause, for_good } = of(status) else {
+            let Login::Refused {
+                cause,
+                permanent: for_good,
+            } = of(status)
+            else {
                 panic!("{status}")
             };
             assert!(

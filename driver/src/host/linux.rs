@@ -30,8 +30,8 @@ use tracing::debug;
 
 use super::record::{DATABASES, LOCK};
 use super::{
-    Cmd, DeviceNumber, Exit, Host, HostError, KernelFiles, Space, Span, Stat, Touched, Via, Who,
-    if_present,
+    Cmd, DeviceNumber, Exit, FileStamp, Host, HostError, KernelFiles, ProcessScope, ReadMode,
+    Space, Span, Stat, if_present,
 };
 use daemon::IscsidCache;
 use host_path::HostPath;
@@ -142,7 +142,7 @@ impl Host for Linux {
         result
     }
 
-    fn has(&self, program: &str) -> bool {
+    fn has_program(&self, program: &str) -> bool {
         if let Some(owner) = self.namespaces.of_program(program) {
             return Root::of(owner, &self.iscsid).is_ok_and(|root| root.has(program));
         }
@@ -152,7 +152,7 @@ impl Host for Linux {
         })
     }
 
-    fn reach(&self) -> Result<(), HostError> {
+    fn check_namespaces(&self) -> Result<(), HostError> {
         match self.namespaces.of_files() {
             Some(owner) => Root::of(owner, &self.iscsid).map(|_| ()),
             None => Ok(()),
@@ -220,7 +220,12 @@ impl Host for Linux {
         .await
     }
 
-    async fn read_device(&self, device: &str, span: Span, via: Via) -> Result<Vec<u8>, HostError> {
+    async fn read_device(
+        &self,
+        device: &str,
+        span: Span,
+        via: ReadMode,
+    ) -> Result<Vec<u8>, HostError> {
         let path = PathBuf::from(device);
         let doing = format!(
             "reading {} bytes at {} of {device}",
@@ -249,7 +254,7 @@ impl Host for Linux {
         blocking::in_own_thread(&doing, device, DEVICE_DEADLINE, write).await
     }
 
-    async fn opens(&self, device: &str) -> Result<bool, HostError> {
+    async fn can_open(&self, device: &str) -> Result<bool, HostError> {
         let path = PathBuf::from(device);
         let doing = format!("opening {device}");
         let open = move || device::opens(&path);
@@ -263,7 +268,7 @@ impl Host for Linux {
         blocking::in_own_thread(&doing, device, DEVICE_DEADLINE, open).await
     }
 
-    async fn space(&self, path: &str) -> Result<Space, HostError> {
+    async fn fs_usage(&self, path: &str) -> Result<Space, HostError> {
         self.in_thread("measuring", path, |path| {
             let fs = nix::sys::statvfs::statvfs(path)?;
             let bytes = |blocks: u64| Bytes(blocks.saturating_mul(fs.fragment_size()));
@@ -362,10 +367,10 @@ impl Host for Linux {
         blocking::in_own_thread(&doing, path, DEVICE_DEADLINE, write).await
     }
 
-    async fn touched(&self, path: &str) -> Result<Touched, HostError> {
+    async fn file_stamp(&self, path: &str) -> Result<FileStamp, HostError> {
         self.in_thread("inspecting", path, |path| {
             let meta = fs::symlink_metadata(path)?;
-            Ok(Touched {
+            Ok(FileStamp {
                 inode: meta.ino(),
                 changed: (meta.ctime(), meta.ctime_nsec()),
             })
@@ -373,7 +378,11 @@ impl Host for Linux {
         .await
     }
 
-    async fn runs(&self, program: &'static str, who: Who) -> Result<bool, HostError> {
+    async fn is_running(
+        &self,
+        program: &'static str,
+        who: ProcessScope,
+    ) -> Result<bool, HostError> {
         let namespaces = self.namespaces;
         let doing = format!("checking whether {program} runs");
         let look = move |_: &mut blocking::Step| process::is_running(program, who, namespaces);

@@ -38,7 +38,7 @@ pub fn blank_block() -> Vec<u8> {
 
 /// The result of [`read`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Seen {
+pub enum MarkerState {
     /// No marker.
     None,
     /// The marker of this volume.
@@ -48,21 +48,21 @@ pub enum Seen {
 }
 
 /// Reads the marker in the block at [`PLACE`].
-pub fn read(block: &[u8], uuid: &LunUuid) -> Seen {
+pub fn read(block: &[u8], uuid: &LunUuid) -> MarkerState {
     let Some(marker) = block.get(..LENGTH) else {
-        return Seen::None;
+        return MarkerState::None;
     };
     let (signed, checksum) = marker.split_at(UUID_END);
     if !signed.starts_with(MAGIC) || Sha256::digest(signed).as_slice() != checksum {
-        return Seen::None;
+        return MarkerState::None;
     }
     match std::str::from_utf8(&signed[MAGIC.len()..])
         .ok()
         .and_then(|text| text.parse().ok())
     {
-        Some(seen) if &seen == uuid => Seen::Ours,
-        Some(seen) => Seen::Other(seen),
-        None => Seen::None,
+        Some(seen) if &seen == uuid => MarkerState::Ours,
+        Some(seen) => MarkerState::Other(seen),
+        None => MarkerState::None,
     }
 }
 
@@ -77,14 +77,14 @@ mod tests {
         let other: LunUuid = "00000000-f296-4d4b-b712-a85c139f9dac".parse().unwrap();
         let block = block(&uuid);
         assert_eq!(block.len(), 4096);
-        assert_eq!(read(&block, &uuid), Seen::Ours);
-        assert_eq!(read(&block, &other), Seen::Other(uuid.clone()));
-        assert_eq!(read(&blank_block(), &uuid), Seen::None);
-        assert_eq!(read(&block[..50], &uuid), Seen::None);
+        assert_eq!(read(&block, &uuid), MarkerState::Ours);
+        assert_eq!(read(&block, &other), MarkerState::Other(uuid.clone()));
+        assert_eq!(read(&blank_block(), &uuid), MarkerState::None);
+        assert_eq!(read(&block[..50], &uuid), MarkerState::None);
         for byte in 0..LENGTH {
             let mut torn = block.clone();
             torn[byte] ^= 1;
-            assert_eq!(read(&torn, &uuid), Seen::None, "byte {byte}");
+            assert_eq!(read(&torn, &uuid), MarkerState::None, "byte {byte}");
         }
     }
 }

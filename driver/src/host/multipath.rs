@@ -40,7 +40,7 @@ pub fn read_daemon(exit: Result<Exit, HostError>) -> Result<Daemon, HostError> {
         {
             Ok(Daemon::Missing)
         }
-        Err(hung @ HostError::Overran { .. }) => Ok(Daemon::Silent(hung)),
+        Err(hung @ HostError::DeadlineExceeded { .. }) => Ok(Daemon::Silent(hung)),
         Err(other) => Err(other),
         Ok(exit) if exit.status == 0 => Ok(Daemon::Runs),
         Ok(exit) => Ok(Daemon::Silent(exit.failed(DAEMON))),

@@ -55,7 +55,7 @@ pub fn context<'a>(mut options: impl Iterator<Item = &'a String>) -> Option<&'a 
 }
 
 /// True if both labels are equal to the kernel, which writes categories in its own form. No label differs from every label.
-pub fn same(left: Option<&str>, right: Option<&str>) -> bool {
+pub fn labels_equal(left: Option<&str>, right: Option<&str>) -> bool {
     match (left, right) {
         (Some(left), Some(right)) => match (Label::parse(left), Label::parse(right)) {
             (Some(left), Some(right)) => left == right,
@@ -177,7 +177,7 @@ mod tests {
             "u:r:t:s0:c7,c1,c2,c0",
             "u:r:t:s0:c0.c2,c7-s0:c0.c2,c7",
         ] {
-            assert!(same(seen, Some(alike)), "{alike}");
+            assert!(labels_equal(seen, Some(alike)), "{alike}");
         }
         for other in [
             "u:r:t:s0:c0.c2",
@@ -186,12 +186,12 @@ mod tests {
             "u:r:t",
             "u:r:t:s0-s0:c0.c2,c7",
         ] {
-            assert!(!same(seen, Some(other)), "{other}");
+            assert!(!labels_equal(seen, Some(other)), "{other}");
         }
         // Labels that cannot be parsed are compared as text.
-        assert!(same(Some("u:r:t:s0:c9999"), Some("u:r:t:s0:c9999")));
-        assert!(!same(Some("u:r:t:s0:c9999"), Some("u:r:t:s0")));
-        assert!(!same(seen, None) && !same(None, seen) && same(None, None));
+        assert!(labels_equal(Some("u:r:t:s0:c9999"), Some("u:r:t:s0:c9999")));
+        assert!(!labels_equal(Some("u:r:t:s0:c9999"), Some("u:r:t:s0")));
+        assert!(!labels_equal(seen, None) && !labels_equal(None, seen) && labels_equal(None, None));
         assert_eq!(
             context(list(&["rw", "seclabel", "fscontext=u:r:t"]).iter()),
             None

@@ -20,7 +20,7 @@ pub enum Superblock {
     /// Of a complete file system.
     Complete(Geometry),
     /// Of an unfinished file system: its `mkfs` was interrupted.
-    Begun(FsType),
+    Unfinished(FsType),
 }
 
 /// The size of a file system, and what determines how far it can grow.
@@ -153,7 +153,7 @@ fn ext4(head: &[u8]) -> Option<Superblock> {
     Some(if sane {
         Superblock::Complete(Geometry::Ext4(geometry))
     } else {
-        Superblock::Begun(FsType::Ext4)
+        Superblock::Unfinished(FsType::Ext4)
     })
 }
 
@@ -172,7 +172,7 @@ fn xfs(head: &[u8]) -> Option<Superblock> {
     Some(if in_progress == 0 && sane {
         Superblock::Complete(Geometry::Xfs(geometry))
     } else {
-        Superblock::Begun(FsType::Xfs)
+        Superblock::Unfinished(FsType::Xfs)
     })
 }
 
@@ -180,7 +180,7 @@ fn btrfs(head: &[u8]) -> Option<Superblock> {
     let sb = Fields(head.get(64 << 10..)?);
     let magic: [u8; 8] = sb.bytes(64)?;
     if magic == *b"!BHRfS_M" {
-        return Some(Superblock::Begun(FsType::Btrfs));
+        return Some(Superblock::Unfinished(FsType::Btrfs));
     }
     if magic != *b"_BHRfS_M" {
         return None;
@@ -194,7 +194,7 @@ fn btrfs(head: &[u8]) -> Option<Superblock> {
     Some(if sane {
         Superblock::Complete(Geometry::Btrfs(geometry))
     } else {
-        Superblock::Begun(FsType::Btrfs)
+        Superblock::Unfinished(FsType::Btrfs)
     })
 }
 
@@ -223,13 +223,13 @@ mod tests {
     fn unfinished_superblocks_are_recognized() {
         let mut xfs = head_of(FsType::Xfs, Bytes::GIB);
         xfs[126] = 1;
-        assert_eq!(read(&xfs), [Superblock::Begun(FsType::Xfs)]);
+        assert_eq!(read(&xfs), [Superblock::Unfinished(FsType::Xfs)]);
         let mut btrfs = head_of(FsType::Btrfs, Bytes::GIB);
         btrfs[65536 + 64] = b'!';
-        assert_eq!(read(&btrfs), [Superblock::Begun(FsType::Btrfs)]);
+        assert_eq!(read(&btrfs), [Superblock::Unfinished(FsType::Btrfs)]);
         let mut ext4 = head_of(FsType::Ext4, Bytes::GIB);
         put(&mut ext4, 1024 + 0x04, &[0; 4]);
-        assert_eq!(read(&ext4), [Superblock::Begun(FsType::Ext4)]);
+        assert_eq!(read(&ext4), [Superblock::Unfinished(FsType::Ext4)]);
     }
 
     #[test]

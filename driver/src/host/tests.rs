@@ -24,7 +24,7 @@ fn no_code_of_the_host_is_final() {
             Code::Unavailable,
         ),
         (
-            HostError::Overran {
+            HostError::DeadlineExceeded {
                 what: "w".to_owned(),
                 limit,
             },
@@ -60,7 +60,7 @@ fn no_code_of_the_host_is_final() {
             Code::Unavailable,
         ),
         (
-            HostError::Garbled {
+            HostError::Unparsable {
                 what: "w".to_owned(),
                 seen: String::new(),
             },

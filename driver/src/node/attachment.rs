@@ -202,7 +202,7 @@ impl<H: Host> Machine<H> {
             .await
             .and_then(iscsiadm::read_logout)
             .context(&doing)?;
-        let gone = disk::until(&self.host, SESSION_TIMEOUT, || async {
+        let gone = disk::poll_until(&self.host, SESSION_TIMEOUT, || async {
             let left = self.session_now(session.id).await?;
             Ok(left.is_none().then_some(()))
         });
@@ -299,7 +299,7 @@ impl MapsOverDisks {
         uuid: &LunUuid,
         disks: &[Disk],
     ) -> Result<Self, HostError> {
-        let maps = dm_multipath::over(files, names, disks, &dm_multipath::wwids(uuid))?;
+        let maps = dm_multipath::maps_over(files, names, disks, &dm_multipath::wwids(uuid))?;
         let mut over = Self {
             maps,
             paths: Vec::new(),

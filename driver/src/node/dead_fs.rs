@@ -22,7 +22,7 @@ const SUPERBLOCK_RELEASE_TIMEOUT: std::time::Duration = std::time::Duration::fro
 impl<H: Host> Machine<H> {
     /// Why the file system of this mount is dead; `None` if it is not.
     pub(super) async fn why_dead(&self, mount: &Mount) -> Result<Option<String>, Error> {
-        if let Some(why) = mount.death() {
+        if let Some(why) = mount.why_dead() {
             return Ok(Some(why.to_owned()));
         }
         if mount.device_node().is_some() {
@@ -73,7 +73,7 @@ impl<H: Host> Machine<H> {
             let lives = disk::is_mounted_anywhere(&self.host, block).await?;
             Ok((!lives).then_some(()))
         };
-        let gone = disk::until(&self.host, SUPERBLOCK_RELEASE_TIMEOUT, gone).await;
+        let gone = disk::poll_until(&self.host, SUPERBLOCK_RELEASE_TIMEOUT, gone).await;
         if gone.context(doing)?.is_some() {
             return Ok(());
         }

@@ -31,7 +31,7 @@ impl<H: Host> Machine<H> {
         let (device, mount) = self.locate(request).await?;
         let attached = self.measure(request, device).await?;
         if let Some(limit) = request.range.limit.filter(|limit| attached.size > *limit) {
-            return Err(request.range.unmet(&format!(
+            return Err(request.range.out_of_range(&format!(
                 "the volume is already {}, above the limit of {limit}: it is never made smaller",
                 attached.size
             )));
@@ -160,7 +160,7 @@ impl<H: Host> Machine<H> {
         lost: &[&Session],
     ) -> Result<(), Error> {
         let is_lost = |id: u32| lost.iter().any(|session| session.id == id);
-        let back = disk::until(&self.host, RECONNECT_TIMEOUT, || async {
+        let back = disk::poll_until(&self.host, RECONNECT_TIMEOUT, || async {
             for session in lost {
                 let now = self.session_now(session.id).await?;
                 if let Some(back) = now.filter(|now| now.alive && now.target == session.target) {
@@ -186,7 +186,7 @@ impl<H: Host> Machine<H> {
             let left = |name: &&String| maps.iter().any(|map| map.paths.contains(name));
             Ok((!names.iter().any(left)).then_some(()))
         };
-        let gone = disk::until(&self.host, PATH_REMOVAL_TIMEOUT, left).await;
+        let gone = disk::poll_until(&self.host, PATH_REMOVAL_TIMEOUT, left).await;
         gone.context("waiting for a map without lost paths")?
             .ok_or_else(|| Error::Unverified {
                 what: format!("map {}", map.name),
@@ -203,7 +203,7 @@ impl<H: Host> Machine<H> {
             let size = block.size(&self.host).await?;
             Ok((size >= request.range.required).then_some(()))
         };
-        if disk::until(&self.host, NEW_SIZE_TIMEOUT, check)
+        if disk::poll_until(&self.host, NEW_SIZE_TIMEOUT, check)
             .await
             .context(&doing)?
             .is_some()

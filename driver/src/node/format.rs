@@ -17,9 +17,9 @@ use super::Machine;
 use super::attach::Attached;
 use crate::error::{Context as _, Error};
 use crate::host::filesystem::{self, FormatOptions, Probe, SMALLEST_XFS};
-use crate::host::marker::{self, Seen};
+use crate::host::marker::{self, MarkerState};
 use crate::host::superblock::{self, Geometry, Superblock};
-use crate::host::{Host, Via, blank};
+use crate::host::{Host, ReadMode, blank};
 use crate::volume::{Bytes, FsType, LunUuid};
 
 /// The marker does not fit on a smaller disk.
@@ -34,7 +34,7 @@ pub(super) const SHARED_READS: usize = 16;
 struct Contents {
     probe: Probe,
     superblocks: Vec<Superblock>,
-    marker: Seen,
+    marker: MarkerState,
 }
 
 /// What to do with a disk.
@@ -62,17 +62,19 @@ impl Contents {
                 mountable(geometry, size, marker)
             }
             // Our own format, never mounted: whatever a killed mkfs has left, it is not user data.
-            (Probe::Nothing, _, Seen::Ours) => Next::Format,
-            (Probe::Found(found), _, Seen::Ours)
+            (Probe::Nothing, _, MarkerState::Ours) => Next::Format,
+            (Probe::Found(found), _, MarkerState::Ours)
                 if found.parse::<FsType>().is_ok() && !self.holds_another(fs) =>
             {
                 Next::Format
             }
-            (Probe::Nothing, _, Seen::Other(other)) => Next::Refuse(
+            (Probe::Nothing, _, MarkerState::Other(other)) => Next::Refuse(
                 format!("it has the marker of an unfinished format for another volume, {other}"),
                 NOT_OURS,
             ),
-            (Probe::Nothing, _, Seen::None) if self.superblocks.is_empty() => Next::FormatIfBlank,
+            (Probe::Nothing, _, MarkerState::None) if self.superblocks.is_empty() => {
+                Next::FormatIfBlank
+            }
             (Probe::Nothing, ..) => Next::Refuse(
                 "it holds an incomplete or damaged file system".to_owned(),
                 "nothing was written; repair it, or wipe the LUN if the data is not needed",
@@ -99,7 +101,7 @@ impl Contents {
     }
 }
 
-fn mountable(geometry: &Geometry, size: Bytes, marker: &Seen) -> Next {
+fn mountable(geometry: &Geometry, size: Bytes, marker: &MarkerState) -> Next {
     if geometry.size() > size {
         let seen = format!(
             "its file system is {} and the disk only {size}",
@@ -111,9 +113,9 @@ fn mountable(geometry: &Geometry, size: Bytes, marker: &Seen) -> Next {
         );
     }
     match marker {
-        Seen::Ours => Next::EraseMarker,
+        MarkerState::Ours => Next::EraseMarker,
         // Inside a complete file system, another volume's marker is part of a user's file.
-        Seen::None | Seen::Other(_) => Next::Mount,
+        MarkerState::None | MarkerState::Other(_) => Next::Mount,
     }
 }
 
@@ -180,12 +182,12 @@ impl<H: Host> Machine<H> {
         let doing = format!("looking for a file system on {node}");
         let head = self
             .host
-            .read_device(&node, superblock::HEAD, Via::Disk)
+            .read_device(&node, superblock::HEAD, ReadMode::Disk)
             .await
             .context(&doing)?;
         let mark = self
             .host
-            .read_device(&node, marker::PLACE, Via::Disk)
+            .read_device(&node, marker::PLACE, ReadMode::Disk)
             .await
             .context(&doing)?;
         let probe = self
@@ -256,7 +258,7 @@ impl<H: Host> Machine<H> {
         let node = attached.device.node();
         let head = self
             .host
-            .read_device(&node, superblock::HEAD, Via::Disk)
+            .read_device(&node, superblock::HEAD, ReadMode::Disk)
             .await
             .context(format!("reading back the {fs} on {node}"))?;
         match superblock::read(&head).as_slice() {
@@ -277,13 +279,13 @@ impl<H: Host> Machine<H> {
         let node = attached.device.node();
         let mark = self
             .host
-            .read_device(&node, marker::PLACE, Via::Disk)
+            .read_device(&node, marker::PLACE, ReadMode::Disk)
             .await
             .context(format!("reading the marker on {node}"))?;
         match marker::read(&mark, uuid) {
-            Seen::Ours => self.write_mark(attached, marker::blank_block()).await,
+            MarkerState::Ours => self.write_mark(attached, marker::blank_block()).await,
             // mkfs has overwritten it, with options from the StorageClass.
-            Seen::None | Seen::Other(_) => Ok(()),
+            MarkerState::None | MarkerState::Other(_) => Ok(()),
         }
     }
 

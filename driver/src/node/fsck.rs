@@ -4,7 +4,7 @@
 use super::Machine;
 use super::attach::Attached;
 use crate::error::{Context as _, Error};
-use crate::host::filesystem::{self, Checked};
+use crate::host::filesystem::{self, CheckResult};
 use crate::host::{Host, HostError};
 use crate::volume::FsType;
 
@@ -27,9 +27,9 @@ impl<H: Host> Machine<H> {
             .and_then(|exit| filesystem::read_check(&exit))
             .context(doing)?
         {
-            Checked::Sound => Ok(()),
-            Checked::Damaged(said) => Err(damaged(attached, &said)),
-            Checked::Unchecked(said) => {
+            CheckResult::Sound => Ok(()),
+            CheckResult::Damaged(said) => Err(damaged(attached, &said)),
+            CheckResult::Unchecked(said) => {
                 tracing::warn!(
                     disk = node,
                     said,

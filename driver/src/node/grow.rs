@@ -6,9 +6,9 @@ use super::attach::Attached;
 use super::fsck::damaged;
 use super::mounts::MountState;
 use crate::error::{Context as _, Error};
-use crate::host::filesystem::{self, Cannot, Checked};
+use crate::host::filesystem::{self, CheckResult, GrowFailure};
 use crate::host::superblock::{self, Geometry, Superblock};
-use crate::host::{Exit, Host, Via};
+use crate::host::{Exit, Host, ReadMode};
 use crate::volume::FsType;
 
 /// The outcome of growing. A failure that a retry may fix is an error instead.
@@ -76,7 +76,7 @@ impl<H: Host> Machine<H> {
     ) -> Result<Geometry, Error> {
         let doing = format!("measuring the {fs} at {point}");
         match fs {
-            FsType::Ext4 => self.superblock(attached, fs, Via::Cache).await,
+            FsType::Ext4 => self.superblock(attached, fs, ReadMode::Cache).await,
             FsType::Xfs => self
                 .host
                 .run(filesystem::xfs_geometry(point))
@@ -96,7 +96,7 @@ impl<H: Host> Machine<H> {
         &self,
         attached: &Attached,
         fs: FsType,
-        via: Via,
+        via: ReadMode,
     ) -> Result<Geometry, Error> {
         let node = attached.device.node();
         let head = self
@@ -108,7 +108,7 @@ impl<H: Host> Machine<H> {
             .into_iter()
             .find_map(|found| match found {
                 Superblock::Complete(geometry) if geometry.kind() == fs => Some(geometry),
-                Superblock::Complete(_) | Superblock::Begun(_) => None,
+                Superblock::Complete(_) | Superblock::Unfinished(_) => None,
             });
         found.ok_or_else(|| Error::Unverified {
             what: format!("measuring the {fs} on {node}"),
@@ -134,14 +134,14 @@ impl<H: Host> Machine<H> {
     async fn grow_unmounted(&self, attached: &Attached, fs: FsType) -> Result<Grown, Error> {
         let node = attached.device.node();
         let checking = format!("checking the {fs} on {node}");
-        let checked = self.host.run(filesystem::check_throughout(&node)).await;
+        let checked = self.host.run(filesystem::check_full(&node)).await;
         match checked
             .and_then(|exit| filesystem::read_check(&exit))
             .context(checking)?
         {
-            Checked::Sound => {}
-            Checked::Damaged(said) => return Err(damaged(attached, &said)),
-            Checked::Unchecked(said) => {
+            CheckResult::Sound => {}
+            CheckResult::Damaged(said) => return Err(damaged(attached, &said)),
+            CheckResult::Unchecked(said) => {
                 return Ok(Grown::Never(format!("it cannot be checked first ({said})")));
             }
         }
@@ -153,13 +153,13 @@ impl<H: Host> Machine<H> {
         let exit = self.host.run(cmd).await.context(&doing)?;
         // The other variants are about mounted file systems, so they would only mean that it is mounted after all: an error
         // below.
-        if filesystem::cannot_grow(fs, &exit) == Some(Cannot::Never) {
+        if filesystem::cannot_grow(fs, &exit) == Some(GrowFailure::Never) {
             return Ok(Grown::Never(output_of(&exit)));
         }
         exit.ok(program).context(&doing)?;
         ensure_full(
             attached,
-            &self.superblock(attached, fs, Via::Disk).await?,
+            &self.superblock(attached, fs, ReadMode::Disk).await?,
             program,
         )?;
         Ok(Grown::Full)
@@ -167,18 +167,18 @@ impl<H: Host> Machine<H> {
 }
 
 /// The outcome that the tool's refusal means for this file system.
-fn outcome_of_refusal(cannot: Cannot, geometry: &Geometry, exit: &Exit) -> Grown {
+fn outcome_of_refusal(cannot: GrowFailure, geometry: &Geometry, exit: &Exit) -> Grown {
     match cannot {
-        Cannot::Never => Grown::Never(output_of(exit)),
-        Cannot::NotPermitted | Cannot::OnlyUnmounted if !geometry.grows_unmounted() => {
+        GrowFailure::Never => Grown::Never(output_of(exit)),
+        GrowFailure::NotPermitted | GrowFailure::OnlyUnmounted if !geometry.grows_unmounted() => {
             let why = "it is made with bigalloc, which resize2fs does not grow";
             Grown::Never(format!("{why} ({})", output_of(exit)))
         }
-        Cannot::NotPermitted => Grown::OnlyUnmounted(
+        GrowFailure::NotPermitted => Grown::OnlyUnmounted(
             "the kernel refuses it (EPERM): the driver's process lacks CAP_SYS_RESOURCE".to_owned(),
             "grant CAP_SYS_RESOURCE to the node plugin's container; or end the pods that use the volume: it grows, unmounted, when it is staged again",
         ),
-        Cannot::OnlyUnmounted => Grown::OnlyUnmounted(output_of(exit), WHEN_STAGED_AGAIN),
+        GrowFailure::OnlyUnmounted => Grown::OnlyUnmounted(output_of(exit), WHEN_STAGED_AGAIN),
     }
 }
 

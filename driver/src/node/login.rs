@@ -42,7 +42,7 @@ impl<H: Host> Machine<H> {
         for (portal, exit) in attempts {
             let doing = format!("logging in to {} at {portal}", context.iqn);
             let exit = match exit {
-                Err(hung @ HostError::Overran { .. }) if all_portals => {
+                Err(hung @ HostError::DeadlineExceeded { .. }) if all_portals => {
                     tracing::warn!(%portal, target = %context.iqn, "the portal does not answer in time");
                     refusals.push((format!("{portal}: no answer in time"), false, hung));
                     continue;
@@ -54,7 +54,10 @@ impl<H: Host> Machine<H> {
                     sessions.push(self.wait_for_session(&context.iqn, portal).await?);
                 }
                 Login::Unconfirmed => return Err(self.auth_failed(context, &portal, chap).await),
-                Login::Refused { cause, for_good } => {
+                Login::Refused {
+                    cause,
+                    permanent: for_good,
+                } => {
                     tracing::warn!(%portal, target = %context.iqn, cause, status = exit.status, "login refused");
                     let refusal = exit.failed(iscsiadm::PROGRAM);
                     refusals.push((format!("{portal}: {cause}"), for_good, refusal));
@@ -146,7 +149,7 @@ impl<H: Host> Machine<H> {
                 .into_iter();
             Ok(all.find(|session| session.portal.is_none_or(|at| at == portal)))
         };
-        disk::until(&self.host, SESSION_TIMEOUT, check)
+        disk::poll_until(&self.host, SESSION_TIMEOUT, check)
             .await
             .context(&doing)?
             .ok_or_else(|| Error::Unverified {
@@ -244,11 +247,14 @@ fn is_accepted((_, exit): &LoginAttempt) -> bool {
 fn is_conclusive((_, exit): &LoginAttempt, chap: Option<&Chap>) -> bool {
     let exit = match exit {
         Ok(exit) => exit,
-        Err(error) => return !matches!(error, HostError::Overran { .. }),
+        Err(error) => return !matches!(error, HostError::DeadlineExceeded { .. }),
     };
     match iscsiadm::read_login(exit) {
         Login::Unconfirmed => true,
-        Login::Refused { for_good, .. } => for_good && Method::of(chap) == Method::Mutual,
+        Login::Refused {
+            permanent: for_good,
+            ..
+        } => for_good && Method::of(chap) == Method::Mutual,
         Login::New | Login::Existing => false,
     }
 }

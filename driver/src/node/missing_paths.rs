@@ -16,7 +16,7 @@ use crate::host::dm_multipath::Map;
 use crate::host::iscsiadm::{self, Login};
 use crate::host::session::Session;
 use crate::host::{Host, HostError};
-use crate::in_flight::Wanted;
+use crate::in_flight::Preemption;
 use crate::metrics;
 use crate::publication::{Iqn, Portal};
 use crate::volume::LunUuid;
@@ -63,17 +63,17 @@ enum JoinOutcome {
 
 impl<H: Host> Node<H> {
     /// Runs [`Self::join_paths`] every `every`, forever.
-    pub async fn keep_paths(&self, every: Duration) {
+    pub async fn add_missing_paths_forever(&self, every: Duration) {
         let mut backoff = Backoff::default();
         loop {
             self.machine.host.pause(every).await;
-            self.join_paths(&mut backoff).await;
+            self.add_missing_paths(&mut backoff).await;
         }
     }
 
     /// One round: finds missing paths of this node's volumes and adds those whose portals answer. Returns the number of paths
     /// that are still missing.
-    pub async fn join_paths(&self, backoff: &mut Backoff) -> usize {
+    pub async fn add_missing_paths(&self, backoff: &mut Backoff) -> usize {
         backoff.next_round();
         let all = match self.machine.missing_paths().await {
             Ok(all) => all,
@@ -199,7 +199,7 @@ impl<H: Host> Machine<H> {
         uuid: &LunUuid,
         iqn: &Iqn,
         portal: Portal,
-        wanted: &Wanted,
+        wanted: &Preemption,
     ) -> Result<JoinOutcome, Error> {
         let Some((attachment, map, lun)) = self.joinable(uuid, iqn).await? else {
             return Ok(JoinOutcome::Skipped);
@@ -209,7 +209,7 @@ impl<H: Host> Machine<H> {
                 PathState::Path | PathState::Unknown => return Ok(JoinOutcome::Skipped),
                 PathState::Stray(session) => (session.clone(), true),
                 PathState::Absent => {
-                    if !self.has_required_settings(iqn, &portal).await? || wanted.is_wanted() {
+                    if !self.has_required_settings(iqn, &portal).await? || wanted.is_requested() {
                         return Ok(JoinOutcome::Skipped);
                     }
                     match self.log_in_at_portal(iqn, portal).await? {
@@ -218,7 +218,7 @@ impl<H: Host> Machine<H> {
                     }
                 }
             };
-        let added = if wanted.is_wanted() {
+        let added = if wanted.is_requested() {
             None
         } else {
             Some(self.add_to_map(uuid, &map, &session, lun).await)
@@ -245,14 +245,14 @@ impl<H: Host> Machine<H> {
     ) -> Result<Result<Session, JoinOutcome>, Error> {
         let doing = format!("logging in to {iqn} at {portal}");
         let exit = match self.run_on_records(iscsiadm::login(iqn, &portal)).await {
-            Err(HostError::Overran { .. }) => return Ok(Err(JoinOutcome::NoAnswer)),
+            Err(HostError::DeadlineExceeded { .. }) => return Ok(Err(JoinOutcome::NoAnswer)),
             other => other.context(doing)?,
         };
-        let (status, said) = (exit.status, exit.said());
+        let (status, said) = (exit.status, exit.output_line());
         match iscsiadm::read_login(&exit) {
             Login::New | Login::Existing => self.wait_for_session(iqn, portal).await.map(Ok),
             Login::Refused {
-                for_good: false,
+                permanent: false,
                 cause,
             } => {
                 tracing::info!(target = %iqn, %portal, status, cause, "a path is still missing");

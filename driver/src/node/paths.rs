@@ -22,7 +22,7 @@ use crate::error::{Context as _, Error};
 use crate::host::disk::{self, Disk};
 use crate::host::dm_multipath::{self, Map};
 use crate::host::multipath::Daemon;
-use crate::host::{Host, HostError, KernelFiles, Stat, Who, if_present, multipath};
+use crate::host::{Host, HostError, KernelFiles, ProcessScope, Stat, if_present, multipath};
 use crate::in_flight;
 use crate::volume::{Bytes, LunUuid};
 
@@ -51,7 +51,10 @@ impl<H: Host> Machine<H> {
             Daemon::Runs => Ok(true),
             Daemon::Missing => Ok(false),
             Daemon::Silent(source) => {
-                let runs = self.host.runs(multipath::DAEMON, Who::Host).await;
+                let runs = self
+                    .host
+                    .is_running(multipath::DAEMON, ProcessScope::Host)
+                    .await;
                 if !runs.context(doing)? {
                     return Ok(false);
                 }
@@ -122,12 +125,13 @@ impl<H: Host> Machine<H> {
             let doing = "waiting for the multipath map";
             let check = || async {
                 let (names, missing) = (self.map_names.clone(), [missing.clone()]);
-                let read =
-                    move |files: &dyn KernelFiles| dm_multipath::over(files, &names, &missing, &[]);
+                let read = move |files: &dyn KernelFiles| {
+                    dm_multipath::maps_over(files, &names, &missing, &[])
+                };
                 let maps = self.host.blocking(doing, read).await?;
                 Ok((!maps.is_empty()).then_some(()))
             };
-            disk::until(&self.host, MAP_CREATION_TIMEOUT, check)
+            disk::poll_until(&self.host, MAP_CREATION_TIMEOUT, check)
                 .await
                 .context(doing)?;
         }
@@ -170,7 +174,7 @@ impl<H: Host> Machine<H> {
             let listed = self.host.run(multipath::show_paths()).await?;
             multipath::read_wwid(listed, name)
         };
-        let wwid = disk::until(&self.host, MAP_CREATION_TIMEOUT, check)
+        let wwid = disk::poll_until(&self.host, MAP_CREATION_TIMEOUT, check)
             .await
             .context(&doing)?;
         if let Some(wwid) = wwid {
@@ -186,7 +190,7 @@ impl<H: Host> Machine<H> {
             let there = if_present(self.host.stat(&node).await)?;
             Ok((there == Some(Stat::BlockDevice(number))).then_some(()))
         };
-        disk::until(&self.host, MAP_CREATION_TIMEOUT, check)
+        disk::poll_until(&self.host, MAP_CREATION_TIMEOUT, check)
             .await
             .context(format!("waiting for {node}"))?
             .ok_or_else(|| Error::Unverified {
@@ -229,7 +233,7 @@ impl<H: Host> Machine<H> {
             let seen = map.block.size(&self.host).await?;
             Ok((seen == size).then_some(()))
         };
-        if disk::until(&self.host, MAP_CHANGE_TIMEOUT, check)
+        if disk::poll_until(&self.host, MAP_CHANGE_TIMEOUT, check)
             .await
             .context(&doing)?
             .is_none()
@@ -273,7 +277,7 @@ impl<H: Host> Machine<H> {
     pub(super) async fn must_be_flushed(&self, map: &Map) -> Result<(), Error> {
         let doing = format!("removing map {}", map.name);
         let check = || async { Ok((!self.map_exists(map).await?).then_some(())) };
-        let gone = disk::until(&self.host, MAP_CHANGE_TIMEOUT, check)
+        let gone = disk::poll_until(&self.host, MAP_CHANGE_TIMEOUT, check)
             .await
             .context(&doing)?;
         gone.ok_or_else(|| Error::Unverified {

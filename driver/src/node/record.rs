@@ -170,7 +170,7 @@ impl<H: Host> Machine<H> {
                 continue;
             };
             let text = String::from_utf8_lossy(&text);
-            let pinned = iscsiadm::pinned(self.replacement_timeout);
+            let pinned = iscsiadm::required_settings(self.replacement_timeout);
             if let Some(line) = record::disagreeing(&text, &pinned) {
                 return Err(Error::Unverified {
                     what: format!("writing the record of {iqn} at {portal}"),

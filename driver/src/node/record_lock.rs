@@ -7,7 +7,9 @@
 use std::time::Duration;
 
 use super::Machine;
-use crate::host::{Cmd, Exit, Host, HostError, Touched, Who, if_present, iscsiadm, record};
+use crate::host::{
+    Cmd, Exit, FileStamp, Host, HostError, ProcessScope, if_present, iscsiadm, record,
+};
 
 /// How long the lock must be unchanged.
 const STALE_LOCK_AGE: Duration = Duration::from_secs(60);
@@ -18,8 +20,8 @@ impl<H: Host> Machine<H> {
     pub(super) async fn run_on_records(&self, cmd: Cmd) -> Result<Exit, HostError> {
         let result = self.run_shared(cmd.clone()).await;
         let locked_out = match &result {
-            Ok(exit) => iscsiadm::is_kept_from_database(exit),
-            Err(HostError::Overran { .. }) => true,
+            Ok(exit) => iscsiadm::is_database_error(exit),
+            Err(HostError::DeadlineExceeded { .. }) => true,
             Err(_) => false,
         };
         if locked_out && self.remove_stale_lock().await? {
@@ -46,7 +48,11 @@ impl<H: Host> Machine<H> {
             }
         }
         let _exclusive = self.record_db.write().await;
-        let seen = match self.host.runs(iscsiadm::PROGRAM, Who::Anybody).await {
+        let seen = match self
+            .host
+            .is_running(iscsiadm::PROGRAM, ProcessScope::Any)
+            .await
+        {
             Ok(false) => return self.remove_lock(first).await.map(|()| true),
             Ok(true) => "an iscsiadm runs".to_owned(),
             Err(error) => format!("it is unknown whether an iscsiadm runs ({error})"),
@@ -58,7 +64,7 @@ impl<H: Host> Machine<H> {
         })
     }
 
-    async fn remove_lock(&self, first: Touched) -> Result<(), HostError> {
+    async fn remove_lock(&self, first: FileStamp) -> Result<(), HostError> {
         if self.lock_state().await? == Some(first) {
             tracing::warn!(
                 path = record::LOCK,
@@ -69,7 +75,7 @@ impl<H: Host> Machine<H> {
         Ok(())
     }
 
-    async fn lock_state(&self) -> Result<Option<Touched>, HostError> {
-        if_present(self.host.touched(record::LOCK).await)
+    async fn lock_state(&self) -> Result<Option<FileStamp>, HostError> {
+        if_present(self.host.file_stamp(record::LOCK).await)
     }
 }

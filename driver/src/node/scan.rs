@@ -58,7 +58,7 @@ impl<H: Host> Machine<H> {
         let doing = format!("rescanning session {}", session.id);
         for disk in self.disks_of(std::slice::from_ref(session)).await? {
             match disk.rescan(&self.host).await.context(&doing)? {
-                SysfsWrite::Obeyed => {}
+                SysfsWrite::Accepted => {}
                 SysfsWrite::NotRunning => return Ok(false),
                 SysfsWrite::NotAllowed => {
                     self.run(&doing, iscsiadm::rescan(session.id)).await?;

@@ -340,7 +340,7 @@ pub(super) fn label_differs(mount: &Mount, flags: &[String]) -> Option<(String, 
             |label| format!("the SELinux label {label}"),
         )
     };
-    (!selinux::same(seen, asked)).then(|| (describe(seen), describe(asked)))
+    (!selinux::labels_equal(seen, asked)).then(|| (describe(seen), describe(asked)))
 }
 
 pub(super) fn is_readonly(flags: &[String]) -> bool {

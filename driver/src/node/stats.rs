@@ -10,7 +10,7 @@ use super::mounts::MountState;
 use super::request::Stats;
 use crate::error::{Context as _, Error};
 use crate::host::mount::Mount;
-use crate::host::{Host, Space, Via};
+use crate::host::{Host, ReadMode, Space};
 use crate::volume::{Bytes, FsType};
 
 impl<H: Host> Machine<H> {
@@ -53,11 +53,11 @@ impl<H: Host> Machine<H> {
                 "the file system is dead ({why}): delete the pods that use it, and it is mounted again"
             );
             // Some dead file systems still report their usage.
-            let space = self.host.space(&path).await.ok();
+            let space = self.host.fs_usage(&path).await.ok();
             let usage = space.as_ref().map(of_file_system).unwrap_or_default();
             return Ok((usage, condition(Some(message))));
         }
-        let usage = of_file_system(&self.host.space(&path).await.context(doing)?);
+        let usage = of_file_system(&self.host.fs_usage(&path).await.context(doing)?);
         Ok((
             usage,
             condition(self.smaller_than_disk(&mount, &attachment).await),
@@ -73,7 +73,7 @@ impl<H: Host> Machine<H> {
             .filter(|_| mount.fs == fs.as_str())?;
         let size = device.size(&self.host).await.ok()?;
         let attached = Attached { device, size };
-        let geometry = self.superblock(&attached, fs, Via::Cache).await.ok()?;
+        let geometry = self.superblock(&attached, fs, ReadMode::Cache).await.ok()?;
         (!geometry.fills(size)).then(|| {
             format!(
                 "the file system is {} on a disk of {size}: it has not grown; NodeExpandVolume says why",

@@ -364,7 +364,7 @@ async fn a_fresh_node_gets_an_initiator_name() {
             machine
                 .files
                 .extend(file.map(|text| (INITIATOR_NAME.to_owned(), text.into())));
-            machine.unnamed = Some("iqn.1993-08.org.debian:01:fresh".to_owned());
+            machine.name_on_start = Some("iqn.1993-08.org.debian:01:fresh".to_owned());
         }
         let info = co
             .node
@@ -465,7 +465,7 @@ async fn one_operation_per_lun_whatever_the_alias() {
 #[test]
 fn missing_tools_are_named() {
     assert_eq!(
-        crate::host::tools_present(&Fake::with_lun()),
+        crate::host::missing_programs(&Fake::with_lun()),
         ["mkfs.btrfs"]
     );
 }

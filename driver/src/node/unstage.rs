@@ -75,7 +75,7 @@ impl<H: Host> Machine<H> {
                 let claimed = matches!(self.host.is_claimed(&node).await, Ok(true));
                 Ok((!claimed).then_some(()))
             };
-            let released = disk::until(&self.host, RELEASE_TIMEOUT, free);
+            let released = disk::poll_until(&self.host, RELEASE_TIMEOUT, free);
             if released.await.context("checking what uses it")?.is_none() {
                 return Err(Error::NotReady {
                     what: format!("the release of {node}"),

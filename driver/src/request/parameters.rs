@@ -8,7 +8,7 @@ use super::{Capability, fs_type};
 use crate::dsm::Nas;
 use crate::error::Error;
 use crate::host::filesystem::FormatOptions;
-use crate::min_free::Floor;
+use crate::min_free::MinFreeSpace;
 use crate::volume::{FsType, NasName, digest};
 
 /// The LUN type that the StorageClass requests.
@@ -76,7 +76,7 @@ pub struct Parameters {
     /// A node's flushes must reach the NAS's disks (`enableFuaSyncCache`); `None`: if DSM supports it.
     pub flushes: Option<bool>,
     /// Minimum free space on the volume of the NAS (`minFreeSpace`); `None`: as configured for the NAS.
-    pub floor: Option<Floor>,
+    pub floor: Option<MinFreeSpace>,
     /// Namespace and name of the claim, if the provisioner passes them (`--extra-create-metadata`); for humans only.
     pub claim: (Option<String>, Option<String>),
 }

@@ -42,7 +42,7 @@ async fn the_login_is_as_recorded_and_later_requests_carry_its_session() {
         let (client, nas) = client(&[login, "lun_list_empty", "auth_logout"]);
         let answer: LunsAnswer = client.call(&lun::list()).await.unwrap();
         client.logout().await;
-        assert_eq!(answer.luns.fit, []);
+        assert_eq!(answer.luns.readable, []);
         let [first, second, third] = nas.seen().try_into().unwrap();
         let recorded = exchange("auth_login_v6");
         let mut sent = parameters(&first);
@@ -153,7 +153,7 @@ async fn without_compound_requests_the_calls_are_sent_one_by_one() {
             .await
             .unwrap();
         assert_eq!(
-            (luns.luns.fit.len(), targets.targets.fit.len()),
+            (luns.luns.readable.len(), targets.targets.readable.len()),
             (0, 2),
             "{refusal}"
         );

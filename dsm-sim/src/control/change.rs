@@ -184,10 +184,10 @@ impl Nas {
         for token in devices {
             self.state.devices.remove(&token);
         }
-        self.returning.clear();
+        self.pending_space.clear();
         self.boot = None;
         self.auth.forget_sessions();
-        self.auth.unblock();
+        self.auth.clear_auto_block();
     }
 
     fn create_foreign_lun(
@@ -247,7 +247,7 @@ impl Nas {
         }
         volume.hides_luns = patch.hides_luns.unwrap_or(volume.hides_luns);
         if let Some(free) = patch.free {
-            self.returning.retain(|row| row.volume != at);
+            self.pending_space.retain(|row| row.volume != at);
             let for_luns = self.used_by_luns(&volume, environment);
             volume.used_elsewhere = volume.size.saturating_sub(for_luns).saturating_sub(free);
         }

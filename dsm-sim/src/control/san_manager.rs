@@ -237,7 +237,7 @@ impl Nas {
             .lun_uuid
             .as_ref()
             .ok_or_else(|| missing("lun_uuid"))?;
-        let known: Result<_, Refusal> = self.living_lun(uuid);
+        let known: Result<_, Refusal> = self.existing_lun(uuid);
         known.map_err(|refusal| conflict(&refusal))?;
         if mapped {
             self.map(id, uuid);

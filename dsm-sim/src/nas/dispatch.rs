@@ -133,7 +133,7 @@ impl Nas {
 
     /// The checks before any parameter is read: API, version, method and session.
     // ASSUMED: they are checked in this order: API, version, method, session.
-    pub(crate) fn admit(&mut self, now: Millis, call: &Call) -> Result<(), Refusal> {
+    pub(crate) fn check_call(&mut self, now: Millis, call: &Call) -> Result<(), Refusal> {
         let name = format!("{} v{} {}", call.api, call.version, call.method);
         let api = Api::named(&call.api, self.config.generation)
             .ok_or_else(|| Code::NoSuchApi.unsupported(&name))?;
@@ -158,7 +158,7 @@ impl Nas {
         env: &dyn Environment,
         cookie: &mut Option<String>,
     ) -> Answer {
-        self.admit(now, call)?;
+        self.check_call(now, call)?;
         if matches!(
             call.api.as_str(),
             "SYNO.Core.ISCSI.LUN" | "SYNO.Core.ISCSI.Target"

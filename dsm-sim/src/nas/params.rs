@@ -53,7 +53,7 @@ impl Params {
     }
 
     /// Whether any parameter is this text or number, or a list that contains it.
-    pub(crate) fn mention(&self, text: &str) -> bool {
+    pub(crate) fn contains_value(&self, text: &str) -> bool {
         let is = |value: &Value| match value {
             Value::String(found) => found == text,
             Value::Number(found) => found.to_string() == text,

@@ -9,7 +9,7 @@ use crate::nas::code::Code;
 /// How DSM reacts to a requested value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Asked {
+pub enum AttribPolicy {
     /// The value is set.
     Granted,
     /// The old value stays, without an error.
@@ -71,7 +71,7 @@ pub struct Settings {
     /// Refuse to create a CINDER LUN on btrfs (18991205) instead of making it a CINDER_BLUN.
     pub cinder_on_btrfs_refused: bool,
     /// The effect of `can_snapshot` 1 on a THIN LUN.
-    pub thin_can_snapshot: Asked,
+    pub thin_can_snapshot: AttribPolicy,
     /// The `status` of healthy LUNs.
     pub lun_status: String,
     /// Also list foreign LUNs, targets and volumes whose rows fit no client's types, but have a name, IQN or path.
@@ -132,7 +132,7 @@ impl Default for Settings {
             // ASSUMED: off; Cinder sends `CINDER` for any volume, and is used on btrfs, so it becomes the btrfs type.
             cinder_on_btrfs_refused: false,
             // ASSUMED: ignored; LUNs of this type were seen without snapshots (official #83), a refusal was never seen.
-            thin_can_snapshot: Asked::Ignored,
+            thin_can_snapshot: AttribPolicy::Ignored,
             // ASSUMED: `normal` is the only status that was ever recorded; SAN Manager's own script knows a dozen more.
             lun_status: "normal".to_owned(),
             odd_rows: false,

@@ -98,7 +98,7 @@ async fn run(
 
 fn admit_and_parse(server: &Server, call: &Call) -> Result<(Vec<Call>, bool), Refusal> {
     let now = server.clock.now();
-    server.nas().nas.admit(now, call)?;
+    server.nas().nas.check_call(now, call)?;
     parse(call)
 }
 

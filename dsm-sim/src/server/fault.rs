@@ -146,7 +146,7 @@ impl Rule {
     /// Counts a matching call. Returns whether it is hit.
     fn hit(&mut self, call: &Call, rng: &mut StdRng) -> bool {
         let matches = |pattern: &str, text: &str| pattern == "*" || pattern == text;
-        let named = |object: &String| call.params.mention(object);
+        let named = |object: &String| call.params.contains_value(object);
         if !matches(&self.api, &call.api)
             || !matches(&self.method, &call.method)
             || !self.object.as_ref().is_none_or(named)

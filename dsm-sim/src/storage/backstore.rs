@@ -109,7 +109,7 @@ impl Backstore {
         ] {
             for entry in fs::read_dir(dir)? {
                 let path = entry?.path();
-                loopdev::thaw(&path)?;
+                loopdev::clear_immutable(&path)?;
                 let stem = path.file_stem().and_then(|stem| stem.to_str());
                 let image = image(stem.unwrap_or_default().to_owned());
                 if !state.has(&image) || self.path(&image) != path {

@@ -80,7 +80,7 @@ impl Export {
                 .values()
                 .map(|target| export.backend_target(target, state, backstore))
                 .collect();
-            backend.align(&targets)?;
+            backend.reconcile(&targets)?;
         }
         Ok(export)
     }
@@ -151,8 +151,8 @@ impl Export {
     }
 
     /// For reading sessions later, without holding the NAS's lock.
-    pub(crate) fn watch(&self) -> Watch {
-        Watch(self.backend.clone())
+    pub(crate) fn session_reader(&self) -> SessionReader {
+        SessionReader(self.backend.clone())
     }
 
     fn backend_target(
@@ -190,9 +190,9 @@ impl Export {
 
 /// Reads sessions without holding the NAS's lock.
 #[derive(Debug)]
-pub(crate) struct Watch(Option<Arc<dyn TargetBackend>>);
+pub(crate) struct SessionReader(Option<Arc<dyn TargetBackend>>);
 
-impl Watch {
+impl SessionReader {
     /// The sessions of each of these targets. All are empty if they cannot be read.
     pub(crate) fn of(&self, iqns: &[String]) -> Vec<Vec<Session>> {
         let sessions = self.0.as_ref().map(|backend| backend.sessions_of(iqns));

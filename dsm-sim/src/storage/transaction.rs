@@ -249,7 +249,7 @@ mod tests {
     struct FailingExport(Arc<Mutex<BTreeSet<String>>>);
 
     impl TargetBackend for FailingExport {
-        fn align(&self, targets: &[Exported]) -> io::Result<()> {
+        fn reconcile(&self, targets: &[Exported]) -> io::Result<()> {
             targets.iter().try_for_each(|target| self.put(target))
         }
 

@@ -77,7 +77,7 @@ async fn run(args: &Args) -> Result<()> {
     let content = choose(args.fs)?;
     let mut reporter = Reporter::new();
     let cluster = reporter
-        .during("starting NAS, node and driver", Plan::whole().start())
+        .during("starting NAS, node and driver", Plan::with_node().start())
         .await?;
     reporter.say(
         "NAS",
@@ -342,7 +342,11 @@ fn costs(call_costs: &CallCosts) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     for row in &call_costs.rows {
-        table.add_row([row.rpc, &format!("{} requests", row.requests), &row.story()]);
+        table.add_row([
+            row.rpc,
+            &format!("{} requests", row.requests),
+            &row.call_sequence(),
+        ]);
     }
     table.trim_fmt()
 }

@@ -54,7 +54,7 @@ impl Row {
     }
 
     /// `LUN.create · LUN.get`; calls that share a request are joined by `+`.
-    pub fn story(&self) -> String {
+    pub fn call_sequence(&self) -> String {
         let mut text = String::new();
         for (n, entry) in self.calls.iter().enumerate() {
             if n > 0 {

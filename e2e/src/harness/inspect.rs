@@ -13,7 +13,7 @@ use nix::unistd::{Whence, lseek};
 ///
 /// # Errors
 /// The tool fails, or its output cannot be parsed.
-pub fn claimed(fs: &str, point: &Path, device: &Path) -> Result<u64> {
+pub fn used_bytes(fs: &str, point: &Path, device: &Path) -> Result<u64> {
     match fs {
         "ext4" => {
             let output = run("dumpe2fs", ["-h".as_ref(), device.as_os_str()])?;
@@ -152,7 +152,7 @@ impl ImageSnapshot {
     }
 
     /// These bytes are in the file, within one piece.
-    pub fn shows(&self, bytes: &[u8]) -> bool {
+    pub fn contains(&self, bytes: &[u8]) -> bool {
         self.pieces
             .iter()
             .any(|(_, piece)| piece.windows(bytes.len()).any(|window| window == bytes))

@@ -382,7 +382,7 @@ impl Nas {
     ///
     /// # Errors
     /// It does not answer.
-    pub async fn no_faults(&self) -> Result<()> {
+    pub async fn clear_faults(&self) -> Result<()> {
         self.send(self.http.delete(self.control_url("faults")))
             .await
             .map(drop)

@@ -19,7 +19,7 @@ use crate::harness::process::Process;
 use crate::harness::until::until;
 
 /// A gRPC connection to a driver: a channel to a process, or direct calls to a service in this process.
-pub type Line = BoxCloneSyncService<
+pub type CsiChannel = BoxCloneSyncService<
     http::Request<tonic::body::Body>,
     http::Response<tonic::body::Body>,
     Status,
@@ -28,10 +28,10 @@ pub type Line = BoxCloneSyncService<
 /// CSI clients of a controller and of the plugin of one node.
 pub trait Csi {
     /// The controller service.
-    fn controller(&self) -> ControllerClient<Line>;
+    fn controller(&self) -> ControllerClient<CsiChannel>;
 
     /// The node service.
-    fn node(&self) -> NodeClient<Line>;
+    fn node(&self) -> NodeClient<CsiChannel>;
 
     /// The folder on that node that holds the kubelet's directory.
     fn folder(&self) -> &Path;
@@ -166,24 +166,24 @@ impl Plugin {
     }
 
     /// The controller service.
-    pub fn controller(&self) -> ControllerClient<Line> {
+    pub fn controller(&self) -> ControllerClient<CsiChannel> {
         ControllerClient::new(self.line())
     }
 
     /// The node service.
-    pub fn node(&self) -> NodeClient<Line> {
+    pub fn node(&self) -> NodeClient<CsiChannel> {
         NodeClient::new(self.line())
     }
 
     /// A connection for clients of all its services.
-    pub fn line(&self) -> Line {
+    pub fn line(&self) -> CsiChannel {
         line(self.channel.clone())
     }
 }
 
 /// Wraps a channel as a [`Line`].
-pub fn line(channel: Channel) -> Line {
-    Line::new(channel.map_err(|error| Status::from_error(error.into())))
+pub fn line(channel: Channel) -> CsiChannel {
+    CsiChannel::new(channel.map_err(|error| Status::from_error(error.into())))
 }
 
 /// A channel to a unix socket.

@@ -182,7 +182,7 @@ impl Process {
             ended.is_none(),
             "{} has ended ({ended:?}); the end of its log:\n{}",
             self.name,
-            self.last_words()
+            self.log_tail()
         );
         Ok(())
     }
@@ -198,7 +198,7 @@ impl Process {
     }
 
     /// The last 15 lines of its log.
-    pub fn last_words(&self) -> String {
+    pub fn log_tail(&self) -> String {
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(15)..].join("\n")
@@ -239,7 +239,7 @@ impl Process {
     ///
     /// # Errors
     /// It has already been waited for.
-    pub fn ask_to_end(&self) -> Result<()> {
+    pub fn send_sigterm(&self) -> Result<()> {
         self.signal(Signal::SIGTERM)
     }
 
@@ -282,7 +282,7 @@ impl Process {
     /// # Errors
     /// It does not end in time.
     pub async fn terminate(&mut self) -> Result<bool> {
-        self.ask_to_end()?;
+        self.send_sigterm()?;
         let name = self.name.clone();
         let ended = crate::harness::until::until(
             &format!("{name} ends after SIGTERM"),

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use crate::harness::initiator::Initiator;
 use crate::harness::janitor::{self, Janitor, mounts_below};
 use crate::harness::nas::{self, Nas};
-use crate::harness::plugin::{self, Csi, Line, Plugin};
+use crate::harness::plugin::{self, Csi, CsiChannel, Plugin};
 
 /// The configuration of a test cluster.
 #[derive(Clone, Debug)]
@@ -54,7 +54,7 @@ impl Plan {
     }
 
     /// NAS, controller and node, with LUNs as loop devices. Needs root.
-    pub fn whole() -> Self {
+    pub fn with_node() -> Self {
         Self {
             nas: nas::Settings {
                 export: "loop",
@@ -94,7 +94,7 @@ impl Plan {
 
     /// Without a crashed NAS volume: for tests in which the absence of a LUN is confirmed (design.md#unknown-is-not-absent).
     #[must_use]
-    pub fn proving(mut self) -> Self {
+    pub fn without_crashed_volume(mut self) -> Self {
         self.nas.crashed = false;
         self
     }
@@ -125,11 +125,11 @@ pub struct TestCluster {
 }
 
 impl Csi for TestCluster {
-    fn controller(&self) -> ControllerClient<Line> {
+    fn controller(&self) -> ControllerClient<CsiChannel> {
         self.plugin.controller()
     }
 
-    fn node(&self) -> NodeClient<Line> {
+    fn node(&self) -> NodeClient<CsiChannel> {
         self.plugin.node()
     }
 
@@ -200,7 +200,7 @@ impl TestCluster {
     ///
     /// # Errors
     /// It does not come up.
-    pub async fn restart_driver_at_once(&mut self) -> Result<()> {
+    pub async fn restart_driver_until_probe(&mut self) -> Result<()> {
         self.plugin.process.kill();
         self.plugin = Plugin::begin(&self.plugin_settings, self.initiator.as_ref()).await?;
         Ok(())

@@ -446,7 +446,7 @@ impl TestVolume {
             device.display()
         );
         if let Content::Fs(fs) = self.content {
-            let claimed = inspect::claimed(fs, &self.staging, &device)?;
+            let claimed = inspect::used_bytes(fs, &self.staging, &device)?;
             ensure!(
                 claimed <= size && size - claimed < inspect::unusable(fs),
                 "the {fs} has {claimed} bytes on a device of {size}"

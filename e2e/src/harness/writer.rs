@@ -74,7 +74,7 @@ impl Writer {
     ///
     /// # Errors
     /// It does not, or has failed.
-    pub async fn must_go_on(&self) -> Result<()> {
+    pub async fn must_keep_writing(&self) -> Result<()> {
         let before = self.counters.written.load(Ordering::Relaxed);
         let read = async || Ok(self.counters.written.load(Ordering::Relaxed));
         until("the writer writes", read, |now| {
@@ -89,7 +89,7 @@ impl Writer {
     ///
     /// # Errors
     /// It does not, or has failed.
-    pub async fn must_be_stuck(&self) -> Result<()> {
+    pub async fn must_meet_full_disk(&self) -> Result<()> {
         let before = self.counters.full.load(Ordering::Relaxed);
         let read = async || Ok(self.counters.full.load(Ordering::Relaxed));
         until("the writer meets a full disk", read, |now| {

@@ -53,7 +53,7 @@ pub struct Tally {
     /// CSI calls, retries included.
     pub calls: usize,
     /// Crashes of processes at one of their effects.
-    pub deaths: usize,
+    pub crashes: usize,
     /// Commands that were hit by a fault.
     pub hits: usize,
 }
@@ -61,7 +61,7 @@ pub struct Tally {
 impl AddAssign for Tally {
     fn add_assign(&mut self, other: Self) {
         self.calls += other.calls;
-        self.deaths += other.deaths;
+        self.crashes += other.crashes;
         self.hits += other.hits;
     }
 }
@@ -306,7 +306,7 @@ impl<'a, P: TestBed> Executor<'a, P> {
     /// One does not come up.
     pub async fn restart_crashed(&mut self) -> Result<bool> {
         let dead = self.bed.crashed_processes();
-        self.tally.deaths += dead.len();
+        self.tally.crashes += dead.len();
         for process in &dead {
             self.bed.restart(*process).await?;
         }
@@ -385,11 +385,7 @@ impl<'a, P: TestBed> Executor<'a, P> {
                 ensure!(*id == made.volume_id, "another volume: {made:?}, was {id}");
             }
             Some(Answer::Context(context)) => {
-                let folder = self
-                    .bed
-                    .kubelet_dir(node)
-                    .join("kubelet")
-                    .join(name(volume));
+                let folder = self.bed.node_home(node).join("kubelet").join(name(volume));
                 let test_volume = self.volumes.get_mut(&volume).context("published")?;
                 ensure!(
                     context

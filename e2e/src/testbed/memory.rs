@@ -35,7 +35,7 @@ use tokio::runtime::Builder;
 use tonic::Status;
 
 use crate::harness::nas::{CHAP_KEY, PASSWORD};
-use crate::harness::plugin::{Csi, Line};
+use crate::harness::plugin::{Csi, CsiChannel};
 use crate::harness::test_volume::{Content, TestVolume};
 use crate::testbed::{
     CrashTiming, HostFault, Observation, ObservedLun, ObservedMount, ObservedNode, Process, TestBed,
@@ -68,7 +68,7 @@ pub struct Memory {
 #[derive(Debug)]
 struct Running {
     crashable: Arc<CrashableProcess>,
-    line: Line,
+    line: CsiChannel,
     /// The number of effects when a crash was armed, and the crash's position from there.
     armed: Option<(usize, usize)>,
 }
@@ -76,18 +76,18 @@ struct Running {
 /// CSI clients of an in-memory test bed.
 #[derive(Clone, Debug)]
 pub struct CsiClients {
-    controller: Line,
-    node: Line,
+    controller: CsiChannel,
+    node: CsiChannel,
     kubelet: PathBuf,
     host: Fake,
 }
 
 impl Csi for CsiClients {
-    fn controller(&self) -> ControllerClient<Line> {
+    fn controller(&self) -> ControllerClient<CsiChannel> {
         ControllerClient::new(self.controller.clone())
     }
 
-    fn node(&self) -> NodeClient<Line> {
+    fn node(&self) -> NodeClient<CsiChannel> {
         NodeClient::new(self.node.clone())
     }
 
@@ -149,7 +149,7 @@ impl Memory {
         Ok(bed)
     }
 
-    fn controller(&self, number: usize, crashable: &Arc<CrashableProcess>) -> Result<Line> {
+    fn controller(&self, number: usize, crashable: &Arc<CrashableProcess>) -> Result<CsiChannel> {
         let transport = NasTransport {
             nas: self.nas.clone(),
             crashable: crashable.clone(),
@@ -182,7 +182,7 @@ impl Memory {
         Ok(self.line(server, crashable))
     }
 
-    async fn node(&self, number: usize, crashable: &Arc<CrashableProcess>) -> Line {
+    async fn node(&self, number: usize, crashable: &Arc<CrashableProcess>) -> CsiChannel {
         let host = FaultHost {
             host: self.hosts[number].clone(),
             crashable: crashable.clone(),
@@ -202,7 +202,7 @@ impl Memory {
     }
 
     /// A connection to a service of a process: it breaks when the process dies.
-    fn line<S>(&self, service: S, crashable: &Arc<CrashableProcess>) -> Line
+    fn line<S>(&self, service: S, crashable: &Arc<CrashableProcess>) -> CsiChannel
     where
         S: tower::Service<
                 http::Request<tonic::body::Body>,
@@ -215,7 +215,7 @@ impl Memory {
         S::Future: Send,
     {
         let (crashable, nas) = (crashable.clone(), self.nas.clone());
-        Line::new(tower::service_fn(move |request| {
+        CsiChannel::new(tower::service_fn(move |request| {
             let (mut service, crashable, nas) = (service.clone(), crashable.clone(), nas.clone());
             async move {
                 // Export what the NAS has done in the background: every node sees it.
@@ -538,7 +538,7 @@ impl TestBed for Memory {
         Ok(lines)
     }
 
-    fn kubelet_dir(&self, node: usize) -> &Path {
+    fn node_home(&self, node: usize) -> &Path {
         &self.kubelets[node]
     }
 }

@@ -36,10 +36,10 @@ pub trait TestBedPool: Sync {
     fn parallelism(&self) -> usize;
 
     /// The part of a command line that selects a rescan of a disk's size for a fault.
-    fn rescan(&self) -> &'static str;
+    fn rescan_pattern(&self) -> &'static str;
 
     /// The same for the scan that makes a session's disk appear; `None` if the login does that.
-    fn scan(&self) -> Option<&'static str>;
+    fn scan_pattern(&self) -> Option<&'static str>;
 
     /// From the crash of a process until the CO's retry, in addition to the restart itself: a container is not restarted at once,
     /// and a sidecar backs off.
@@ -70,11 +70,11 @@ impl TestBedPool for MemoryPool {
         std::thread::available_parallelism().map_or(1, usize::from)
     }
 
-    fn rescan(&self) -> &'static str {
+    fn rescan_pattern(&self) -> &'static str {
         "/rescan"
     }
 
-    fn scan(&self) -> Option<&'static str> {
+    fn scan_pattern(&self) -> Option<&'static str> {
         Some("/scan")
     }
 
@@ -97,7 +97,7 @@ pub struct DevicePool(Mutex<Vec<PooledBed>>);
 pub struct PooledBed {
     // Dropped first: its tasks need the runtime.
     /// The test bed.
-    pub world: Real,
+    pub bed: Real,
     /// Its runtime.
     pub runtime: Runtime,
 }
@@ -116,11 +116,11 @@ impl TestBedPool for DevicePool {
         std::thread::available_parallelism().map_or(1, usize::from)
     }
 
-    fn rescan(&self) -> &'static str {
+    fn rescan_pattern(&self) -> &'static str {
         "--rescan"
     }
 
-    fn scan(&self) -> Option<&'static str> {
+    fn scan_pattern(&self) -> Option<&'static str> {
         // With node-sim, a session has its disks at login.
         None
     }
@@ -133,10 +133,7 @@ impl TestBedPool for DevicePool {
     fn run<T>(&self, test: impl AsyncFnOnce(&mut Real) -> Result<T>) -> Result<T> {
         let idle = lock(&self.0).pop();
         let mut pooled = idle.map_or_else(PooledBed::open, Ok)?;
-        let PooledBed {
-            world: bed,
-            runtime,
-        } = &mut pooled;
+        let PooledBed { bed, runtime } = &mut pooled;
         let result = runtime.block_on(async {
             bed.reset().await?;
             let finished = tokio::time::timeout(RUN_TIMEOUT, test(bed)).await;
@@ -155,7 +152,10 @@ impl PooledBed {
     pub fn open() -> Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let world = runtime.block_on(Real::start())?;
-        Ok(Self { world, runtime })
+        Ok(Self {
+            bed: world,
+            runtime,
+        })
     }
 }
 

@@ -288,7 +288,7 @@ impl TestBed for Real {
 
     fn clients(&self, controller: usize, node: usize) -> CsiClients {
         let line = |process| self.processes.get(&process).map(Plugin::line);
-        CsiClients::take(
+        CsiClients::new(
             line(Process::Controller(controller)),
             line(Process::Node(node)),
             &self.machines[node].home,
@@ -473,7 +473,7 @@ impl TestBed for Real {
         for proxy in &self.proxies {
             proxy.cancel_kill();
         }
-        self.nas.no_faults().await
+        self.nas.clear_faults().await
     }
 
     fn fault_hits(&self) -> Result<usize> {
@@ -510,7 +510,7 @@ impl TestBed for Real {
         Ok(lines)
     }
 
-    fn kubelet_dir(&self, node: usize) -> &Path {
+    fn node_home(&self, node: usize) -> &Path {
         &self.machines[node].home
     }
 }

@@ -167,13 +167,13 @@ impl Machine {
             Err(RecvTimeoutError::Timeout) => bail!(
                 "no report for {timeout:?}; the end of its console ({}):\n{}",
                 self.console.display(),
-                self.last_words()
+                self.log_tail()
             ),
         }
     }
 
     /// The last 15 lines of its console log.
-    pub fn last_words(&self) -> String {
+    pub fn log_tail(&self) -> String {
         let text = std::fs::read(&self.console).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
         let lines: Vec<&str> = text.lines().collect();

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
-use e2e::harness::plugin::{Csi, Line, connect, line};
+use e2e::harness::plugin::{Csi, CsiChannel, connect, line};
 use e2e::harness::until::until;
 use proto::csi;
 use proto::csi::controller_client::ControllerClient;
@@ -127,7 +127,7 @@ pub(crate) struct Driver {
     socket: PathBuf,
     /// The node's directory that is mounted at [`KUBELET`] in the container.
     kubelet: PathBuf,
-    line: Line,
+    line: CsiChannel,
 }
 
 /// How the controller connects to its NAS.
@@ -200,7 +200,7 @@ impl Driver {
 }
 
 /// Waits until the driver responds to `Probe`, which is what the livenessprobe sidecar calls.
-async fn wait_for_probe(container: &Running, socket: &Path) -> Result<Line> {
+async fn wait_for_probe(container: &Running, socket: &Path) -> Result<CsiChannel> {
     let opens = async || {
         check(container).await?;
         Ok(UnixStream::connect(socket).await.is_ok())
@@ -217,11 +217,11 @@ async fn wait_for_probe(container: &Running, socket: &Path) -> Result<Line> {
 }
 
 impl Csi for Driver {
-    fn controller(&self) -> ControllerClient<Line> {
+    fn controller(&self) -> ControllerClient<CsiChannel> {
         ControllerClient::new(self.line.clone())
     }
 
-    fn node(&self) -> NodeClient<Line> {
+    fn node(&self) -> NodeClient<CsiChannel> {
         NodeClient::new(self.line.clone())
     }
 
@@ -242,11 +242,11 @@ pub(crate) struct Both {
 }
 
 impl Csi for Both {
-    fn controller(&self) -> ControllerClient<Line> {
+    fn controller(&self) -> ControllerClient<CsiChannel> {
         self.controller.controller()
     }
 
-    fn node(&self) -> NodeClient<Line> {
+    fn node(&self) -> NodeClient<CsiChannel> {
         self.node.node()
     }
 

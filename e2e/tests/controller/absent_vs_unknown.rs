@@ -60,7 +60,7 @@ async fn no_failed_query_is_taken_for_absence() -> Result<()> {
                 (TARGET, _) => &["publish", "delete", "get", "list"],
                 _ => &["delete", "unpublish", "get", "list"],
             };
-            cluster.nas.no_faults().await?;
+            cluster.nas.clear_faults().await?;
             for (call, answer) in answers
                 .into_iter()
                 .filter(|(call, _)| concerned.contains(call))
@@ -100,7 +100,7 @@ async fn a_slow_reply_is_waited_for() -> Result<()> {
     });
     until_called(&cluster.nas, start, "LUN.get").await?;
     assert!(!answer.is_finished());
-    cluster.nas.no_faults().await?;
+    cluster.nas.clear_faults().await?;
     assert_eq!(answer.await??.0, GIB);
     Ok(())
 }

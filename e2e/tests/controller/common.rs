@@ -6,7 +6,7 @@ use std::fmt::Debug;
 use anyhow::Result;
 use e2e::GIB;
 use e2e::harness::nas::{Entry, Nas};
-use e2e::harness::plugin::{Line, Plugin};
+use e2e::harness::plugin::{CsiChannel, Plugin};
 use e2e::harness::test_cluster::TestCluster;
 use e2e::harness::test_volume::{Content, at_least, capability, create_request};
 use proto::csi;
@@ -26,7 +26,7 @@ pub(crate) const NO_UUID: &str = "00000000-0000-4000-8000-000000000000";
 
 /// Client of a driver's controller that fills in the arguments which most tests do not care about.
 #[derive(Clone)]
-pub(crate) struct Csi(pub(crate) ControllerClient<Line>);
+pub(crate) struct Csi(pub(crate) ControllerClient<CsiChannel>);
 
 impl Csi {
     pub(crate) fn of(plugin: &Plugin) -> Self {

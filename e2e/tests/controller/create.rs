@@ -156,7 +156,7 @@ async fn an_error_is_final_only_if_nothing_was_created() -> Result<()> {
 /// design.md#final-codes
 #[tokio::test]
 async fn a_refusal_is_final_only_if_an_earlier_try_left_nothing() -> Result<()> {
-    let cluster = Plan::controller().proving().start().await?;
+    let cluster = Plan::controller().without_crashed_volume().start().await?;
     let csi = Csi::of(&cluster.plugin);
     // An earlier attempt created the LUN and its reply was lost. Then the NAS reboots and lists neither its volumes nor its LUNs
     // yet.

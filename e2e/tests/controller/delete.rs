@@ -101,7 +101,7 @@ async fn a_recreated_volume_waits_until_the_old_name_is_free() -> Result<()> {
 /// design.md#unknown-is-not-absent
 #[tokio::test]
 async fn a_lun_that_get_does_not_find_but_list_shows_is_not_gone() -> Result<()> {
-    let cluster = Plan::controller().proving().start().await?;
+    let cluster = Plan::controller().without_crashed_volume().start().await?;
     let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
     let before = cluster.nas.state().await?;
@@ -113,7 +113,7 @@ async fn a_lun_that_get_does_not_find_but_list_shows_is_not_gone() -> Result<()>
                 _ => refused(answer, Code::Unavailable, &[uuid(&id), "list shows it"]),
             }
         }
-        cluster.nas.no_faults().await?;
+        cluster.nas.clear_faults().await?;
     }
     assert_eq!(cluster.nas.state().await?, before);
     csi.delete(&id).await?;
@@ -135,7 +135,7 @@ async fn a_not_found_error_does_not_prove_a_refused_deletion() -> Result<()> {
         cluster.nas.fault(LUN, "delete", 1, 1, refuse(code)).await?;
         cluster.nas.fault(LUN, "get", 2, 0, refuse(denial)).await?;
         refused(csi.delete(&id).await, Code::Unavailable, &[uuid(&id)]);
-        cluster.nas.no_faults().await?;
+        cluster.nas.clear_faults().await?;
         assert!(lun(&cluster.nas, &id).await?.is_some());
     }
     csi.delete(&id).await?;
@@ -182,7 +182,7 @@ async fn deleted_by_administrator(cluster: &TestCluster, csi: &Csi) -> Result<St
 /// design.md#unknown-is-not-absent
 #[tokio::test]
 async fn absence_needs_a_full_list_and_healthy_volumes() -> Result<()> {
-    let cluster = Plan::controller().proving().start().await?;
+    let cluster = Plan::controller().without_crashed_volume().start().await?;
     let csi = Csi::of(&cluster.plugin);
     let id = deleted_by_administrator(&cluster, &csi).await?;
     for (status, hides) in [
@@ -263,7 +263,7 @@ async fn a_crashed_volume_hides_no_lun_that_was_seen_on_another() -> Result<()> 
 /// design.md#unknown-is-not-absent
 #[tokio::test]
 async fn the_volumes_are_read_before_the_lun_list() -> Result<()> {
-    let cluster = Plan::controller().proving().start().await?;
+    let cluster = Plan::controller().without_crashed_volume().start().await?;
     let csi = Csi::of(&cluster.plugin);
     let start = journal_end(&cluster.nas).await?;
     csi.delete(&format!("nas1/{NO_UUID}")).await?;
@@ -348,7 +348,7 @@ async fn a_deletion_returns_only_after_the_lun_is_gone() -> Result<()> {
     });
     until_called(&cluster.nas, start, "LUN.delete").await?;
     assert!(!deletion.is_finished() && lun(&cluster.nas, &id).await?.is_some());
-    cluster.nas.no_faults().await?;
+    cluster.nas.clear_faults().await?;
     deletion.await??;
     assert_eq!(lun(&cluster.nas, &id).await?, None);
     Ok(())

@@ -58,7 +58,7 @@ async fn a_lost_reply_is_recovered_by_reading_back() -> Result<()> {
         .patch_lun(uuid(&id), &json!({"size": 4 * GIB}))
         .await?;
     // The NAS now refuses the smaller size.
-    cluster.nas.no_faults().await?;
+    cluster.nas.clear_faults().await?;
     assert_eq!(expansion.await??, 4 * GIB);
     assert_eq!(lun_size(&cluster.nas, &id).await?, 4 * GIB);
     Ok(())

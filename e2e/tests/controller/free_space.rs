@@ -45,7 +45,7 @@ async fn created(csi: &Csi, request: csi::CreateVolumeRequest) -> Result<String,
 /// design.md#free-space
 #[tokio::test]
 async fn no_lun_is_created_below_the_free_space_floor() -> Result<()> {
-    let cluster = Plan::controller().proving().start().await?;
+    let cluster = Plan::controller().without_crashed_volume().start().await?;
     let csi = Csi::of(&cluster.plugin);
     for volume in ["volume1", "volume2"] {
         free(&cluster, volume, GIB - MIB).await?;
@@ -91,7 +91,7 @@ async fn no_lun_is_created_below_the_free_space_floor() -> Result<()> {
 /// design.md#free-space
 #[tokio::test]
 async fn an_existing_volume_is_returned_on_a_full_nas() -> Result<()> {
-    let cluster = Plan::controller().proving().start().await?;
+    let cluster = Plan::controller().without_crashed_volume().start().await?;
     let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", GIB).await?;
     // The caller never got the reply for this one.
@@ -99,7 +99,7 @@ async fn an_existing_volume_is_returned_on_a_full_nas() -> Result<()> {
         cluster.nas.fault(LUN, method, 1, 1, lose_reply()).await?;
     }
     csi.create("pvc-2", GIB).await.expect_err("lost");
-    cluster.nas.no_faults().await?;
+    cluster.nas.clear_faults().await?;
     free(&cluster, "volume1", 0).await?;
     assert_eq!(csi.create("pvc-1", GIB).await?, id);
     csi.create("pvc-2", GIB).await?;
@@ -127,7 +127,7 @@ async fn an_existing_volume_is_returned_on_a_full_nas() -> Result<()> {
 /// design.md#free-space
 #[tokio::test]
 async fn expansion_stops_at_the_floor_and_a_smaller_request_succeeds() -> Result<()> {
-    let cluster = Plan::controller().proving().start().await?;
+    let cluster = Plan::controller().without_crashed_volume().start().await?;
     let csi = Csi::of(&cluster.plugin);
     let id = csi.create("pvc-1", 10 * GIB).await?;
     free(&cluster, "volume1", 512 * MIB).await?;
@@ -156,7 +156,7 @@ async fn expansion_stops_at_the_floor_and_a_smaller_request_succeeds() -> Result
 /// design.md#free-space
 #[tokio::test]
 async fn thick_luns_stay_above_the_floor() -> Result<()> {
-    let cluster = Plan::controller().proving().start().await?;
+    let cluster = Plan::controller().without_crashed_volume().start().await?;
     let csi = Csi::of(&cluster.plugin);
     free(&cluster, "volume1", 11 * GIB).await?;
     refused(
@@ -178,7 +178,7 @@ async fn thick_luns_stay_above_the_floor() -> Result<()> {
 /// design.md#free-space
 #[tokio::test]
 async fn the_class_sets_the_floor_for_growth_too() -> Result<()> {
-    let cluster = Plan::controller().proving().start().await?;
+    let cluster = Plan::controller().without_crashed_volume().start().await?;
     let csi = Csi::of(&cluster.plugin);
     let careful = and(&NAMED, ("minFreeSpace", "100Gi"));
     let careless = and(&NAMED, ("minFreeSpace", "0"));
@@ -229,7 +229,7 @@ async fn the_class_sets_the_floor_for_growth_too() -> Result<()> {
 /// design.md#free-space
 #[tokio::test]
 async fn the_configuration_sets_the_floor_of_a_nas() -> Result<()> {
-    let cluster = Plan::controller().proving().start().await?;
+    let cluster = Plan::controller().without_crashed_volume().start().await?;
     free(&cluster, "volume1", 50 * GIB).await?;
     for (value, least, fits) in [
         ("100Gi", 100 * GIB, false),
@@ -268,7 +268,7 @@ async fn the_configuration_sets_the_floor_of_a_nas() -> Result<()> {
 /// design.md#free-space
 #[tokio::test]
 async fn a_nas_that_reports_no_free_space_is_assumed_to_have_some() -> Result<()> {
-    let cluster = Plan::controller().proving().start().await?;
+    let cluster = Plan::controller().without_crashed_volume().start().await?;
     let csi = Csi::of(&cluster.plugin);
     free(&cluster, "volume1", 0).await?;
     for (n, code) in [102, 103, 105, 117].into_iter().enumerate() {
@@ -281,7 +281,7 @@ async fn a_nas_that_reports_no_free_space_is_assumed_to_have_some() -> Result<()
         let name = format!("pvc-{n}");
         let id = csi.create(&name, GIB).await?;
         assert_eq!(csi.expand(&id, 2 * GIB).await?, 2 * GIB, "{code}");
-        cluster.nas.no_faults().await?;
+        cluster.nas.clear_faults().await?;
     }
     let silent = json!({"without": ["size_free_byte"]});
     cluster.nas.patch_volume("volume1", &silent).await?;
@@ -300,7 +300,7 @@ async fn a_nas_that_reports_no_free_space_is_assumed_to_have_some() -> Result<()
 /// design.md#free-space
 #[tokio::test]
 async fn checking_free_space_costs_no_request() -> Result<()> {
-    let cluster = Plan::controller().proving().start().await?;
+    let cluster = Plan::controller().without_crashed_volume().start().await?;
     let csi = Csi::of(&cluster.plugin);
     for (n, parameters) in [&NAMED[..], &[("location", "/volume1")], &[]]
         .into_iter()
@@ -324,7 +324,7 @@ async fn checking_free_space_costs_no_request() -> Result<()> {
 /// design.md#free-space
 #[tokio::test]
 async fn calls_work_without_compound_requests() -> Result<()> {
-    let cluster = Plan::controller().proving().start().await?;
+    let cluster = Plan::controller().without_crashed_volume().start().await?;
     let csi = Csi::of(&cluster.plugin);
     for (n, (api, method, code)) in [
         ("SYNO.Entry.Request", "request", 103),
@@ -341,16 +341,16 @@ async fn calls_work_without_compound_requests() -> Result<()> {
         let name = format!("pvc-{n}");
         fault().await?;
         let id = csi.create(&name, GIB).await?;
-        cluster.nas.no_faults().await?;
+        cluster.nas.clear_faults().await?;
         fault().await?;
         let grown = csi.expand(&id, 2 * GIB).await;
-        cluster.nas.no_faults().await?;
+        cluster.nas.clear_faults().await?;
         // "DSM is busy" is not a result for the call itself.
         assert_eq!(grown.is_ok(), code != 117, "{api} {method}: {grown:?}");
         assert_eq!(csi.create(&name, GIB).await?, id);
         fault().await?;
         let deleted = csi.delete(&id).await;
-        cluster.nas.no_faults().await?;
+        cluster.nas.clear_faults().await?;
         assert_eq!(deleted.is_ok(), code != 117, "{api} {method}: {deleted:?}");
         csi.delete(&id).await?;
     }
@@ -362,7 +362,7 @@ async fn calls_work_without_compound_requests() -> Result<()> {
 /// design.md#create-first
 #[tokio::test]
 async fn no_external_device_is_chosen() -> Result<()> {
-    let cluster = Plan::controller().proving().start().await?;
+    let cluster = Plan::controller().without_crashed_volume().start().await?;
     let csi = Csi::of(&cluster.plugin);
     for (n, (container, location, outside)) in [
         ("internal", "internal", false),

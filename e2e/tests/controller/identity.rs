@@ -110,7 +110,7 @@ async fn a_nas_answers_to_its_aliases() -> Result<()> {
 /// design.md#volume-handle
 #[tokio::test]
 async fn a_lun_whose_name_is_the_uuid_is_another_one() -> Result<()> {
-    let cluster = Plan::controller().proving().start().await?;
+    let cluster = Plan::controller().without_crashed_volume().start().await?;
     let csi = Csi::of(&cluster.plugin);
     cluster.nas.foreign_lun(NO_UUID, GIB).await?;
     let before = cluster.nas.state().await?;

@@ -123,7 +123,7 @@ async fn paging_reads_the_nas_once_and_continues_without_it() -> Result<()> {
     cluster.nas.fault(LUN, "list", 1, 0, refuse(117)).await?;
     let (second, token) = next(&csi, 5, &token).await?;
     refused(csi.list(5, "").await, Code::Unavailable, &["listing"]);
-    cluster.nas.no_faults().await?;
+    cluster.nas.clear_faults().await?;
     // It does not need the process that started it either.
     cluster.restart_driver().await?;
     let csi = Csi::of(&cluster.plugin);
@@ -278,7 +278,7 @@ async fn a_failing_nas_is_listed_with_its_last_known_state() -> Result<()> {
                 nas.fault(api, method, 1, 0, way.clone()).await?;
                 // Its last known state is listed, and the other's current one.
                 assert_eq!(pages(&csi, 4).await?.concat(), ids);
-                nas.no_faults().await?;
+                nas.clear_faults().await?;
             }
         }
     }
@@ -292,7 +292,7 @@ async fn a_failing_nas_is_listed_with_its_last_known_state() -> Result<()> {
         &["listing the volumes of NAS"],
     );
     for nas in [&cluster.nas, &second] {
-        nas.no_faults().await?;
+        nas.clear_faults().await?;
     }
     let on_both = csi.capacity(HashMap::new()).await?;
     second.fault(VOLUME, "list", 1, 0, refuse(117)).await?;
@@ -304,7 +304,7 @@ async fn a_failing_nas_is_listed_with_its_last_known_state() -> Result<()> {
         &["free space"],
     );
     for nas in [&cluster.nas, &second] {
-        nas.no_faults().await?;
+        nas.clear_faults().await?;
     }
     let fresh = driver_with_both(&cluster, "fresh", &second).await?;
     drop(second);

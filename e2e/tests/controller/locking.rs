@@ -59,7 +59,7 @@ async fn the_second_operation_on_a_volume_is_aborted() -> Result<()> {
         csi.publish(&other, NODE_A).await?;
         csi.unpublish(&other, NODE_A).await?;
         assert!(!first.is_finished());
-        cluster.nas.no_faults().await?;
+        cluster.nas.clear_faults().await?;
         first.await??;
     }
     assert_eq!(lun(&cluster.nas, &id).await?, None);
@@ -83,7 +83,7 @@ async fn the_same_name_is_one_operation() -> Result<()> {
         &["pvc-1", "in progress"],
     );
     csi.create("pvc-2", GIB).await?;
-    cluster.nas.no_faults().await?;
+    cluster.nas.clear_faults().await?;
     let id = first.await??;
     assert_eq!(csi.create("pvc-1", GIB).await?, id);
     Ok(())
@@ -126,7 +126,7 @@ async fn an_operation_outlives_its_caller_and_keeps_the_lock() -> Result<()> {
     );
     busy(&csi, &id).await;
     assert_eq!(lun_size(&cluster.nas, &id).await?, GIB);
-    cluster.nas.no_faults().await?;
+    cluster.nas.clear_faults().await?;
     until(
         "the LUN grows anyway",
         async || lun_size(&cluster.nas, &id).await,
@@ -158,7 +158,7 @@ async fn an_operation_outlives_its_caller_and_keeps_the_lock() -> Result<()> {
             .await,
     );
     busy(&csi, &id).await;
-    cluster.nas.no_faults().await?;
+    cluster.nas.clear_faults().await?;
     until(
         "it is published anyway",
         async || super::common::exports(&cluster.nas, &id).await,
@@ -190,7 +190,7 @@ async fn an_operation_outlives_its_caller_and_keeps_the_lock() -> Result<()> {
         Code::Aborted,
         &["pvc-2"],
     );
-    cluster.nas.no_faults().await?;
+    cluster.nas.clear_faults().await?;
     until(
         "the volume is there and free",
         async || Ok(csi.create_as(create.clone()).await.is_ok()),
@@ -232,7 +232,7 @@ async fn sigterm_waits_for_an_operation() -> Result<()> {
             *refuses
         })
         .await?;
-        cluster.nas.no_faults().await
+        cluster.nas.clear_faults().await
     });
     released?;
     assert!(ended?, "a clean exit");
@@ -269,11 +269,11 @@ async fn a_stopping_process_keeps_its_successor_s_socket() -> Result<()> {
     let creating = tokio::spawn(async move { csi.create("pvc-1", GIB).await });
     until_called(&cluster.nas, since, "LUN.create").await?;
     let folder = cluster.folder().to_owned();
-    cluster.plugin.process.ask_to_end()?;
+    cluster.plugin.process.send_sigterm()?;
     let successor = cluster
         .another_driver("unused", |settings| settings.folder = folder)
         .await?;
-    cluster.nas.no_faults().await?;
+    cluster.nas.clear_faults().await?;
     assert!(cluster.plugin.process.terminate().await?);
     creating.await?.ok();
     let mode = std::fs::metadata(&successor.socket)?.permissions().mode();

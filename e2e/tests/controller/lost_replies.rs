@@ -49,7 +49,7 @@ where
             cluster.nas.fault("*", "*", nth, 1, failure.clone()).await?;
             let start = journal_end(&cluster.nas).await?;
             let answer = rpc(&subject).await;
-            cluster.nas.no_faults().await?;
+            cluster.nas.clear_faults().await?;
             let made = calls(&cluster.nas, start).await?.len();
             match answer {
                 Ok(()) => done(&subject)

@@ -310,7 +310,7 @@ async fn a_target_that_get_does_not_find_is_looked_up_in_the_full_list() -> Resu
             publications(&cluster.nas).await?,
             [publication(&id, NODE_A)]
         );
-        cluster.nas.no_faults().await?;
+        cluster.nas.clear_faults().await?;
         cluster.nas.fault(TARGET, "get", 1, 1, refuse(code)).await?;
         let start = journal_end(&cluster.nas).await?;
         csi.unpublish(&id, NODE_A).await?;

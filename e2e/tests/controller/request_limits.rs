@@ -47,7 +47,7 @@ async fn many_creates_queue_in_the_driver_and_block_no_other_call() -> Result<()
     let sockets = cluster.plugin.process.sockets()?;
     eprintln!("{before} sockets before, {sockets} with sixty creates");
     assert!(sockets <= before + CONNECTIONS, "{before} {sockets}");
-    cluster.nas.no_faults().await?;
+    cluster.nas.clear_faults().await?;
     for answer in join_all(pending).await {
         answer??;
     }

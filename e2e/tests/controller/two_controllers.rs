@@ -42,7 +42,7 @@ async fn two_controllers_never_publish_to_two_nodes() -> Result<()> {
                 .fault(api, method, nth + 1, 1, delay(120))
                 .await?;
             let (a, b) = join(one.publish(&id, NODE_A), two.publish(&id, NODE_B)).await;
-            cluster.nas.no_faults().await?;
+            cluster.nas.clear_faults().await?;
             let case = format!("{method} {nth}: {a:?} {b:?}");
             assert!(a.is_err() || b.is_err(), "{case}");
             let exports = exports(&cluster.nas, &id).await?;
@@ -176,7 +176,7 @@ async fn a_second_node_leaves_nothing_behind_whatever_reply_is_lost() -> Result<
         } else {
             not_final(method, &status);
         }
-        cluster.nas.no_faults().await?;
+        cluster.nas.clear_faults().await?;
         refused(
             csi.publish(&id, NODE_B).await,
             Code::FailedPrecondition,
@@ -203,7 +203,7 @@ async fn two_controllers_grow_and_delete_the_same_volume() -> Result<()> {
     });
     until_called(&cluster.nas, start, "LUN.set").await?;
     assert_eq!(two.expand(&id, 3 * GIB).await?, 3 * GIB);
-    cluster.nas.no_faults().await?;
+    cluster.nas.clear_faults().await?;
     assert_eq!(slow.await??, 3 * GIB);
     assert_eq!(one.get(&id).await?.0, 3 * GIB);
 

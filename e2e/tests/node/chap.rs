@@ -38,7 +38,7 @@ impl Story {
         }
         let plan = Plan {
             log_level: "trace,h2=trace".to_owned(),
-            ..Plan::whole()
+            ..Plan::with_node()
         };
         let cluster = plan.start().await.unwrap();
         let mut volume = TestVolume::create(&cluster, "pvc-1", GIB, Content::Block)

@@ -20,7 +20,7 @@ async fn twenty_volumes_come_and_go() {
     if needs_root("concurrency::twenty_volumes_come_and_go") {
         return;
     }
-    let cluster = Plan::whole().start().await.unwrap();
+    let cluster = Plan::with_node().start().await.unwrap();
     let one = {
         let from = journal_end(&cluster).await;
         life_cycle(&cluster, 0).await.unwrap();

@@ -54,19 +54,19 @@ async fn grows_under_a_writer(test: &str, content: Content) {
     story.attach().await;
     let data = story.write("before");
     let writer = Writer::start(&story.volume.path().join("log")).unwrap();
-    writer.must_go_on().await.unwrap();
+    writer.must_keep_writing().await.unwrap();
     let brim = story.fill_completely();
-    writer.must_be_stuck().await.unwrap();
+    writer.must_meet_full_disk().await.unwrap();
 
     story.grow_lun(2 * GIB).await;
-    writer.must_be_stuck().await.unwrap();
+    writer.must_meet_full_disk().await.unwrap();
     assert_eq!(story.grow_node(2 * GIB).await.unwrap(), 2 * GIB);
 
-    writer.must_go_on().await.unwrap();
+    writer.must_keep_writing().await.unwrap();
     story.must_have(2 * GIB);
     story.must_hold(&data);
     story.must_hold(&brim);
-    writer.must_go_on().await.unwrap();
+    writer.must_keep_writing().await.unwrap();
     writer.stop().unwrap();
     story.end().await;
 }
@@ -82,7 +82,7 @@ async fn a_full_ext4_grows_between_two_pods() {
     let data = story.write("before");
     let writer = Writer::start(&story.volume.path().join("log")).unwrap();
     let brim = story.fill_completely();
-    writer.must_be_stuck().await.unwrap();
+    writer.must_meet_full_disk().await.unwrap();
     writer.stop().unwrap();
 
     story.detach().await;
@@ -97,7 +97,7 @@ async fn a_full_ext4_grows_between_two_pods() {
     story.must_hold(&data);
     story.must_hold(&brim);
     let writer = Writer::start(&story.volume.path().join("log")).unwrap();
-    writer.must_go_on().await.unwrap();
+    writer.must_keep_writing().await.unwrap();
     writer.stop().unwrap();
     story.end().await;
 }

@@ -63,17 +63,17 @@ async fn a_pod_outlives_a_restart_of_the_nas() {
         story.attach().await;
         let file = story.volume.file("log");
         let writer = Writer::start(&file).unwrap();
-        writer.must_go_on().await.unwrap();
+        writer.must_keep_writing().await.unwrap();
         story.cluster.nas.kill();
-        writer.must_go_on().await.unwrap();
+        writer.must_keep_writing().await.unwrap();
         let refused = story.volume.expand_lun(&story.cluster, 2 * GIB).await;
         assert_eq!(refused.unwrap_err().code(), tonic::Code::Unavailable);
         story.cluster.nas.restart().await.unwrap();
-        writer.must_go_on().await.unwrap();
+        writer.must_keep_writing().await.unwrap();
 
         story.grow_lun(2 * GIB).await;
         assert_eq!(story.grow_node(2 * GIB).await.unwrap(), 2 * GIB);
-        writer.must_go_on().await.unwrap();
+        writer.must_keep_writing().await.unwrap();
         story.must_have(2 * GIB);
         writer.stop().unwrap();
         story.end().await;

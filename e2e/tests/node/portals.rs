@@ -15,7 +15,7 @@ async fn begin(test: &str, content: Content) -> Option<Story> {
     if needs_root(test) {
         return None;
     }
-    let mut plan = Plan::whole();
+    let mut plan = Plan::with_node();
     plan.nas.portals = PORTALS.map(str::to_owned).to_vec();
     // As often as possible: no path may be added to the first one.
     plan.driver = ["--path-interval", "1s"].map(str::to_owned).to_vec();

@@ -37,7 +37,7 @@ impl Story {
         if needs_root(test) {
             return None;
         }
-        let cluster = Plan::whole().start().await.unwrap();
+        let cluster = Plan::with_node().start().await.unwrap();
         let volume = TestVolume::create(&cluster, "pvc-1", size, content)
             .await
             .unwrap();
@@ -53,7 +53,7 @@ impl Story {
         if needs_root(test) {
             return None;
         }
-        let cluster = Plan::whole().start().await.unwrap();
+        let cluster = Plan::with_node().start().await.unwrap();
         let mut request = e2e::harness::test_volume::create_request("pvc-1", e2e::GIB, content);
         request.parameters.extend(
             class
@@ -144,7 +144,7 @@ impl Story {
 
     /// How many bytes of its device the mounted file system uses.
     pub(crate) fn claimed(&self) -> u64 {
-        inspect::claimed(
+        inspect::used_bytes(
             self.volume.content.name(),
             &self.volume.staging,
             &self.device(),

@@ -100,7 +100,7 @@ impl Lio {
 }
 
 impl TargetBackend for Lio {
-    fn align(&self, targets: &[Target]) -> io::Result<()> {
+    fn reconcile(&self, targets: &[Target]) -> io::Result<()> {
         let targets = targets.to_vec();
         self.work(move |work| work.align(&targets))
     }

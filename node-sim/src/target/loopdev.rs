@@ -21,7 +21,7 @@ use crate::store::{self, Durability, Lock};
 
 mod replace_file;
 
-pub use replace_file::thaw;
+pub use replace_file::clear_immutable;
 
 /// The targets in a directory.
 #[derive(Clone, Debug)]
@@ -235,7 +235,7 @@ impl Targets {
 }
 
 impl TargetBackend for Targets {
-    fn align(&self, targets: &[Target]) -> io::Result<()> {
+    fn reconcile(&self, targets: &[Target]) -> io::Result<()> {
         for stray in self.list()? {
             if targets.iter().all(|target| target.iqn != stray.iqn) {
                 Targets::remove(self, &stray.iqn)?;

@@ -113,7 +113,7 @@ impl Tgt {
 }
 
 impl TargetBackend for Tgt {
-    fn align(&self, targets: &[Target]) -> io::Result<()> {
+    fn reconcile(&self, targets: &[Target]) -> io::Result<()> {
         let (lock, mut state) = (self.lock()?, self.state());
         let state = &mut *state;
         state.memory = Memory::default();

@@ -102,7 +102,7 @@ impl Nas {
         let location = match volumes {
             Ok(answer) => {
                 self.report(&answer.volumes);
-                let mut volumes = answer.volumes.fit.into_iter();
+                let mut volumes = answer.volumes.readable.into_iter();
                 volumes.find(|volume| volume.path == lun.location)
             }
             Err(error) => {

@@ -67,20 +67,20 @@ impl Fake {
     }
 
     /// The volume is unpublished without the node's knowledge and published to it again: its target has a new name.
-    pub(crate) fn publish_anew(&self) {
+    pub(crate) fn republish(&self) {
         self.machine().targets.clear();
-        self.come_back();
+        self.publish_with_new_name();
     }
 
     /// The LUN is published to this node again, with a new target name.
-    pub(crate) fn come_back(&self) {
+    pub(crate) fn publish_with_new_name(&self) {
         self.machine().publications += 1;
         let iqn = self.iqn().to_string();
-        self.call_target(&iqn);
+        self.rename_target(&iqn);
     }
 
     /// The LUN is exported by a single target, which has this name.
-    pub(crate) fn call_target(&self, iqn: &str) {
+    pub(crate) fn rename_target(&self, iqn: &str) {
         let mut machine = self.machine();
         machine.targets.clear();
         machine.targets.insert(iqn.to_owned(), lun());
@@ -95,7 +95,7 @@ impl Fake {
     }
 
     /// The target name of the previous publication.
-    pub(crate) fn iqn_before(&self) -> Iqn {
+    pub(crate) fn previous_iqn(&self) -> Iqn {
         self.machine().publications -= 1;
         let iqn = self.iqn();
         self.machine().publications += 1;
@@ -103,16 +103,16 @@ impl Fake {
     }
 
     /// The LUN is published again, and the session with the previous target stays alive. Returns the name of the previous target.
-    pub(crate) fn iqn_now_and_kept(&self) -> String {
+    pub(crate) fn republish_keeping_session(&self) -> String {
         let kept = self.iqn().to_string();
-        self.come_back();
+        self.publish_with_new_name();
         self.keep_session_with(&kept);
         kept
     }
 
     /// Another node with the same LUN published to it.
     #[must_use]
-    pub(crate) fn beside_with_lun(&self) -> Self {
+    pub(crate) fn second_node_with_lun(&self) -> Self {
         let other = Self::with_lun();
         other.machine().content = std::sync::Arc::clone(&self.machine().content);
         other.machine().multipathd = None;

@@ -4,7 +4,7 @@ use super::{Fake, Machine};
 
 /// How a file system fails, and how that is visible.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Death {
+pub enum FsFailure {
     /// ext4 since Linux 6.15: `emergency_ro` in the mount table.
     Emergency,
     /// ext4 before Linux 6.15, and btrfs: `ro` among the superblock options, `rw` among the per-mount options.
@@ -24,16 +24,16 @@ impl Fake {
         };
         let death = match mount(&self.machine()).as_deref() {
             None => return false,
-            Some("xfs") => Death::ShutDown,
-            Some("btrfs") => Death::ReadOnly,
-            Some(_) => Death::Emergency,
+            Some("xfs") => FsFailure::ShutDown,
+            Some("btrfs") => FsFailure::ReadOnly,
+            Some(_) => FsFailure::Emergency,
         };
-        self.kill_as(point, death);
+        self.fail_fs_as(point, death);
         true
     }
 
     /// The file system at `point` fails in this way.
-    pub(crate) fn kill_as(&self, point: &str, death: Death) {
+    pub(crate) fn fail_fs_as(&self, point: &str, death: FsFailure) {
         let mut machine = self.machine();
         let device = machine.device_at(point).unwrap();
         machine.deaths.insert(device, death);
@@ -42,7 +42,7 @@ impl Fake {
 
 impl Machine {
     /// How the file system that is visible at `point` has failed.
-    pub(super) fn death_at(&self, point: &str) -> Option<Death> {
+    pub(super) fn death_at(&self, point: &str) -> Option<FsFailure> {
         let mount = self.mounts.iter().rfind(|mount| mount.point == point)?;
         if mount.device_node().is_some() {
             return None;

@@ -123,7 +123,7 @@ impl Machine {
             }
             ("session", Some(_), "--rescan") => exited(22),
             ("session", Some(id), "--logout") => exited(if self.log_out(id) { 0 } else { 22 }),
-            ("node", None, "new") if self.cut_short.contains(&iqn) => exited(6),
+            ("node", None, "new") if self.truncated_records.contains(&iqn) => exited(6),
             ("node", None, "new") => {
                 self.files.insert(file.unwrap(), NEW_RECORD.into());
                 self.records.insert(iqn);
@@ -153,7 +153,7 @@ impl Machine {
                 exited(15)
             }
             // "Could not stat /etc/iscsi/nodes/IQN/,3260,-1/default to delete node" (2.1.8); of an empty file: 21.
-            ("node", None, "delete") if self.cut_short.contains(&iqn) => exited(6),
+            ("node", None, "delete") if self.truncated_records.contains(&iqn) => exited(6),
             ("node", None, "delete") => {
                 let folder = format!("{NODES}/{iqn}/");
                 self.files.retain(|path, _| !path.starts_with(&folder));
@@ -263,7 +263,7 @@ impl Machine {
         let folder = format!("{NODES}/{iqn}/");
         if !self.files.keys().any(|file| file.starts_with(&folder)) {
             self.records.remove(iqn);
-            self.cut_short.remove(iqn);
+            self.truncated_records.remove(iqn);
         }
     }
 }

@@ -126,7 +126,7 @@ impl Machine {
     pub(super) fn blocks(&self, cmd: &Cmd) -> bool {
         let is_login = |line: &&String| line.ends_with("--login");
         let started = || self.log.iter().filter(is_login).count();
-        let alone = is_login(&&cmd.to_string()) && started() < self.together;
+        let alone = is_login(&&cmd.to_string()) && started() < self.concurrent_logins;
         alone || self.waits_for_a_path(cmd)
     }
 

@@ -121,7 +121,7 @@ impl Fake {
         machine.files.clear();
         machine.dirs.clear();
         machine.records.clear();
-        machine.cut_short.clear();
+        machine.truncated_records.clear();
         machine.locked = None;
         machine.install(initiator);
     }

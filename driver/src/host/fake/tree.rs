@@ -5,15 +5,15 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io;
 
 use super::cache::device_of;
-use super::{Death, Fake, MOUNTINFO, Machine, Mount, absent, disk_of, initiator, io_error};
+use super::{Fake, FsFailure, MOUNTINFO, Machine, Mount, absent, disk_of, initiator, io_error};
 use crate::host::{Entry, HostError, KernelFiles};
 
 impl Machine {
     /// The names in a directory.
     pub(super) fn list(&mut self, path: &str) -> Result<Vec<String>, HostError> {
         let prefix = format!("{path}/");
-        self.looks += 1;
-        if self.unseen.contains(path) {
+        self.queries += 1;
+        if self.unreadable_paths.contains(path) {
             return Err(io_error(path, io::ErrorKind::PermissionDenied));
         }
         if path == initiator::NODES && self.elsewhere.is_none() {
@@ -136,8 +136,8 @@ impl Machine {
 impl KernelFiles for Fake {
     fn read(&self, path: &str) -> Result<Vec<u8>, HostError> {
         let mut machine = self.machine();
-        machine.looks += 1;
-        if machine.unseen.contains(path) {
+        machine.queries += 1;
+        if machine.unreadable_paths.contains(path) {
             return Err(io_error(path, io::ErrorKind::PermissionDenied));
         }
         let found = match path {
@@ -166,7 +166,7 @@ impl KernelFiles for Fake {
     }
 }
 
-fn mountinfo_line(mount: &Mount, death: Option<Death>) -> String {
+fn mountinfo_line(mount: &Mount, death: Option<FsFailure>) -> String {
     let death = death.filter(|_| mount.device_node().is_none());
     let Mount {
         device,
@@ -179,9 +179,9 @@ fn mountinfo_line(mount: &Mount, death: Option<Death>) -> String {
     } = mount;
     let mut fs_options = fs_options.clone();
     match death {
-        Some(Death::Emergency) => fs_options.push("emergency_ro".to_owned()),
-        Some(Death::ReadOnly) => "ro".clone_into(&mut fs_options[0]),
-        Some(Death::ShutDown) | None => {}
+        Some(FsFailure::Emergency) => fs_options.push("emergency_ro".to_owned()),
+        Some(FsFailure::ReadOnly) => "ro".clone_into(&mut fs_options[0]),
+        Some(FsFailure::ShutDown) | None => {}
     }
     format!(
         "1 1 {device} {root} {point} {} - {fs} {source} {}\n",

@@ -239,7 +239,7 @@ fn each_file_system_is_grown_with_one_command() {
 fn commands_that_depend_on_the_size_of_the_disk_may_take_hours() {
     let options = FormatOptions::default();
     let made = [FsType::Ext4, FsType::Xfs, FsType::Btrfs].map(|fs| make(fs, "/dev/sdb", &options));
-    let others = [check_throughout("/dev/sdb"), grow_unmounted("/dev/sdb")];
+    let others = [check_full("/dev/sdb"), grow_unmounted("/dev/sdb")];
     for cmd in made.into_iter().chain(others) {
         assert!(cmd.deadline.as_secs() >= 6 * 3600, "{cmd}");
     }
@@ -259,37 +259,37 @@ fn permanent_resize2fs_failures_are_recognized_by_their_messages() {
         (
             "Filesystem at /dev/sdb is mounted on /s; on-line resizing required\n",
             "resize2fs: Permission denied to resize filesystem\n",
-            Some(Cannot::NotPermitted),
+            Some(GrowFailure::NotPermitted),
         ),
         (
             "",
             "resize2fs: kernel does not support online resize with sparse_super2\n",
-            Some(Cannot::OnlyUnmounted),
+            Some(GrowFailure::OnlyUnmounted),
         ),
         (
             "",
             "resize2fs: Filesystem does not support online resizing\n",
-            Some(Cannot::OnlyUnmounted),
+            Some(GrowFailure::OnlyUnmounted),
         ),
         (
             "",
             "resize2fs: Operation not supported While checking for on-line resizing support\n",
-            Some(Cannot::OnlyUnmounted),
+            Some(GrowFailure::OnlyUnmounted),
         ),
         (
             "\nResizing bigalloc file systems has not been fully tested.  Proceed at\nyour own risk!  Use the force option if you want to go ahead anyway.\n\n",
             "",
-            Some(Cannot::Never),
+            Some(GrowFailure::Never),
         ),
         (
             "",
             "resize2fs: New size too large to be expressed in 32 bits\n",
-            Some(Cannot::Never),
+            Some(GrowFailure::Never),
         ),
         (
             "",
             "resize2fs: Filesystem has unsupported feature(s) while trying to open /dev/sdb\n",
-            Some(Cannot::Never),
+            Some(GrowFailure::Never),
         ),
         // A retry may succeed.
         ("Please run 'e2fsck -f /dev/sdb' first.\n", "", None),
@@ -312,14 +312,14 @@ fn permanent_resize2fs_failures_are_recognized_by_their_messages() {
 fn only_unrepaired_errors_are_damage() {
     let checked = |status| read_check(&exited(status, "what it says"));
     for status in [0, 1, 2, 3] {
-        assert_eq!(checked(status).unwrap(), Checked::Sound, "{status}");
+        assert_eq!(checked(status).unwrap(), CheckResult::Sound, "{status}");
     }
     for status in [4, 5, 12] {
-        let damaged = Checked::Damaged("what it says".to_owned());
+        let damaged = CheckResult::Damaged("what it says".to_owned());
         assert_eq!(checked(status).unwrap(), damaged, "{status}");
     }
     for status in [8, 16, 32, 128] {
-        let unchecked = Checked::Unchecked("what it says".to_owned());
+        let unchecked = CheckResult::Unchecked("what it says".to_owned());
         assert_eq!(checked(status).unwrap(), unchecked, "{status}");
     }
     // Killed by a signal: the damage bit may be set, and means nothing.

@@ -135,7 +135,7 @@ fn lost(doing: &str, why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -
 }
 
 fn overran(doing: &str, limit: Duration) -> HostError {
-    HostError::Overran {
+    HostError::DeadlineExceeded {
         what: doing.to_owned(),
         limit,
     }

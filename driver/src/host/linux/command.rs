@@ -54,7 +54,7 @@ pub(super) async fn run(
     if timeout(KILL_TIMEOUT, child.wait()).await.is_err() {
         abandon(cmd, child);
     }
-    Err(HostError::Overran {
+    Err(HostError::DeadlineExceeded {
         what: cmd.to_string(),
         limit: cmd.deadline,
     })

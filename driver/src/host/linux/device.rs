@@ -9,15 +9,15 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
 use super::blocking::Step;
-use crate::host::{Span, Via, blank};
+use crate::host::{ReadMode, Span, blank};
 
 /// Alignment for direct I/O in bytes, a multiple of every logical block size.
 const ALIGNMENT: usize = 4096;
 
-pub(super) fn read(path: &Path, span: Span, via: Via) -> io::Result<Vec<u8>> {
+pub(super) fn read(path: &Path, span: Span, via: ReadMode) -> io::Result<Vec<u8>> {
     let file = match via {
-        Via::Cache => File::open(path)?,
-        Via::Disk => open_direct(path)?,
+        ReadMode::Cache => File::open(path)?,
+        ReadMode::Disk => open_direct(path)?,
     };
     let mut buffer = AlignedBuffer::new(span.length);
     let read = buffer.slice(span.length);

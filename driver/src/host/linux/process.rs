@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::daemon::{self, Daemon, PROC};
 use super::nsenter::{self, Namespaces};
-use crate::host::{HostError, Who};
+use crate::host::{HostError, ProcessScope};
 
 /// The initial PID namespace, the ancestor of all others (`PROC_PID_INIT_INO`).
 const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
@@ -17,25 +17,26 @@ const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
 /// See [`Host::runs`](crate::host::Host::runs).
 pub(super) fn is_running(
     program: &str,
-    who: Who,
+    who: ProcessScope,
     namespaces: Namespaces,
 ) -> Result<bool, HostError> {
     match (check_visible(namespaces), who, namespaces) {
         (Ok(()), ..) => {}
-        (Err(_), Who::Host, Namespaces::Own) => return Ok(false),
+        (Err(_), ProcessScope::Host, Namespaces::Own) => return Ok(false),
         (Err(problem), ..) => return Err(HostError::NoNamespaces { problem }),
     }
     for number in processes_named(Path::new(PROC), program)? {
-        if who == Who::Host && !is_daemon(Path::new(PROC), number, program) {
+        if who == ProcessScope::Host && !is_daemon(Path::new(PROC), number, program) {
             continue;
         }
         // A driver outside of containers is a process of the host itself, so any process counts as the host's.
         let counts = match (who, namespaces) {
-            (Who::Anybody, _) | (Who::Host, Namespaces::Own) => true,
-            (Who::Host, Namespaces::Init | Namespaces::Iscsid) => daemon::is_of_host(number)
-                .map_err(|error| HostError::NoNamespaces {
+            (ProcessScope::Any, _) | (ProcessScope::Host, Namespaces::Own) => true,
+            (ProcessScope::Host, Namespaces::Init | Namespaces::Iscsid) => {
+                daemon::is_of_host(number).map_err(|error| HostError::NoNamespaces {
                     problem: error.into_text(),
-                })?,
+                })?
+            }
         };
         if counts {
             return Ok(true);

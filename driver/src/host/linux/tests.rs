@@ -78,7 +78,10 @@ async fn a_command_is_killed_at_its_deadline_with_its_children() {
         .run(Cmd::new("sh", 1).args(["-c", &script]))
         .await
         .unwrap_err();
-    assert!(matches!(error, HostError::Overran { .. }), "{error}");
+    assert!(
+        matches!(error, HostError::DeadlineExceeded { .. }),
+        "{error}"
+    );
     // sleep: the child would create the file 2 s after the start, 1 s of which has passed.
     tokio::time::sleep(Duration::from_millis(1500)).await;
     assert!(!marker.exists(), "the script's child outlived it");
@@ -144,25 +147,27 @@ async fn a_file_that_is_linked_again_counts_as_touched() {
     let dir = tempfile::tempdir().unwrap();
     let host = host();
     let path = format!("{}/lock.write", dir.path().display());
-    let absent = host.touched(&path).await;
+    let absent = host.file_stamp(&path).await;
     assert!(matches!(absent, Err(HostError::Absent { .. })));
     let lock = dir.path().join("lock");
     fs::write(&lock, "").unwrap();
     fs::hard_link(&lock, &path).unwrap();
-    let first = host.touched(&path).await.unwrap();
-    assert_eq!(host.touched(&path).await.unwrap(), first);
+    let first = host.file_stamp(&path).await.unwrap();
+    assert_eq!(host.file_stamp(&path).await.unwrap(), first);
     host.remove_file(&path).await.unwrap();
     // sleep: the kernel's file time stamps have a granularity of some milliseconds.
     tokio::time::sleep(Duration::from_millis(20)).await;
     fs::hard_link(&lock, &path).unwrap();
-    let second = host.touched(&path).await.unwrap();
+    let second = host.file_stamp(&path).await.unwrap();
     assert_eq!(second.inode, first.inode, "it is the same file");
     assert_ne!(second, first);
 }
 
 #[tokio::test]
 async fn without_host_namespaces_there_are_no_host_daemons() {
-    let none = host().runs("no-such-daemon", Who::Host).await;
+    let none = host()
+        .is_running("no-such-daemon", ProcessScope::Host)
+        .await;
     assert!(!none.unwrap());
 }
 
@@ -222,7 +227,7 @@ async fn devices_are_read_and_written_at_the_right_offset() {
         .write_device(path, 8192, vec![7; 4096])
         .await
         .unwrap();
-    for via in [Via::Disk, Via::Cache] {
+    for via in [ReadMode::Disk, ReadMode::Cache] {
         let seen = host()
             .read_device(
                 path,
@@ -243,7 +248,7 @@ async fn devices_are_read_and_written_at_the_right_offset() {
                 offset: 1 << 20,
                 length: 4096,
             },
-            Via::Disk,
+            ReadMode::Disk,
         )
         .await;
     assert!(

@@ -39,7 +39,7 @@ impl Mount {
 
     /// Why the kernel has stopped writing to this file system, as far as the table shows it. A file system that was mounted
     /// read-only, or from a write-protected disk, has `ro` among the per-mount options, too.
-    pub fn death(&self) -> Option<&'static str> {
+    pub fn why_dead(&self) -> Option<&'static str> {
         let has = |options: &[String], word: &str| options.iter().any(|option| option == word);
         if has(&self.fs_options, "emergency_ro") {
             Some("after an error the kernel writes nothing more to it: emergency_ro")
@@ -151,7 +151,7 @@ pub fn select(
     let text = String::from_utf8_lossy(mountinfo);
     let mut mounts = Vec::new();
     for line in text.lines() {
-        let line = read_line(line).ok_or_else(|| HostError::Garbled {
+        let line = read_line(line).ok_or_else(|| HostError::Unparsable {
             what: MOUNTINFO.to_owned(),
             seen: line.to_owned(),
         })?;
@@ -248,7 +248,7 @@ mod tests {
     fn a_dead_file_system_is_recognized_in_the_table() {
         let is_dead = |options: &str, fs: &str, fs_options: &str| {
             let line = format!("42 27 7:0 / /m {options} - {fs} /dev/loop0 {fs_options}\n");
-            parse(line.as_bytes()).unwrap()[0].death().is_some()
+            parse(line.as_bytes()).unwrap()[0].why_dead().is_some()
         };
         assert!(is_dead(
             "rw,relatime",
@@ -281,7 +281,7 @@ mod tests {
             );
         }
         let node = parse(TABLE.as_bytes()).unwrap();
-        assert!(node[4].death().is_none() && node[3].death().is_some());
+        assert!(node[4].why_dead().is_none() && node[3].why_dead().is_some());
     }
 
     #[test]

@@ -18,7 +18,7 @@ fn complete(fs: FsType, size: Bytes) -> Vec<Superblock> {
 }
 
 #[track_caller]
-fn check(probe: Probe, superblocks: Vec<Superblock>, marker: Seen, want: &Next) {
+fn check(probe: Probe, superblocks: Vec<Superblock>, marker: MarkerState, want: &Next) {
     let contents = Contents {
         probe,
         superblocks,
@@ -43,31 +43,31 @@ fn a_complete_file_system_is_mounted() {
     check(
         found("ext4"),
         complete(FsType::Ext4, SIZE),
-        Seen::None,
+        MarkerState::None,
         &Next::Mount,
     );
     check(
         found("ext4"),
         complete(FsType::Ext4, Bytes::GIB),
-        Seen::None,
+        MarkerState::None,
         &Next::Mount,
     );
     check(
         found("ext4"),
         complete(FsType::Ext4, SIZE),
-        Seen::Other(uuid()),
+        MarkerState::Other(uuid()),
         &Next::Mount,
     );
     check(
         found("ext4"),
         complete(FsType::Ext4, SIZE),
-        Seen::Ours,
+        MarkerState::Ours,
         &Next::EraseMarker,
     );
     check(
         found("ext4"),
         complete(FsType::Ext4, Bytes::gib(3)),
-        Seen::None,
+        MarkerState::None,
         &refuse("only 2 GiB"),
     );
 }
@@ -75,35 +75,45 @@ fn a_complete_file_system_is_mounted() {
 /// design.md#identity-before-action
 #[test]
 fn only_our_own_interrupted_format_is_restarted() {
-    check(Probe::Nothing, vec![], Seen::Ours, &Next::Format);
+    check(Probe::Nothing, vec![], MarkerState::Ours, &Next::Format);
     for fs in [FsType::Ext4, FsType::Xfs, FsType::Btrfs] {
-        let begun = || vec![Superblock::Begun(fs)];
-        check(Probe::Nothing, begun(), Seen::Ours, &Next::Format);
-        check(found(fs.as_str()), begun(), Seen::Ours, &Next::Format);
-        check(Probe::Nothing, begun(), Seen::None, &refuse("incomplete"));
+        let begun = || vec![Superblock::Unfinished(fs)];
+        check(Probe::Nothing, begun(), MarkerState::Ours, &Next::Format);
+        check(
+            found(fs.as_str()),
+            begun(),
+            MarkerState::Ours,
+            &Next::Format,
+        );
         check(
             Probe::Nothing,
             begun(),
-            Seen::Other(uuid()),
+            MarkerState::None,
+            &refuse("incomplete"),
+        );
+        check(
+            Probe::Nothing,
+            begun(),
+            MarkerState::Other(uuid()),
             &refuse("another volume"),
         );
     }
     check(
         found("ext4"),
-        vec![Superblock::Begun(FsType::Ext4)],
-        Seen::None,
+        vec![Superblock::Unfinished(FsType::Ext4)],
+        MarkerState::None,
         &refuse("damaged ext4"),
     );
     check(
         Probe::Nothing,
         vec![],
-        Seen::Other(uuid()),
+        MarkerState::Other(uuid()),
         &refuse("00000000-f296"),
     );
     check(
         found("xfs"),
         complete(FsType::Xfs, SIZE),
-        Seen::Ours,
+        MarkerState::Ours,
         &refuse("xfs, not ext4"),
     );
 }
@@ -111,11 +121,16 @@ fn only_our_own_interrupted_format_is_restarted() {
 /// design.md#identity-before-action
 #[test]
 fn nothing_else_is_formatted() {
-    check(Probe::Nothing, vec![], Seen::None, &Next::FormatIfBlank);
+    check(
+        Probe::Nothing,
+        vec![],
+        MarkerState::None,
+        &Next::FormatIfBlank,
+    );
     check(
         Probe::Nothing,
         complete(FsType::Ext4, SIZE),
-        Seen::None,
+        MarkerState::None,
         &refuse("damaged"),
     );
     for (probe, superblocks) in [
@@ -129,7 +144,7 @@ fn nothing_else_is_formatted() {
         (Probe::Several, vec![]),
         (Probe::Several, complete(FsType::Ext4, SIZE)),
     ] {
-        for marker in [Seen::None, Seen::Other(uuid())] {
+        for marker in [MarkerState::None, MarkerState::Other(uuid())] {
             check(
                 probe.clone(),
                 superblocks.clone(),
@@ -141,10 +156,20 @@ fn nothing_else_is_formatted() {
     check(
         found("LVM2_member"),
         vec![],
-        Seen::Ours,
+        MarkerState::Ours,
         &refuse("LVM2_member"),
     );
-    check(Probe::Several, vec![], Seen::Ours, &refuse("several"));
+    check(
+        Probe::Several,
+        vec![],
+        MarkerState::Ours,
+        &refuse("several"),
+    );
     let two = [complete(FsType::Ext4, SIZE), complete(FsType::Xfs, SIZE)].concat();
-    check(found("ext4"), two, Seen::None, &refuse("damaged ext4"));
+    check(
+        found("ext4"),
+        two,
+        MarkerState::None,
+        &refuse("damaged ext4"),
+    );
 }

@@ -57,7 +57,7 @@ async fn costs(fs: &'static str, others: u32) -> BTreeMap<&'static str, (usize, 
     let mut costs = BTreeMap::new();
     let mut count = |name: &'static str| {
         let mut machine = co.fake.machine();
-        let looks = std::mem::take(&mut machine.looks);
+        let looks = std::mem::take(&mut machine.queries);
         let programs = std::mem::take(&mut machine.log).len();
         costs.insert(name, (looks, programs));
     };

@@ -51,7 +51,7 @@ async fn a_lock_that_may_be_held_stays_and_is_reported() {
 #[tokio::test]
 async fn a_lock_that_changes_stays() {
     let co = Co::locked();
-    co.fake.machine().restless = true;
+    co.fake.machine().lock_changes = true;
     fails(co.stage().await, Code::Unavailable, "acquiring lock");
     assert!(co.is_locked());
     let paused = co.fake.machine().paused;

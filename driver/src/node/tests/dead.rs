@@ -1,13 +1,13 @@
 //! File systems that the kernel shuts down while they are mounted, and those that are damaged before they are mounted.
 
 use super::*;
-use crate::host::fake::Death;
+use crate::host::fake::FsFailure;
 
-const ALL: [(&str, Death, &str); 4] = [
-    ("ext4", Death::Emergency, "emergency_ro"),
-    ("ext4", Death::ReadOnly, "read-only"),
-    ("xfs", Death::ShutDown, "I/O errors"),
-    ("btrfs", Death::ReadOnly, "read-only"),
+const ALL: [(&str, FsFailure, &str); 4] = [
+    ("ext4", FsFailure::Emergency, "emergency_ro"),
+    ("ext4", FsFailure::ReadOnly, "read-only"),
+    ("xfs", FsFailure::ShutDown, "I/O errors"),
+    ("btrfs", FsFailure::ReadOnly, "read-only"),
 ];
 
 #[tokio::test]
@@ -16,7 +16,7 @@ async fn a_dead_file_system_is_remounted_once_it_is_unused() {
         let co = Co::with_fs(fs);
         co.stage().await.unwrap();
         co.publish("/pods/1", false).await.unwrap();
-        co.fake.kill_as("/staging", death);
+        co.fake.fail_fs_as("/staging", death);
         for refused in [
             co.stage().await,
             co.publish("/pods/1", false).await,
@@ -40,7 +40,7 @@ async fn a_dead_file_system_is_remounted_once_it_is_unused() {
         assert_eq!(co.fake.mounted(), ["/staging", "/pods/1"]);
         assert!(co.fake.write_data("/pods/1", 7), "{fs} works again");
         co.unpublish("/pods/1").await.unwrap();
-        co.fake.kill_as("/staging", death);
+        co.fake.fail_fs_as("/staging", death);
         co.stage().await.unwrap();
         assert_eq!(co.fake.mounted(), ["/staging"]);
         co.publish("/pods/1", false).await.unwrap();
@@ -54,7 +54,7 @@ async fn a_dead_file_system_can_be_unstaged() {
         let co = Co::with_fs(fs);
         co.stage().await.unwrap();
         co.publish("/pods/1", true).await.unwrap();
-        co.fake.kill_as("/staging", death);
+        co.fake.fail_fs_as("/staging", death);
         co.unpublish("/pods/1").await.unwrap();
         co.unstage().await.unwrap();
         assert!(co.fake.mounted().is_empty() && co.fake.machine().sessions.is_empty());
@@ -66,7 +66,7 @@ async fn a_dead_file_system_still_mounted_elsewhere_is_not_remounted() {
     let co = Co::with_fs("xfs");
     co.stage().await.unwrap();
     co.fake.pin("/staging");
-    co.fake.kill_as("/staging", Death::ShutDown);
+    co.fake.fail_fs_as("/staging", FsFailure::ShutDown);
     fails(co.stage().await, Code::Aborted, "still has it mounted");
     let mounts = co.fake.ran("mount -t");
     assert_eq!(mounts.len(), 1, "the dead one would come back: {mounts:?}");
@@ -85,7 +85,7 @@ async fn the_volume_condition_reports_a_dead_file_system() {
         co.publish("/pods/1", false).await.unwrap();
         let (usage, wrong) = co.stats_and_condition("/pods/1").await.unwrap();
         assert_eq!((usage[0].total, wrong), (1000, None));
-        co.fake.kill_as("/staging", death);
+        co.fake.fail_fs_as("/staging", death);
         let (usage, wrong) = co.stats_and_condition("/pods/1").await.unwrap();
         assert_eq!(usage[0].total, 1000);
         assert!(wrong.unwrap().contains(why), "{fs}");
@@ -125,7 +125,10 @@ async fn a_mount_failure_quotes_the_kernel_log() {
 
     // If the log cannot be read, the message says where to look.
     let co = Co::new();
-    co.fake.machine().unseen.insert("/dev/kmsg".to_owned());
+    co.fake
+        .machine()
+        .unreadable_paths
+        .insert("/dev/kmsg".to_owned());
     co.fake.answer("mount -t", 32, SAID);
     fails(co.stage().await, Code::Unavailable, "dmesg on the node");
 

@@ -18,7 +18,7 @@ fn volume_kinds() -> [Co; 4] {
 
 /// Another node stages the volume, writes, and unstages it.
 async fn write_elsewhere(here: &Co) {
-    let co = Co::on_host(here.fake.beside_with_lun());
+    let co = Co::on_host(here.fake.second_node_with_lun());
     let co = Co {
         fs: here.fs,
         raw: here.raw,
@@ -51,7 +51,7 @@ async fn data_written_on_another_node_meanwhile_is_kept_and_visible() {
             write_elsewhere(&co).await;
             // The pod here is gone, and the CO believes that the volume is still staged.
             co.unpublish("/pods/1").await.unwrap();
-            co.fake.come_back();
+            co.fake.publish_with_new_name();
             if second_stage {
                 co.stage().await.unwrap();
             }
@@ -75,7 +75,7 @@ async fn nothing_is_written_through_a_session_that_the_nas_keeps() {
             let kept = co.fake.iqn().to_string();
             // The session reconnects just before the volume comes back, and dirty pages here would be written.
             co.fake.machine().caches.clear();
-            co.fake.come_back();
+            co.fake.publish_with_new_name();
             co.fake.keep_session_with(&kept);
             // A raw device's dirty pages are dropped when its last pod closes it, before any call of the driver.
             assert!(co.raw || co.fake.write_unsynced("/pods/1", LATE));
@@ -94,7 +94,7 @@ async fn a_volume_that_a_pod_still_uses_is_not_touched() {
     for co in volume_kinds() {
         co.stage().await.unwrap();
         co.publish("/pods/1", false).await.unwrap();
-        co.fake.publish_anew();
+        co.fake.republish();
         for answer in [co.stage().await, co.publish("/pods/2", false).await] {
             fails(answer, Code::Aborted, "/pods/1: delete the pods");
         }
@@ -118,7 +118,7 @@ async fn a_subpath_mount_of_a_pod_counts_as_a_use() {
     "/data".clone_into(&mut part.root);
     "/pods/sub".clone_into(&mut part.point);
     co.fake.machine().mounts.push(part);
-    co.fake.publish_anew();
+    co.fake.republish();
     fails(co.stage().await, Code::Aborted, "/pods/sub");
 }
 
@@ -127,7 +127,7 @@ async fn a_mount_in_another_mount_namespace_blocks_staging() {
     for co in [Co::new(), Co::with_fs("xfs"), Co::with_fs("btrfs")] {
         co.stage().await.unwrap();
         co.fake.pin("/staging");
-        co.fake.publish_anew();
+        co.fake.republish();
         fails(
             co.stage().await,
             Code::Aborted,
@@ -142,12 +142,13 @@ async fn a_mount_in_another_mount_namespace_blocks_staging() {
 async fn a_disk_that_cannot_be_taken_offline_is_not_unmounted() {
     let co = Co::new();
     co.stage().await.unwrap();
-    co.fake.publish_anew();
-    co.fake.keep_session_with(&co.fake.iqn_before().to_string());
-    co.fake.machine().sealed = Some(std::io::ErrorKind::ReadOnlyFilesystem);
+    co.fake.republish();
+    co.fake
+        .keep_session_with(&co.fake.previous_iqn().to_string());
+    co.fake.machine().sysfs_error = Some(std::io::ErrorKind::ReadOnlyFilesystem);
     fails(co.stage().await, Code::Aborted, "offline");
     assert_eq!(co.fake.mounted(), ["/staging"]);
-    co.fake.machine().sealed = None;
+    co.fake.machine().sysfs_error = None;
     co.stage().await.unwrap();
 }
 
@@ -163,7 +164,7 @@ async fn teardown_recovers_from_a_crash_at_any_step() {
             write_and_lose_target(&co).await;
             write_elsewhere(&co).await;
             co.unpublish("/pods/1").await.unwrap();
-            co.fake.come_back();
+            co.fake.publish_with_new_name();
             co.fake.hang(broken);
             let mut tries = 0;
             loop {
@@ -205,7 +206,7 @@ async fn old_paths_and_their_map_are_removed_before_new_logins() {
             if kept {
                 co.fake.machine().caches.clear();
             }
-            co.fake.come_back();
+            co.fake.publish_with_new_name();
             if kept {
                 co.fake.keep_session_with(&before);
             }
@@ -231,7 +232,7 @@ async fn a_map_without_paths_belongs_to_an_ended_publication() {
     for session in [1, 2] {
         co.fake.machine().log_out(session);
     }
-    co.fake.publish_anew();
+    co.fake.republish();
     co.stage_through(&portals).await.unwrap();
     let log = co.fake.ran("");
     let at = |word: &str| log.iter().rposition(|line| line.contains(word));
@@ -250,7 +251,7 @@ async fn with_a_secret_of_the_class_only_a_stage_call_can_log_in_again() {
     co.auth = Some(Method::Chap);
     co.fake.machine().chap = Some(("alice".to_owned(), "planted-12345".to_owned()));
     co.stage().await.unwrap();
-    co.fake.publish_anew();
+    co.fake.republish();
     fails(
         co.publish("/pods/1", false).await,
         Code::Aborted,
@@ -273,7 +274,7 @@ async fn a_target_name_of_the_previous_release_is_used_as_it_is() {
             &UUID.parse().unwrap(),
             &co.fake.iqn().publication().unwrap().1,
         );
-        co.fake.call_target(&old.to_string());
+        co.fake.rename_target(&old.to_string());
         let mut context = co.context(&["10.0.0.5:3260"]);
         context.iqn = old;
         co.stage_by(&context).await.unwrap();
@@ -294,7 +295,7 @@ async fn a_target_name_of_the_previous_release_is_used_as_it_is() {
 async fn unstage_tears_down_all_publications() {
     let co = Co::new();
     co.stage().await.unwrap();
-    let before = co.fake.iqn_now_and_kept();
+    let before = co.fake.republish_keeping_session();
     co.fake.log_in();
     assert_eq!(co.fake.machine().sessions.len(), 2);
     co.unstage().await.unwrap();

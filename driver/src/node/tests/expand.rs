@@ -55,7 +55,7 @@ async fn without_write_access_to_sysfs_iscsiadm_rescans() {
         ErrorKind::NotFound,
     ] {
         let co = Co::new();
-        co.fake.machine().sealed = Some(kind);
+        co.fake.machine().sysfs_error = Some(kind);
         co.stage().await.unwrap();
         co.fake.grow_lun(GIB2);
         assert_eq!(co.expand("/staging", GIB2, ANY).await.unwrap(), GIB2);
@@ -64,7 +64,7 @@ async fn without_write_access_to_sysfs_iscsiadm_rescans() {
     }
     let co = staged("ext4").await;
     co.fake.grow_lun(GIB2);
-    co.fake.machine().sealed = Some(ErrorKind::ResourceBusy);
+    co.fake.machine().sysfs_error = Some(ErrorKind::ResourceBusy);
     fails(
         co.expand("/staging", GIB2, ANY).await,
         Code::Unavailable,

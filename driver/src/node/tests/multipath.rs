@@ -429,7 +429,7 @@ async fn a_map_grows_without_a_path_that_is_lost() {
             let map = co.fake.machine().map.clone().unwrap();
             assert_eq!((map.size, map.paths.len()), (GIB2, 1), "{fs}");
             co.bring_up(lost);
-            assert_eq!(co.node.join_paths(&mut Backoff::default()).await, 0);
+            assert_eq!(co.node.add_missing_paths(&mut Backoff::default()).await, 0);
             assert_eq!(co.fake.machine().map.as_ref().unwrap().paths.len(), 2);
         }
     }
@@ -463,7 +463,7 @@ async fn a_map_does_not_grow_while_multipathd_keeps_a_lost_path() {
 #[tokio::test]
 async fn logins_are_concurrent_unless_the_first_portal_rejects_the_credentials() {
     let co = Co::multipath();
-    co.fake.machine().together = 2;
+    co.fake.machine().concurrent_logins = 2;
     co.stage_both().await.unwrap();
     assert_eq!(co.fake.machine().sessions.len(), 2);
     // The other portal would reject the credentials, too.

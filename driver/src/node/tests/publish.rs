@@ -238,7 +238,7 @@ async fn paths_stay_below_the_kubelets_directory() {
         Duration::from_secs(120),
         InFlight::default(),
     )
-    .below(Some("/kubelet".to_owned()));
+    .with_kubelet_dir(Some("/kubelet".to_owned()));
     fails(
         co.stage().await,
         Code::FailedPrecondition,

@@ -57,7 +57,7 @@ async fn a_blank_lun_becomes_a_mounted_file_system() {
 #[tokio::test]
 async fn a_disk_is_waited_for_until_it_can_be_opened() {
     let co = Co::new();
-    co.fake.machine().half_made = true;
+    co.fake.machine().open_fails_once = true;
     co.stage().await.unwrap();
     assert_eq!(co.fake.mounted(), ["/staging"]);
 }
@@ -258,10 +258,10 @@ async fn an_interrupted_mkfs_is_started_again() {
     let uuid = UUID.parse().unwrap();
     let mark = co
         .fake
-        .read_device("/dev/sdb", marker::PLACE, crate::host::Via::Disk)
+        .read_device("/dev/sdb", marker::PLACE, crate::host::ReadMode::Disk)
         .await
         .unwrap();
-    assert_eq!(marker::read(&mark, &uuid), marker::Seen::None);
+    assert_eq!(marker::read(&mark, &uuid), marker::MarkerState::None);
 }
 
 /// design.md#identity-before-action

@@ -107,7 +107,7 @@ async fn many_records_mounts_and_disks_are_read_once() {
             }
         }
         machine.make_map();
-        machine.looks = 0;
+        machine.queries = 0;
         machine.log.clear();
     }
     co.node.sweep().await;
@@ -116,7 +116,7 @@ async fn many_records_mounts_and_disks_are_read_once() {
     assert_eq!(machine.log.len(), RECORDS, "{:?}", machine.log);
     // The name of each session and the number of each disk; for a record the names of maps' sessions, and two folders.
     let bound = DISKS + DISKS + MOUNTS + 3 * RECORDS + 20;
-    assert!(machine.looks <= bound, "{} looks", machine.looks);
+    assert!(machine.queries <= bound, "{} looks", machine.queries);
 }
 
 /// Each further record would take as long, and the CO waits meanwhile.

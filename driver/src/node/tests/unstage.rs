@@ -135,10 +135,10 @@ async fn a_list_that_cannot_be_read_is_not_empty() {
         let co = Co::new();
         let ours = co.fake.iqn().to_string();
         co.fake.machine().records = [ours.clone()].into();
-        co.fake.machine().unseen.insert(unseen.to_owned());
+        co.fake.machine().unreadable_paths.insert(unseen.to_owned());
         fails(co.unstage().await, Code::Unavailable, unseen);
         assert!(co.fake.machine().records.contains(&ours));
-        co.fake.machine().unseen.clear();
+        co.fake.machine().unreadable_paths.clear();
         co.unstage().await.unwrap();
         assert!(co.fake.machine().records.is_empty());
     }
@@ -172,7 +172,7 @@ async fn a_record_damaged_by_a_power_cut_is_removed() {
     co.stage().await.unwrap();
     let iqn = co.fake.iqn().to_string();
     let cut_short = || {
-        co.fake.machine().cut_short.insert(iqn.clone());
+        co.fake.machine().truncated_records.insert(iqn.clone());
     };
     cut_short();
     co.unstage().await.unwrap();

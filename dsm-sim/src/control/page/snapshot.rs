@@ -105,7 +105,7 @@ pub(super) fn take(server: &Server, usage: &mut Usage, wanted: &Wanted) -> PageD
         let _ = durable.change(now, |_, _| ());
         let nas = &durable.nas;
         let due = usage.due(nas.state.luns.values().map(|lun| &lun.uuid));
-        let (files, watch) = (durable.backstore.clone(), durable.export.watch());
+        let (files, watch) = (durable.backstore.clone(), durable.export.session_reader());
         (copy(nas, now, wanted), due, files, watch)
     };
     let shown: Vec<String> = data

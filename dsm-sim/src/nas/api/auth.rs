@@ -108,7 +108,7 @@ impl Auth {
     }
 
     /// Lifts every Auto Block.
-    pub(crate) fn unblock(&mut self) {
+    pub(crate) fn clear_auto_block(&mut self) {
         self.failures.clear();
         self.blocked.clear();
         self.used_otps.clear();

@@ -252,7 +252,7 @@ impl Nas {
         if !self.settings.deleted_luns_stay_listed {
             timing.delete_duration = 0;
         }
-        let mut lun = self.living_lun(uuid)?.clone();
+        let mut lun = self.existing_lun(uuid)?.clone();
         let (location, used) = (lun.location.clone(), lun.used_bytes(env));
         lun.deleting_until = Some(now + timing.delete_duration);
         self.finish_at(now + timing.delete_duration, uuid);
@@ -293,7 +293,7 @@ impl Nas {
     }
 
     /// The LUN with this uuid, unless it is being deleted.
-    pub(crate) fn living_lun(&self, uuid: &str) -> Result<&Lun, Refusal> {
+    pub(crate) fn existing_lun(&self, uuid: &str) -> Result<&Lun, Refusal> {
         self.state
             .luns
             .get(&uuid.to_owned())
@@ -340,7 +340,7 @@ impl Nas {
 
     /// If `adv_unmappable_on_7_0` is on, refuses to map an ADV LUN on DSM 7.0, which DSM cannot load: recorded in official #23.
     pub(crate) fn check_loadable(&self, uuid: &str) -> Result<(), Refusal> {
-        let lun = self.living_lun(uuid)?;
+        let lun = self.existing_lun(uuid)?;
         let unmappable = self.settings.adv_unmappable_on_7_0 && self.config.dsm.version == "7.0";
         if lun.kind == LunType::Adv && unmappable {
             return Err(Code::LoadFailed.because(format!("{} is in load fail", lun.name)));
@@ -357,7 +357,7 @@ impl Nas {
         let ids = ids
             .as_array()
             .ok_or_else(|| Code::BadShape.because("target_ids is not an array"))?;
-        self.living_lun(&uuid)?;
+        self.existing_lun(&uuid)?;
         let known = |id: &Value| {
             target::number(id)
                 .filter(|id| self.is_loaded(*id) && self.state.targets.get(id).is_some())

@@ -148,7 +148,7 @@ impl Nas {
     pub(crate) fn get_snapshot(&self, call: &Call) -> Result<Value, Refusal> {
         let additional = call.params.additional()?;
         let snapshot = self.snapshot(&call.params.required("snapshot_uuid")?)?;
-        let lun = self.living_lun(&snapshot.parent)?;
+        let lun = self.existing_lun(&snapshot.parent)?;
         let mut row = snapshot.json(lun);
         snapshot.put_additional(&mut row, &additional);
         Ok(json!({"snapshot": row}))
@@ -232,7 +232,7 @@ impl Nas {
         self.state
             .snapshots
             .get(&uuid.to_owned())
-            .filter(|snapshot| self.living_lun(&snapshot.parent).is_ok())
+            .filter(|snapshot| self.existing_lun(&snapshot.parent).is_ok())
             .ok_or_else(|| Code::NoSuchSnapshot.because(format!("no snapshot {uuid}")))
     }
 

@@ -147,7 +147,7 @@ impl Nas {
             .ok_or_else(|| missing("lun_uuids"))?;
         // ASSUMED: one unknown LUN refuses the whole call.
         for uuid in &uuids {
-            self.living_lun(uuid)?;
+            self.existing_lun(uuid)?;
             if method == "map_lun" {
                 self.check_loadable(uuid)?;
             }

@@ -52,7 +52,7 @@ impl Nas {
     /// Free bytes of a volume whose LUNs use this many bytes.
     fn free_with_used(&self, volume: &Volume, used: u64) -> u64 {
         let returning = self
-            .returning
+            .pending_space
             .iter()
             .filter(|row| row.volume == volume.path)
             .map(|row| row.bytes)
@@ -66,12 +66,12 @@ impl Nas {
 
     /// Schedules when the space of a deleted LUN becomes free.
     pub(crate) fn return_space_at(&mut self, at: Millis, volume: String, bytes: u64) {
-        self.returning.push(SpaceReturn { at, volume, bytes });
+        self.pending_space.push(SpaceReturn { at, volume, bytes });
     }
 
     /// Frees the space that is due.
     pub(crate) fn tick_volumes(&mut self, now: Millis) {
-        self.returning.retain(|row| now < row.at);
+        self.pending_space.retain(|row| now < row.at);
     }
 
     pub(crate) fn volume_call(&self, call: &Call, env: &dyn Environment) -> Answer {

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::nas::code::{Code, Refusal};
 use crate::nas::model::Generation;
-use crate::nas::settings::Asked;
+use crate::nas::settings::AttribPolicy;
 use crate::nas::state::volume::FileSystem;
 
 /// A LUN type, named as in `create` and in the `types` filter.
@@ -161,7 +161,7 @@ impl DevAttribs {
         self,
         kind: LunType,
         requested: &Value,
-        thin_can_snapshot: Asked,
+        thin_can_snapshot: AttribPolicy,
     ) -> Result<Self, Refusal> {
         let wrong = |what: &str| Code::BadDevAttribs.because(format!("dev_attribs: {what}"));
         let mut bits = self.0;
@@ -178,12 +178,15 @@ impl DevAttribs {
                 Some(1) => true,
                 _ => return Err(wrong("enable is neither 0 nor 1")),
             };
-            if kind == LunType::Thin && *bit == SNAPSHOT && thin_can_snapshot == Asked::Ignored {
+            if kind == LunType::Thin
+                && *bit == SNAPSHOT
+                && thin_can_snapshot == AttribPolicy::Ignored
+            {
                 continue;
             }
             let granted = match thin_can_snapshot {
-                Asked::Granted if kind == LunType::Thin => SNAPSHOT,
-                Asked::Granted | Asked::Ignored | Asked::Refused => 0,
+                AttribPolicy::Granted if kind == LunType::Thin => SNAPSHOT,
+                AttribPolicy::Granted | AttribPolicy::Ignored | AttribPolicy::Refused => 0,
             };
             if enable != (bits & bit != 0) && (settable(kind) | granted) & bit == 0 {
                 return Err(wrong(&format!("{name} cannot be changed on this type")));
@@ -268,7 +271,7 @@ mod tests {
             .with(
                 LunType::Blun,
                 &json!([{"dev_attrib": "emulate_tpu", "enable": 1}]),
-                Asked::Refused,
+                AttribPolicy::Refused,
             )
             .unwrap();
         assert_eq!(all.bitmap(), 31);
@@ -285,9 +288,9 @@ mod tests {
         let thin = DevAttribs::default_for(LunType::Thin, true);
         let requested = json!([{"dev_attrib": "can_snapshot", "enable": 1}]);
         for (thin_can_snapshot, want) in [
-            (Asked::Ignored, Ok(false)),
-            (Asked::Granted, Ok(true)),
-            (Asked::Refused, Err(18_990_622)),
+            (AttribPolicy::Ignored, Ok(false)),
+            (AttribPolicy::Granted, Ok(true)),
+            (AttribPolicy::Refused, Err(18_990_622)),
         ] {
             let made = thin.with(LunType::Thin, &requested, thin_can_snapshot);
             let made = made
@@ -311,7 +314,7 @@ mod tests {
         ] {
             assert_eq!(
                 thick
-                    .with(LunType::BlunThick, &bad, Asked::Granted)
+                    .with(LunType::BlunThick, &bad, AttribPolicy::Granted)
                     .unwrap_err()
                     .code,
                 18_990_622,

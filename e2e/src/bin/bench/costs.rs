@@ -67,7 +67,7 @@ struct Line {
 pub(crate) async fn measure(node: bool) -> Result<Costs> {
     let plan = || {
         if node {
-            Plan::whole()
+            Plan::with_node()
         } else {
             Plan::controller()
         }
@@ -225,7 +225,7 @@ fn line(rpc: &'static str, rows: &[&Row]) -> Option<Line> {
         rpc,
         requests: worst.requests,
         polls: rows.iter().map(|row| row.polls).max()?,
-        calls: worst.story(),
+        calls: worst.call_sequence(),
         p50_ms: quantile(&waits, 50),
         p99_ms: quantile(&waits, 99),
     })

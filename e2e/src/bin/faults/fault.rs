@@ -46,8 +46,8 @@ impl Tool {
     /// The part of the command line by which a fault matches it. `None`: no such command is run.
     pub(crate) fn text(self, kind: Kind, pool: &impl TestBedPool) -> Option<&'static str> {
         match (self, kind) {
-            (Self::Rescan, _) => Some(pool.rescan()),
-            (Self::Scan, _) => pool.scan(),
+            (Self::Rescan, _) => Some(pool.rescan_pattern()),
+            (Self::Scan, _) => pool.scan_pattern(),
             (Self::Resize, Kind::Ext4) => Some("resize2fs"),
             (Self::Resize, Kind::Xfs) => Some("xfs_growfs"),
             (Self::Resize, Kind::Btrfs) => Some("btrfs filesystem resize"),

@@ -179,7 +179,10 @@ fn all(cli: &Cli) -> Result<(String, Option<Failure>)> {
     let hash = hex::encode(hash.finalize());
     let stats = Stats::new(cases, steps, tally.calls, start.elapsed().as_secs_f64());
     println!("seed {}: {stats}; journal {}", cli.seed, &hash[..16]);
-    println!("{} deaths, {} faults of commands", tally.deaths, tally.hits);
+    println!(
+        "{} deaths, {} faults of commands",
+        tally.crashes, tally.hits
+    );
     let broken = done.into_iter().find_map(|outcome| outcome.broken);
     if cli.real {
         return Ok((hash, broken));

@@ -54,10 +54,7 @@ impl Place {
                 Ok(to_result(result, journal, keep))
             }),
             Self::Real(stage) => {
-                let PooledBed {
-                    world: bed,
-                    runtime,
-                } = &mut *stage.borrow_mut();
+                let PooledBed { bed, runtime } = &mut *stage.borrow_mut();
                 runtime.block_on(run_on(bed, steps, seen, keep))
             }
         }

@@ -61,7 +61,7 @@ pub(crate) async fn run(kind: &Kind) -> Result<Vec<Line>> {
         let answer = controller.delete_volume(delete).await;
         let answer =
             answer.map_or_else(|status| format!("{:?}", status.code()), |_| "Ok".to_owned());
-        nas.no_faults().await?;
+        nas.clear_faults().await?;
         nas.advance(MINUTE).await?;
         lines.push(Line {
             driver: kind.to_string(),

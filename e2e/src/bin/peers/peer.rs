@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use e2e::GIB;
 use e2e::harness::nas::{Nas, PASSWORD, Settings};
-use e2e::harness::plugin::{Line, connect, line};
+use e2e::harness::plugin::{CsiChannel, connect, line};
 use e2e::harness::process::Process;
 use e2e::harness::test_cluster::{Plan, TestCluster};
 use e2e::harness::test_volume::{Content, create_request};
@@ -43,7 +43,7 @@ impl fmt::Display for Kind {
 
 /// A driver and its NAS.
 pub(crate) struct Peer {
-    pub(crate) controller: ControllerClient<Line>,
+    pub(crate) controller: ControllerClient<CsiChannel>,
     pub(crate) socket: PathBuf,
     host: Host,
 }
@@ -149,8 +149,8 @@ impl Peer {
     /// The end of the driver's log.
     pub(crate) fn log_tail(&self) -> String {
         match &self.host {
-            Host::Ours(cluster) => cluster.plugin.process.last_words(),
-            Host::Other(other) => other.driver.last_words(),
+            Host::Ours(cluster) => cluster.plugin.process.log_tail(),
+            Host::Other(other) => other.driver.log_tail(),
         }
     }
 }

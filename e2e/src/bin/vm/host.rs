@@ -231,7 +231,7 @@ fn collect_reports(mut nas: Machine) -> Result<Vec<Report>> {
     if !finished {
         bail!(
             "the suite did not finish; the end of the console:\n{}",
-            nas.last_words()
+            nas.log_tail()
         );
     }
     Ok(reports)

@@ -160,7 +160,7 @@ impl Scene {
     /// Whether a LUN contains these bytes anywhere.
     pub(crate) fn lun_contains(&self, volume: &TestVolume, words: &[u8]) -> Result<bool> {
         let snapshot = inspect::ImageSnapshot::take(&self.lun_file(volume)?)?;
-        Ok(snapshot.shows(words))
+        Ok(snapshot.contains(words))
     }
 
     /// Checks that nothing is left of any volume, here or on the NAS, and nothing of the NAS after it has shut down. Disks

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use e2e::harness::plugin::{Csi, Line, line};
+use e2e::harness::plugin::{Csi, CsiChannel, line};
 use e2e::harness::test_cluster::TestCluster;
 use e2e::harness::test_volume::{Content, TestVolume};
 use e2e::harness::until::until;
@@ -32,7 +32,7 @@ pub(crate) struct Worker {
     pub(crate) remote: Remote,
     kubelet: PathBuf,
     driver: u32,
-    node: NodeClient<Line>,
+    node: NodeClient<CsiChannel>,
 }
 
 /// CSI clients: the cluster's controller, and the second VM's node.
@@ -42,11 +42,11 @@ pub(crate) struct WorkerClients<'a> {
 }
 
 impl Csi for WorkerClients<'_> {
-    fn controller(&self) -> ControllerClient<Line> {
+    fn controller(&self) -> ControllerClient<CsiChannel> {
         self.cluster.controller()
     }
 
-    fn node(&self) -> NodeClient<Line> {
+    fn node(&self) -> NodeClient<CsiChannel> {
         self.worker.node.clone()
     }
 
@@ -358,7 +358,7 @@ impl<'a> Writer<'a> {
         Ok(output.trim().parse().unwrap_or_default())
     }
 
-    pub(crate) async fn must_go_on(&self) -> Result<()> {
+    pub(crate) async fn must_keep_writing(&self) -> Result<()> {
         let before = self.written().await?;
         until(
             "the writer there writes",

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use driver::host::fake::Fake;
 use driver::host::{
-    Cmd, Entry, Exit, Host, HostError, KernelFiles, Space, Span, Stat, Touched, Via, Who,
+    Cmd, Entry, Exit, FileStamp, Host, HostError, KernelFiles, ProcessScope, ReadMode, Space, Span,
+    Stat,
 };
 use secrecy::SecretString;
 
@@ -39,7 +40,7 @@ impl FaultHost {
         let Some(fault) = self.crashable.fault_of(&text) else {
             return self.host.run(cmd.clone()).await;
         };
-        let overran = || HostError::Overran {
+        let overran = || HostError::DeadlineExceeded {
             what: text.clone(),
             limit: cmd.deadline,
         };
@@ -132,8 +133,8 @@ impl Host for FaultHost {
         self.crashable.must_complete(&name, effect).await
     }
 
-    fn has(&self, program: &str) -> bool {
-        self.host.has(program)
+    fn has_program(&self, program: &str) -> bool {
+        self.host.has_program(program)
     }
 
     async fn blocking<T: Send + 'static>(
@@ -174,7 +175,12 @@ impl Host for FaultHost {
         self.crashable.observe(self.host.resolve(path)).await
     }
 
-    async fn read_device(&self, device: &str, span: Span, via: Via) -> Result<Vec<u8>, HostError> {
+    async fn read_device(
+        &self,
+        device: &str,
+        span: Span,
+        via: ReadMode,
+    ) -> Result<Vec<u8>, HostError> {
         self.crashable
             .observe(self.host.read_device(device, span, via))
             .await
@@ -197,16 +203,16 @@ impl Host for FaultHost {
             .await
     }
 
-    async fn opens(&self, device: &str) -> Result<bool, HostError> {
-        self.crashable.observe(self.host.opens(device)).await
+    async fn can_open(&self, device: &str) -> Result<bool, HostError> {
+        self.crashable.observe(self.host.can_open(device)).await
     }
 
     async fn is_claimed(&self, device: &str) -> Result<bool, HostError> {
         self.crashable.observe(self.host.is_claimed(device)).await
     }
 
-    async fn space(&self, path: &str) -> Result<Space, HostError> {
-        self.crashable.observe(self.host.space(path)).await
+    async fn fs_usage(&self, path: &str) -> Result<Space, HostError> {
+        self.crashable.observe(self.host.fs_usage(path)).await
     }
 
     async fn create_dir(&self, path: &str) -> Result<(), HostError> {
@@ -245,12 +251,18 @@ impl Host for FaultHost {
             .await
     }
 
-    async fn touched(&self, path: &str) -> Result<Touched, HostError> {
-        self.crashable.observe(self.host.touched(path)).await
+    async fn file_stamp(&self, path: &str) -> Result<FileStamp, HostError> {
+        self.crashable.observe(self.host.file_stamp(path)).await
     }
 
-    async fn runs(&self, program: &'static str, who: Who) -> Result<bool, HostError> {
-        self.crashable.observe(self.host.runs(program, who)).await
+    async fn is_running(
+        &self,
+        program: &'static str,
+        who: ProcessScope,
+    ) -> Result<bool, HostError> {
+        self.crashable
+            .observe(self.host.is_running(program, who))
+            .await
     }
 
     async fn wake_iscsid(&self) -> Result<bool, HostError> {

@@ -8,19 +8,19 @@ use proto::csi::node_client::NodeClient;
 use tonic::Status;
 use tower::ServiceExt as _;
 
-use crate::harness::plugin::{Csi, Line};
+use crate::harness::plugin::{Csi, CsiChannel};
 
 /// CSI clients of a controller and a node, as they run now.
 #[derive(Clone, Debug)]
 pub struct CsiClients {
-    controller: Line,
-    node: Line,
+    controller: CsiChannel,
+    node: CsiChannel,
     folder: PathBuf,
 }
 
 impl CsiClients {
     /// `None` for a process that is not running.
-    pub fn take(controller: Option<Line>, node: Option<Line>, folder: &Path) -> Self {
+    pub fn new(controller: Option<CsiChannel>, node: Option<CsiChannel>, folder: &Path) -> Self {
         Self {
             controller: line_or_dead(controller),
             node: line_or_dead(node),
@@ -30,11 +30,11 @@ impl CsiClients {
 }
 
 impl Csi for CsiClients {
-    fn controller(&self) -> ControllerClient<Line> {
+    fn controller(&self) -> ControllerClient<CsiChannel> {
         ControllerClient::new(self.controller.clone())
     }
 
-    fn node(&self) -> NodeClient<Line> {
+    fn node(&self) -> NodeClient<CsiChannel> {
         NodeClient::new(self.node.clone())
     }
 
@@ -44,8 +44,8 @@ impl Csi for CsiClients {
 }
 
 /// A connection that returns `UNAVAILABLE`, as a sidecar sees it, when the process dies at any point of the answer.
-fn line_or_dead(line: Option<Line>) -> Line {
-    Line::new(tower::service_fn(move |request| {
+fn line_or_dead(line: Option<CsiChannel>) -> CsiChannel {
+    CsiChannel::new(tower::service_fn(move |request| {
         let line = line.clone();
         async move {
             let line = line.ok_or_else(|| dead("it is not running"))?;

@@ -43,7 +43,7 @@ pub(super) fn replace_file(path: &Path) -> io::Result<()> {
 ///
 /// # Errors
 /// The file exists but cannot be opened, or stays immutable.
-pub fn thaw(path: &Path) -> io::Result<()> {
+pub fn clear_immutable(path: &Path) -> io::Result<()> {
     let file = match File::open(path) {
         Ok(file) => file,
         Err(missing) if missing.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -111,7 +111,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lun.img");
         replace_file(&path).unwrap();
-        thaw(&path).unwrap();
+        clear_immutable(&path).unwrap();
         fs::write(&path, b"before").unwrap();
         // The copy fails.
         fs::create_dir(temp_path(&path)).unwrap();
@@ -126,7 +126,7 @@ mod tests {
         let path = dir.path().join("lun.img");
         fs::write(&path, b"before").unwrap();
         set_immutable(&File::open(&path).unwrap(), true);
-        thaw(&path).unwrap();
+        clear_immutable(&path).unwrap();
         fs::write(&path, b"after").unwrap();
     }
 }

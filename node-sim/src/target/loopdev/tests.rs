@@ -186,7 +186,9 @@ fn align_exports_exactly_these_targets() {
     let (_dir, targets) = targets();
     targets.put(&target("iqn.a")).unwrap();
     targets.put(&target("iqn.b")).unwrap();
-    targets.align(&[target("iqn.b"), target("iqn.c")]).unwrap();
+    targets
+        .reconcile(&[target("iqn.b"), target("iqn.c")])
+        .unwrap();
     assert_eq!(targets.list().unwrap(), [target("iqn.b"), target("iqn.c")]);
 }
 

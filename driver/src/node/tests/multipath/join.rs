@@ -13,7 +13,7 @@ async fn stage_with_late_portal(co: &Co) {
 
 /// One round of [`Node::join_paths`]; returns the number of paths that are still missing.
 async fn run_round(co: &Co) -> usize {
-    co.node.join_paths(&mut Backoff::default()).await
+    co.node.add_missing_paths(&mut Backoff::default()).await
 }
 
 fn paths(co: &Co) -> usize {
@@ -107,7 +107,7 @@ async fn an_ended_publication_gets_no_path_back() {
     let co = Co::multipath();
     stage_with_late_portal(&co).await;
     let kept = co.fake.iqn().to_string();
-    co.fake.publish_anew();
+    co.fake.republish();
     co.fake.keep_session_with(&kept);
     let lingers = |it: &mut crate::host::fake::Target| it.lingering = true;
     co.fake
@@ -120,7 +120,7 @@ async fn an_ended_publication_gets_no_path_back() {
     let mut backoff = Backoff::default();
     let before = co.logins();
     for _ in 0..3 {
-        assert_eq!(co.node.join_paths(&mut backoff).await, 1);
+        assert_eq!(co.node.add_missing_paths(&mut backoff).await, 1);
     }
     assert_eq!(co.logins(), before + 1, "not tried again after a refusal");
     assert_eq!((sessions(&co), paths(&co)), (1, 1));
@@ -158,7 +158,7 @@ async fn an_unreachable_portal_costs_one_attempt_per_round() {
     co.stage_both().await.unwrap();
     let (before, mut backoff) = (co.logins(), Backoff::default());
     for look in 1..=3 {
-        assert_eq!(co.node.join_paths(&mut backoff).await, 1);
+        assert_eq!(co.node.add_missing_paths(&mut backoff).await, 1);
         assert_eq!(co.logins(), before + look);
     }
     assert!(co.fake.ran("iscsiadm -m session -r").is_empty());

@@ -9,7 +9,7 @@ use secrecy::SecretString;
 use super::super::*;
 use super::common;
 use crate::host::linux::Linux;
-use crate::host::{HostError, KernelFiles, Space, Span, Stat, Touched, Via, Who};
+use crate::host::{FileStamp, HostError, KernelFiles, ProcessScope, ReadMode, Space, Span, Stat};
 
 /// The real host with a simulated initiator: one target, whose LUN is a loop device.
 #[derive(Debug)]
@@ -156,8 +156,8 @@ impl Host for Arc<SimulatedInitiator> {
         self.linux.run(cmd).await
     }
 
-    fn has(&self, program: &str) -> bool {
-        self.linux.has(program)
+    fn has_program(&self, program: &str) -> bool {
+        self.linux.has_program(program)
     }
 
     async fn blocking<T: Send + 'static>(
@@ -188,7 +188,12 @@ impl Host for Arc<SimulatedInitiator> {
         self.linux.resolve(path).await
     }
 
-    async fn read_device(&self, device: &str, span: Span, via: Via) -> Result<Vec<u8>, HostError> {
+    async fn read_device(
+        &self,
+        device: &str,
+        span: Span,
+        via: ReadMode,
+    ) -> Result<Vec<u8>, HostError> {
         self.linux.read_device(device, span, via).await
     }
 
@@ -205,16 +210,16 @@ impl Host for Arc<SimulatedInitiator> {
         self.linux.write_device(device, offset, data).await
     }
 
-    async fn opens(&self, device: &str) -> Result<bool, HostError> {
-        self.linux.opens(device).await
+    async fn can_open(&self, device: &str) -> Result<bool, HostError> {
+        self.linux.can_open(device).await
     }
 
     async fn is_claimed(&self, device: &str) -> Result<bool, HostError> {
         self.linux.is_claimed(device).await
     }
 
-    async fn space(&self, path: &str) -> Result<Space, HostError> {
-        self.linux.space(path).await
+    async fn fs_usage(&self, path: &str) -> Result<Space, HostError> {
+        self.linux.fs_usage(path).await
     }
 
     async fn create_dir(&self, path: &str) -> Result<(), HostError> {
@@ -246,12 +251,16 @@ impl Host for Arc<SimulatedInitiator> {
         self.linux.write_attribute(path, text).await
     }
 
-    async fn touched(&self, path: &str) -> Result<Touched, HostError> {
-        self.linux.touched(path).await
+    async fn file_stamp(&self, path: &str) -> Result<FileStamp, HostError> {
+        self.linux.file_stamp(path).await
     }
 
-    async fn runs(&self, program: &'static str, who: Who) -> Result<bool, HostError> {
-        self.linux.runs(program, who).await
+    async fn is_running(
+        &self,
+        program: &'static str,
+        who: ProcessScope,
+    ) -> Result<bool, HostError> {
+        self.linux.is_running(program, who).await
     }
 
     async fn wake_iscsid(&self) -> Result<bool, HostError> {

@@ -122,7 +122,7 @@ impl Bench {
     async fn start() -> Result<Self> {
         // The port was free a moment ago; if it is taken again, the driver reports that.
         let metrics = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-        let mut plan = Plan::whole();
+        let mut plan = Plan::with_node();
         "info".clone_into(&mut plan.log_level);
         plan.driver = vec!["--metrics-address".to_owned(), metrics.to_string()];
         let cluster = plan.start().await?;

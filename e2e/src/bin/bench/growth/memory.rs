@@ -30,7 +30,7 @@ pub(crate) struct Moment {
 /// Something does not start, or a call fails.
 pub(super) async fn measure(node: bool, idle: u64) -> Result<Vec<Moment>> {
     let mut plan = if node {
-        Plan::whole()
+        Plan::with_node()
     } else {
         Plan::controller()
     };

@@ -84,7 +84,7 @@ struct Run {
 impl Run {
     async fn begin(node: bool) -> Result<Self> {
         let mut plan = if node {
-            Plan::whole()
+            Plan::with_node()
         } else {
             Plan::controller()
         };

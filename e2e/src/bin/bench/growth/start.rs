@@ -39,7 +39,7 @@ pub(crate) struct Start {
 /// # Errors
 /// Something does not start, or a call fails.
 pub(super) async fn measure(sizes: &[usize]) -> Result<Vec<Start>> {
-    let mut plan = Plan::whole();
+    let mut plan = Plan::with_node();
     "info".clone_into(&mut plan.log_level);
     plan.nas.more = vec!["--model", "unlimited"];
     let mut cluster = plan.start().await?;
@@ -79,7 +79,7 @@ async fn start(cluster: &mut TestCluster) -> Result<Start> {
         count(cluster, "sys/class/iscsi_session")?,
     );
     let started = Instant::now();
-    cluster.restart_driver_at_once().await?;
+    cluster.restart_driver_until_probe().await?;
     cluster
         .plugin
         .node()

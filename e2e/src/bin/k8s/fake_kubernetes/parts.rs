@@ -108,7 +108,7 @@ impl Parts {
             None => None,
         };
         let home = self.home(node.unwrap_or_default());
-        CsiClients::take(line(&self.controller).await, plugin, &home)
+        CsiClients::new(line(&self.controller).await, plugin, &home)
     }
 
     /// Kills a part. [`Parts::restart`] starts it again.

@@ -27,7 +27,7 @@ pub(crate) async fn five_times(scene: &mut Scene) -> Result<String> {
             ensure!(volume.expand_lun(cluster, size).await? == size);
             ensure!(volume.expand_on_node(cluster, size).await? == size);
             volume.must_have(cluster, size)?;
-            writer.must_go_on().await?;
+            writer.must_keep_writing().await?;
         }
         seen.push(format!("{} {}", content.name(), writer.written()));
         writer.stop()?;

@@ -157,13 +157,13 @@ pub(crate) async fn nas_restarts(scene: &mut Scene) -> Result<String> {
         pods.push((volume, Writer::start(&log)?));
     }
     for (_, writer) in &pods {
-        writer.must_go_on().await?;
+        writer.must_keep_writing().await?;
     }
     let started = Instant::now();
     scene.stop_nas().await?;
     scene.cluster.nas.restart().await?;
     let waits = pods.iter().map(async |(volume, writer)| {
-        writer.must_go_on().await?;
+        writer.must_keep_writing().await?;
         let seconds = started.elapsed().as_secs_f64();
         Ok::<_, anyhow::Error>(format!("{} {seconds:.1} s", volume.content.name()))
     });

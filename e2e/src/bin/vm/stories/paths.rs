@@ -69,7 +69,7 @@ pub(crate) async fn one_goes_away(scene: &mut Scene) -> Result<String> {
 }
 
 async fn all_keep_writing(pods: &[Pod<'_>]) -> Result<()> {
-    try_join_all(pods.iter().map(|pod| pod.writer.must_go_on()))
+    try_join_all(pods.iter().map(|pod| pod.writer.must_keep_writing()))
         .await
         .map(drop)
 }
@@ -83,7 +83,7 @@ impl<'a> Pod<'a> {
         ensure!(map.paths.len() == 2, "{map:?} does not have two paths");
         let file = volume.file("log");
         let writer = Writer::start(worker, &file).await?;
-        writer.must_go_on().await?;
+        writer.must_keep_writing().await?;
         Ok(Self { volume, writer })
     }
 
