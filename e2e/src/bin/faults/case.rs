@@ -16,7 +16,6 @@ use tonic::{Code, Status};
 
 use crate::fault::{ExpandMode, FaultKind, Tool};
 use crate::plan::{Action, Case, LARGE, LESS, NODE, SMALL};
-use crate::report::Failure;
 
 mod readonly;
 
@@ -70,6 +69,15 @@ pub(crate) struct CaseResult {
     /// From the end of the fault until everything was as it should be.
     pub(crate) ms: u128,
     pub(crate) leftovers: Vec<String>,
+}
+
+/// A cell in which a property was violated.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Failure {
+    pub(crate) cell: String,
+    pub(crate) reason: String,
+    /// The end of the journal: what was called on the NAS and the nodes.
+    pub(crate) journal: Vec<String>,
 }
 
 /// A cell that is being run.

@@ -9,7 +9,7 @@ use comfy_table::{Table, presets};
 use e2e::model::step::Kind;
 use serde::Serialize;
 
-use crate::case::CaseResult;
+use crate::case::{CaseResult, Failure};
 use crate::fault::{self, ExpandMode, Fault};
 
 /// A cell that cannot be run on a test bed.
@@ -19,15 +19,6 @@ pub(crate) struct LeftOut {
     pub(crate) kind: &'static str,
     pub(crate) way: ExpandMode,
     pub(crate) reason: String,
-}
-
-/// A cell in which a property was violated.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct Failure {
-    pub(crate) cell: String,
-    pub(crate) reason: String,
-    /// The end of the journal: what was called on the NAS and the nodes.
-    pub(crate) journal: Vec<String>,
 }
 
 /// All results of a run.

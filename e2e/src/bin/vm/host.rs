@@ -15,7 +15,8 @@ use e2e::vm::machine::{Machine, Spec};
 use e2e::vm::page_cache;
 use serde_json::json;
 
-use crate::suite::{self, FIRST, Report, SECOND, SECOND_ADDRESS, Setup};
+use crate::setup::{FIRST, SECOND, SECOND_ADDRESS, Setup};
+use crate::suite::{self, Report};
 use crate::{Choice, Run};
 
 /// Boot timeout, sufficient for the slowest hosts.

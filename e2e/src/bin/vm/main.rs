@@ -9,6 +9,7 @@
 mod container;
 mod host;
 mod scene;
+mod setup;
 mod stories;
 mod suite;
 mod worker;
@@ -41,7 +42,7 @@ enum Role {
     #[command(hide = true)]
     Suite {
         /// How the NAS exports LUNs: tgt or lio
-        export: scene::Export,
+        export: setup::Export,
         /// There is a second VM
         #[arg(long)]
         second: bool,
@@ -141,7 +142,7 @@ fn main() -> ExitCode {
             second,
             choice,
         } => {
-            let setup = suite::Setup { export, second };
+            let setup = setup::Setup { export, second };
             block_on(async { suite::run(setup, &serde_json::from_str(&choice)?).await })
         }
         Role::Serve { address } => block_on(e2e::vm::remote::serve(&address)),

@@ -10,28 +10,8 @@ use e2e::harness::test_volume::{Content, TestVolume};
 use e2e::harness::tools::{fill, sha256};
 use e2e::harness::until::until;
 
-use crate::suite::{SECOND, Setup};
+use crate::setup::{Export, SECOND, Setup};
 use crate::worker;
-
-/// How the NAS exports its LUNs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Export {
-    /// With tgtd.
-    Tgt,
-    /// With the kernel's LIO target.
-    Lio,
-}
-
-impl Export {
-    pub(crate) const ALL: [Self; 2] = [Self::Tgt, Self::Lio];
-
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Tgt => "tgt",
-            Self::Lio => "lio",
-        }
-    }
-}
 
 /// The NAS's address on each of the two networks.
 pub(crate) const PORTALS: [&str; 2] = ["10.77.0.1:3260", "10.78.0.1:3260"];

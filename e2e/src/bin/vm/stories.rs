@@ -17,7 +17,8 @@ use std::pin::Pin;
 
 use anyhow::Result;
 
-use crate::scene::{Export, Scene};
+use crate::scene::Scene;
+use crate::setup::Export;
 pub(crate) use fence::dirty;
 
 /// The future of a running story.

@@ -11,15 +11,10 @@ use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use serde::{Deserialize, Serialize};
 
 use crate::Choice;
-use crate::scene::{Export, Scene};
+use crate::scene::Scene;
+use crate::setup::{Export, Setup};
 use crate::stories::{self, Story};
 
-/// Host name of the first VM: NAS, controller and a node.
-pub(crate) const FIRST: &str = "worker-1";
-/// Host name of the second VM: another node.
-pub(crate) const SECOND: &str = "worker-2";
-/// The address at which the second VM serves commands.
-pub(crate) const SECOND_ADDRESS: &str = "10.79.0.2:7000";
 /// Timeout of a story, including on slow machines.
 const STORY_TIMEOUT: Duration = Duration::from_secs(1200);
 
@@ -72,48 +67,21 @@ fn send(message: &Report) -> Result<()> {
     report(&serde_json::to_string(message)?)
 }
 
-/// The machines that stories need.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Setup {
-    /// How the NAS exports its LUNs.
-    pub(crate) export: Export,
-    /// Whether there is a second VM.
-    pub(crate) second: bool,
-}
-
-impl Setup {
-    /// All combinations; those that wait most come first.
-    pub(crate) fn all() -> impl Iterator<Item = Self> {
-        [true, false]
-            .into_iter()
-            .flat_map(|second| Export::ALL.map(|export| Self { export, second }))
-    }
-
-    /// `lio` alone, `lio-2` with a second machine.
-    pub(crate) fn name(self) -> String {
-        let export = self.export.name();
-        if self.second {
-            format!("{export}-2")
+/// The selected stories of a setup.
+fn stories_on(setup: Setup, choice: &Choice) -> impl Iterator<Item = &'static Story> {
+    stories::ALL.iter().filter(move |story| {
+        let selected = if choice.only.is_empty() {
+            story.by_default.contains(&setup.export)
         } else {
-            export.to_owned()
-        }
-    }
-
-    fn stories(self, choice: &Choice) -> impl Iterator<Item = &'static Story> {
-        stories::ALL.iter().filter(move |story| {
-            let selected = if choice.only.is_empty() {
-                story.by_default.contains(&self.export)
-            } else {
-                choice.wants(&name(self.export, story))
-            };
-            story.second == self.second && selected
-        })
-    }
+            choice.wants(&name(setup.export, story))
+        };
+        story.second == setup.second && selected
+    })
 }
 
 /// Whether any selected story runs on this setup.
 pub(crate) fn has_stories(setup: Setup, choice: &Choice) -> bool {
-    setup.stories(choice).next().is_some() || runs_loop_stories(setup, choice)
+    stories_on(setup, choice).next().is_some() || runs_loop_stories(setup, choice)
 }
 
 /// Stories that need no iSCSI run on a single VM.
@@ -135,7 +103,7 @@ pub(crate) async fn run(setup: Setup, choice: &Choice) -> Result<()> {
         setup.name(),
         uptime.split(' ').next().unwrap_or_default()
     )))?;
-    for story in setup.stories(choice) {
+    for story in stories_on(setup, choice) {
         one(setup, story, choice).await?;
     }
     if let Some(tests) = choice

@@ -14,8 +14,7 @@ use e2e::vm::remote::Remote;
 use proto::csi::controller_client::ControllerClient;
 use proto::csi::node_client::NodeClient;
 
-use crate::scene::Scene;
-use crate::suite::{SECOND, SECOND_ADDRESS};
+use crate::setup::{SECOND, SECOND_ADDRESS};
 
 const SOCKET: &str = "/run/csi.sock";
 const LOG: &str = "/run/driver.log";
@@ -109,13 +108,13 @@ impl Worker {
     /// A volume of 1 GiB, attached to a pod on this node.
     pub(crate) async fn volume(
         &self,
-        scene: &Scene,
+        cluster: &TestCluster,
         name: &str,
         content: Content,
     ) -> Result<TestVolume> {
-        let mut volume = TestVolume::create(&scene.cluster, name, e2e::GIB, content).await?;
+        let mut volume = TestVolume::create(cluster, name, e2e::GIB, content).await?;
         self.adopt(&mut volume).await?;
-        volume.attach(&self.on(&scene.cluster)).await?;
+        volume.attach(&self.on(cluster)).await?;
         Ok(volume)
     }
 

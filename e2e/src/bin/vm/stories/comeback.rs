@@ -206,7 +206,7 @@ impl Handover {
             Calls::PublishOnly => "published",
         };
         let name = format!("pvc-{}-{how}", content.name());
-        let first = worker.volume(scene, &name, content).await?;
+        let first = worker.volume(&scene.cluster, &name, content).await?;
         worker.write(&first.file("shared")).await?;
         let pod = 0;
         Ok(Self { first, calls, pod })

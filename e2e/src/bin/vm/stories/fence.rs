@@ -65,7 +65,7 @@ pub(crate) async fn late_writes(scene: &mut Scene) -> Result<String> {
     let mut volumes = Vec::new();
     for content in CONTENTS {
         let volume = worker
-            .volume(scene, &format!("pvc-{}", content.name()), content)
+            .volume(&scene.cluster, &format!("pvc-{}", content.name()), content)
             .await?;
         if let Content::Fs(_) = content {
             worker.write(&volume.path().join("shared")).await?;

@@ -11,7 +11,7 @@ use e2e::vm::remote::Remote;
 use proto::csi::NodeGetInfoRequest;
 
 use crate::scene::{PORTALS, Scene};
-use crate::suite::SECOND_ADDRESS;
+use crate::setup::SECOND_ADDRESS;
 use crate::worker::Worker;
 
 const NAME: &str = "/etc/iscsi/initiatorname.iscsi";
@@ -105,7 +105,7 @@ pub(crate) async fn node(scene: &mut Scene) -> Result<String> {
     );
 
     let volume = worker
-        .volume(scene, "pvc-fresh", Content::Fs("ext4"))
+        .volume(&scene.cluster, "pvc-fresh", Content::Fs("ext4"))
         .await?;
     let sessions = worker.remote.list("/sys/class/iscsi_session").await?;
     ensure!(sessions.len() == 1, "expected one path: {sessions:?}");

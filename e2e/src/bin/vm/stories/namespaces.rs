@@ -40,7 +40,7 @@ async fn within(scene: &Scene, namespaces: &str, content: Content) -> Result<()>
     let worker = Worker::start_contained(&["--host-namespaces", namespaces]).await?;
     let clients = worker.on(&scene.cluster);
     let volume = worker
-        .volume(scene, &format!("pvc-{namespaces}"), content)
+        .volume(&scene.cluster, &format!("pvc-{namespaces}"), content)
         .await?;
     let file = volume.file("kept");
     let sum = worker.write(&file).await?;

@@ -21,7 +21,7 @@ pub(crate) async fn nas_is_down(scene: &mut Scene) -> Result<String> {
     let (mut volumes, mut sums) = (Vec::new(), Vec::new());
     for content in Content::ALL {
         let volume = worker
-            .volume(scene, &format!("pvc-{}", content.name()), content)
+            .volume(&scene.cluster, &format!("pvc-{}", content.name()), content)
             .await?;
         let kept = volume.file("kept");
         sums.push((worker.write(&kept).await?, kept));
@@ -93,7 +93,7 @@ pub(crate) async fn node_reboots(scene: &mut Scene) -> Result<String> {
     let mut volumes = Vec::new();
     for content in Content::ALL {
         let volume = worker
-            .volume(scene, &format!("pvc-{}", content.name()), content)
+            .volume(&scene.cluster, &format!("pvc-{}", content.name()), content)
             .await?;
         let file = volume.file("kept");
         let sum = worker.write(&file).await?;

@@ -77,7 +77,7 @@ async fn all_keep_writing(pods: &[Pod<'_>]) -> Result<()> {
 impl<'a> Pod<'a> {
     async fn start(scene: &Scene, worker: &'a Worker, content: Content) -> Result<Self> {
         let volume = worker
-            .volume(scene, &format!("pvc-{}", content.name()), content)
+            .volume(&scene.cluster, &format!("pvc-{}", content.name()), content)
             .await?;
         let map = map_of(worker, &volume).await?;
         ensure!(map.paths.len() == 2, "{map:?} does not have two paths");
