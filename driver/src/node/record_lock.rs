@@ -16,15 +16,14 @@ const STALE_LOCK_AGE: Duration = Duration::from_secs(60);
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 impl<H: Host> Machine<H> {
-    /// Runs an iscsiadm command on records. If it failed because the database was locked, removes a stale lock and runs it again.
+    /// Runs an iscsiadm command on records. If it failed because the database was locked, removes a stale lock and runs it again. It
+    /// also runs again after a database error without a lock: iscsiadm walks through all records, and fails if another iscsiadm (the
+    /// sweep of this driver, for example) deletes one of them meanwhile.
     pub(super) async fn run_on_records(&self, cmd: Cmd) -> Result<Exit, HostError> {
         let result = self.run_shared(cmd.clone()).await;
-        let locked_out = match &result {
-            Ok(exit) => iscsiadm::is_database_error(exit),
-            Err(HostError::DeadlineExceeded { .. }) => true,
-            Err(_) => false,
-        };
-        if locked_out && self.remove_stale_lock().await? {
+        let database_error = matches!(&result, Ok(exit) if iscsiadm::is_database_error(exit));
+        let overran = matches!(&result, Err(HostError::DeadlineExceeded { .. }));
+        if (database_error || overran) && (self.remove_stale_lock().await? || database_error) {
             return self.run_shared(cmd).await;
         }
         result

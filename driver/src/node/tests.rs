@@ -2,14 +2,14 @@
 
 mod chap;
 mod cost;
-mod database;
-mod dead;
-mod ended;
+mod dead_fs;
+mod ended_publication;
 mod expand;
 mod holders;
 mod multipath;
 mod publish;
 mod real;
+mod record_lock;
 mod selinux;
 mod stage;
 mod sweep;

@@ -6,9 +6,10 @@ use e2e::harness::skip::needs_root;
 use e2e::harness::test_cluster::{Plan, TestCluster};
 use e2e::harness::test_volume::{Content, TestVolume};
 use e2e::harness::tools::{device_bytes, fill, sha256};
+use e2e::harness::until::until;
 use proto::csi;
 use serde_json::Value;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use e2e::harness::inspect;
 use e2e::interceptor::CommandInterceptor;
@@ -102,11 +103,30 @@ impl Story {
 
     /// `NodeUnpublishVolume`: unmounts it from its pod's target path.
     pub(crate) async fn node_unpublish(&self) -> Result<(), Status> {
-        self.node(self.volume.node_unpublish(&self.cluster)).await
+        self.retry_while_busy(async || self.volume.node_unpublish(&self.cluster).await)
+            .await
     }
 
     pub(crate) async fn unstage(&self) -> Result<(), Status> {
-        self.node(self.volume.unstage(&self.cluster)).await
+        self.retry_while_busy(async || self.volume.unstage(&self.cluster).await)
+            .await
+    }
+
+    /// Repeats a call that unmounts, as the kubelet does. A process that this test program is just starting has all of its open files
+    /// until its exec(2), so a mount point may be busy for a moment.
+    async fn retry_while_busy(
+        &self,
+        call: impl AsyncFn() -> Result<(), Status>,
+    ) -> Result<(), Status> {
+        let busy = |status: &Status| {
+            status.code() == Code::Unavailable && status.message().contains("is busy")
+        };
+        let probe = async || Ok(self.node(call()).await);
+        until("an unmount", probe, |answer| {
+            !answer.as_ref().is_err_and(busy)
+        })
+        .await
+        .unwrap()
     }
 
     pub(crate) async fn detach(&self) {

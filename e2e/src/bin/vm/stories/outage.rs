@@ -110,11 +110,7 @@ pub(crate) async fn node_reboots(scene: &mut Scene) -> Result<String> {
     for (volume, file, sum) in &volumes {
         // A kubelet creates the directory, which the power cut may have lost.
         worker.make(&volume.staging).await?;
-        // The startup sweep still removes records of other volumes, and iscsiadm fails if a record disappears while it
-        // iterates over all of them. A kubelet retries.
-        if volume.stage(&clients).await.is_err() {
-            volume.stage(&clients).await?;
-        }
+        volume.stage(&clients).await?;
         volume.node_publish(&clients).await?;
         ensure!(
             worker.sha256(file).await? == *sum,

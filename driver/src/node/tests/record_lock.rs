@@ -57,3 +57,24 @@ async fn a_lock_that_changes_stays() {
     let paused = co.fake.machine().paused;
     assert!(paused < Duration::from_secs(60), "{paused:?}");
 }
+
+/// iscsiadm walks through all records, and another iscsiadm may delete one of them meanwhile.
+#[tokio::test]
+async fn a_database_error_without_a_lock_is_retried_once() {
+    let co = Co::new();
+    let login = format!(
+        "iscsiadm -m node -T {} -p 10.0.0.5:3260 --login",
+        co.fake.iqn()
+    );
+    co.fake.answer(
+        &login,
+        6,
+        "iscsiadm: Could not execute operation on all records",
+    );
+    co.stage().await.unwrap();
+    let logins = co.fake.ran("iscsiadm");
+    let logins = logins.iter().filter(|line| **line == login).count();
+    assert_eq!(logins, 2);
+    let paused = co.fake.machine().paused;
+    assert!(paused < Duration::from_secs(60), "{paused:?}");
+}
