@@ -19,7 +19,7 @@ jobs:
       - run: cargo ci images
 ";
 
-/// What is wrong after a replacement that has an effect.
+/// The violations after a replacement in the good workflow.
 #[track_caller]
 fn told(from: &str, to: &str) -> Vec<String> {
     let text = GOOD.replace(from, to);
@@ -27,7 +27,7 @@ fn told(from: &str, to: &str) -> Vec<String> {
     breaches(&text, &["lint"]).unwrap()
 }
 
-/// Expects one breach that says this.
+/// Expects exactly one violation, with this text, after a replacement.
 #[track_caller]
 fn check(from: &str, to: &str, says: &str) {
     let told = told(from, to);
@@ -35,22 +35,22 @@ fn check(from: &str, to: &str, says: &str) {
 }
 
 #[test]
-fn a_good_one_has_none() {
+fn a_good_workflow_has_no_violations() {
     assert_eq!(breaches(GOOD, &["lint"]).unwrap(), Vec::<String>::new());
 }
 
 #[test]
-fn actions_are_named_by_commit_and_version() {
+fn actions_are_pinned_by_commit_with_their_version() {
     let commit = "@0123456789abcdef0123456789abcdef01234567";
-    check(commit, "@v7", "whole commit");
-    check(commit, "@0123456", "whole commit");
-    check(commit, "", "whole commit");
-    check(" # v7.0.1", "", "which version");
-    check("# v7.0.1", "# the newest", "which version");
+    check(commit, "@v7", "full commit hash");
+    check(commit, "@0123456", "full commit hash");
+    check(commit, "", "full commit hash");
+    check(" # v7.0.1", "", "add its version");
+    check("# v7.0.1", "# the newest", "add its version");
 }
 
 #[test]
-fn images_are_named_by_digest() {
+fn images_are_pinned_by_digest() {
     check(
         "@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
         "",
@@ -64,13 +64,13 @@ fn images_are_named_by_digest() {
 }
 
 #[test]
-fn lines_call_tasks_of_ours() {
+fn lines_must_call_our_tasks() {
     check("cargo ci lint", "cargo clippy", "neither");
     check("cargo ci lint", "cargo ci lnit", "lnit");
 }
 
 #[test]
-fn what_the_pipeline_here_leaves_out_has_a_reason() {
+fn tasks_that_are_not_in_ci_run_need_a_reason() {
     check(
         "      # not in .ci/run: the images are large\n",
         "",
@@ -82,7 +82,7 @@ fn what_the_pipeline_here_leaves_out_has_a_reason() {
         "# the images are large",
         "no part of .ci/run",
     );
-    // A reason is for the line below it, and for no other.
+    // A reason applies only to the line below it.
     check(
         "images are large\n",
         "images are large\n      - run: cargo ci lint\n",
@@ -91,7 +91,7 @@ fn what_the_pipeline_here_leaves_out_has_a_reason() {
 }
 
 #[test]
-fn no_form_of_yaml_hides_anything() {
+fn yaml_syntax_cannot_hide_a_command() {
     let block = told("- run: cargo ci lint", "- run: |\n          cargo ci lint");
     assert!(block[1].contains("must be one line"), "{block:?}");
     let flow = told("- run: cargo ci lint", "- {run: cargo clippy}");
@@ -106,7 +106,7 @@ fn no_form_of_yaml_hides_anything() {
 }
 
 #[test]
-fn rights_are_said_and_few() {
+fn permissions_are_explicit_and_minimal() {
     check(
         "permissions:\n  contents: read",
         "env:\n  A: b",
@@ -131,7 +131,7 @@ fn rights_are_said_and_few() {
 }
 
 #[test]
-fn strangers_get_no_rights() {
+fn pull_requests_get_no_permissions() {
     for event in FORBIDDEN_EVENTS {
         check("pull_request: {}", &format!("{event}: {{}}"), event);
         check(
@@ -149,7 +149,7 @@ fn strangers_get_no_rights() {
 }
 
 #[test]
-fn the_only_secret_is_the_runs_own() {
+fn only_github_token_is_allowed() {
     let with = |secret: &str| {
         format!("timeout-minutes: 30\n    env: {{T: \"${{{{ secrets.{secret} }}}}\"}}")
     };
@@ -158,6 +158,6 @@ fn the_only_secret_is_the_runs_own() {
 }
 
 #[test]
-fn jobs_end() {
-    check("    timeout-minutes: 30\n", "", "for ever");
+fn jobs_must_have_a_timeout() {
+    check("    timeout-minutes: 30\n", "", "forever");
 }
