@@ -71,16 +71,16 @@ const MANIFESTS: [(&str, &str, &str); 2] = [
     (
         "manifests/synology-csi.yaml",
         "manifests/values.yaml",
-        "# Put your own image and NAS in the place of these, then: kubectl apply --filename FILE\n\
-         # The controller's pod stays in ContainerCreating, and its events name what is missing, until there are these two Secrets:\n\
+        "# Replace the image and the NAS by your own, then: kubectl apply --filename FILE\n\
+         # The controller's pod stays in ContainerCreating, and its events name what is missing, until these two Secrets exist:\n\
          #   kubectl -n synology-csi create secret generic nas1 --from-file=password=FILE\n\
          #   head -c 32 /dev/urandom | kubectl -n synology-csi create secret generic synology-csi-chap-key --from-file=key=/dev/stdin\n\
-         # The second one, once and for all: the proofs of every volume that is published are derived from it. Keep a copy.\n",
+         # Never replace the second one: the CHAP passwords of all published volumes are derived from it. Keep a copy.\n",
     ),
     (
         "manifests/synology-csi-sim.yaml",
         "chart/values-sim.yaml",
-        "# Put your own images in the place of these, then: kubectl apply --filename FILE\n",
+        "# Replace the images by your own, then: kubectl apply --filename FILE\n",
     ),
 ];
 

@@ -71,35 +71,37 @@ pub(super) const MUTANTS: [Mutant; 50] = [
         file: "driver/src/controller/create.rs",
         find: "let lun = look_up(nas, &new, asked, refusal).await?;",
         replace: r#"let lun: Lun = match refusal {
-                    NotMade::Full(full) if $ON => return Err(full),
-                    NotMade::Refused(source, _) if $ON => {
+                    CreateFailure::Full(full) if $ON => return Err(full),
+                    CreateFailure::Refused(source, _) if $ON => {
                         let doing = format!("creating LUN {}", new.name);
                         return Err(Error::Dsm { doing, source });
                     }
                     refusal => look_up(nas, &new, asked, refusal).await?,
                 };"#,
-        effect: "a reply is lost once, and the claim waits for ever for a LUN that the NAS says exists already",
+        effect: "a reply is lost once, and the claim waits forever for a LUN that the NAS says exists already",
     },
     Mutant {
         name: "unstage-keeps-session",
-        file: "driver/src/node/held.rs",
+        file: "driver/src/node/attachment.rs",
         find: "self.log_out(session).await?;",
         replace: "if $ON { let _ = session; } else { self.log_out(session).await?; }",
-        effect: "the node stays logged in to a volume that it has let go: two nodes can write to one disk",
+        effect: "the node stays logged in to an unstaged volume: two nodes can write to one disk",
     },
     Mutant {
         name: "absence-not-proven",
-        file: "driver/src/dsm/whole.rs",
+        file: "driver/src/dsm/completeness.rs",
         find: "(up < LOADING).then(|| {",
         replace: "(up < LOADING && (up.is_zero() || !$ON)).then(|| {",
-        effect: "a NAS that is still starting denies a LUN: its volume counts as deleted, and the LUN stays for ever",
+        effect: "a NAS that is still booting says that a LUN does not exist: its volume counts as deleted, and the LUN stays forever",
     },
     Mutant {
         name: "mount-believed",
         file: "driver/src/node/stage.rs",
-        find: "Standing::Nothing | Standing::Gone(_) | Standing::Foreign(_) => Err(Error::Unproven {",
-        replace: "Standing::Nothing => Ok(()),
-            Standing::Gone(_) | Standing::Foreign(_) => Err(Error::Unproven {",
+        find: r"MountState::Nothing | MountState::Gone(_) | MountState::Foreign(_) => {
+                Err(Error::Unverified {",
+        replace: r"MountState::Nothing => Ok(()),
+            MountState::Gone(_) | MountState::Foreign(_) => {
+                Err(Error::Unverified {",
         effect: "mount ends with 0 and does nothing: the pod writes into the node's own disk, and the data stays there",
     },
     Mutant {
@@ -114,7 +116,7 @@ pub(super) const MUTANTS: [Mutant; 50] = [
         file: "driver/src/node/expand.rs",
         find: "let answers = self.rescan_answered(session).await?;",
         replace: "let answers = $ON || self.rescan_answered(session).await?;",
-        effect: "the kernel never learns that the LUN has grown: the claim stays in Resizing for ever",
+        effect: "the kernel never learns that the LUN has grown: the claim stays in Resizing forever",
     },
     Mutant {
         name: "refused-login-forgotten",
@@ -125,11 +127,11 @@ pub(super) const MUTANTS: [Mutant; 50] = [
     },
     Mutant {
         name: "unmount-believed",
-        file: "driver/src/node/place.rs",
-        find: "Standing::Ours(_) => self.unmount(point).await?,",
-        replace: "Standing::Ours(_) if $ON => return self.unmount(point).await,
-            Standing::Ours(_) => self.unmount(point).await?,",
-        effect: "umount ends with 0 and does nothing: the session is ended below a mounted file system, which loses what is unwritten",
+        file: "driver/src/node/mounts.rs",
+        find: "MountState::Ours(_) => self.unmount(point).await?,",
+        replace: "MountState::Ours(_) if $ON => return self.unmount(point).await,
+            MountState::Ours(_) => self.unmount(point).await?,",
+        effect: "umount ends with 0 and does nothing: the session ends below a mounted file system, which loses unwritten data",
     },
     Mutant {
         name: "delete-takes-failure-for-absence",
@@ -168,11 +170,11 @@ pub(super) const MUTANTS: [Mutant; 50] = [
         if sent.as_ref().err().and_then(DsmError::code).is_none() {
             return Ok(size);
         }",
-        effect: "a lost request counts as growth: the claim shows a size that the LUN never had",
+        effect: "a lost request counts as success: the claim shows a size that the LUN never had",
     },
     Mutant {
         name: "unstage-keeps-record",
-        file: "driver/src/node/held.rs",
+        file: "driver/src/node/attachment.rs",
         find: "self.delete_records(&iqn).await?;",
         replace: "let _ = iqn;",
         effect: "the node keeps a record, with its CHAP password, of every volume that it has ever had",
@@ -187,7 +189,7 @@ pub(super) const MUTANTS: [Mutant; 50] = [
     Mutant {
         name: "expand-without-growth",
         file: "driver/src/node/expand.rs",
-        find: "match self.fill(attached, fs, &point).await? {",
+        find: "match self.grow_to_device(attached, fs, &point).await? {",
         replace: r"let _ = fs;
         match Grown::Full {",
         effect: "the claim shows its new size, and the pod's file system keeps the old one",
@@ -197,7 +199,7 @@ pub(super) const MUTANTS: [Mutant; 50] = [
         file: "driver/src/controller/unpublish.rs",
         find: "for target in targets.iter().filter(|target| ours(target)) {",
         replace: "for target in targets.iter().filter(|target| ours(target)).skip(1) {",
-        effect: "nothing fences a node that comes back from the dead: it logs in again and writes to another node's volume",
+        effect: "a node that comes back is not fenced: it logs in again and writes to another node's volume",
     },
     Mutant {
         name: "identity-not-checked",
@@ -209,16 +211,16 @@ pub(super) const MUTANTS: [Mutant; 50] = [
     Mutant {
         name: "failure-is-final",
         file: "driver/src/error.rs",
-        find: "Self::Dsm { .. } | Self::Unproven { .. } | Self::Died { .. } => Code::Unavailable,",
-        replace: "Self::Dsm { .. } | Self::Unproven { .. } | Self::Died { .. } => Code::Internal,",
-        effect: "after a lost reply to CreateVolume Kubernetes may forget the volume, and its LUN stays for ever",
+        find: "Self::Dsm { .. } | Self::Unverified { .. } | Self::Panicked { .. } => Code::Unavailable,",
+        replace: "Self::Dsm { .. } | Self::Unverified { .. } | Self::Panicked { .. } => Code::Internal,",
+        effect: "after a lost reply to CreateVolume Kubernetes may forget the volume, and its LUN stays forever",
     },
     Mutant {
         name: "lock-dies-with-its-caller",
         file: "driver/src/in_flight.rs",
         find: "tokio::spawn(operation.in_current_span());",
         replace: "operation.in_current_span().await;",
-        effect: "kubelet's deadline passes during mkfs: the next try begins while the first mkfs is still writing",
+        effect: "kubelet's deadline passes during mkfs: the retry starts while the first mkfs is still writing",
     },
     Mutant {
         name: "pod-unpublished-and-still-mounted",
@@ -227,21 +229,21 @@ pub(super) const MUTANTS: [Mutant; 50] = [
         replace: r"if !blocks.is_empty() {
             return Ok(());
         }",
-        effect: "mounts of pods that have gone pile up, and the volume can never be unstaged",
+        effect: "mounts of deleted pods remain, and the volume can never be unstaged",
     },
     Mutant {
         name: "expand-shrinks",
         file: "driver/src/plan.rs",
         find: "if range.required <= present {",
         replace: "if range.required == present {",
-        effect: "after a failed growth to 100 GiB the retry with 20 asks the NAS to cut a LUN of 50 GiB",
+        effect: "after a failed expansion to 100 GiB, the retry with 20 GiB asks the NAS to shrink a LUN of 50 GiB",
     },
     Mutant {
         name: "expand-answers-what-was-asked",
         file: "driver/src/node/expand.rs",
         find: "Ok(attached.size)",
         replace: "Ok(ask.range.required)",
-        effect: "the claim shows the size that was asked for, not the one that the pod has",
+        effect: "the claim shows the requested size, not the one that the pod has",
     },
     Mutant {
         name: "target-denied-is-gone",
@@ -255,14 +257,14 @@ pub(super) const MUTANTS: [Mutant; 50] = [
         file: "driver/src/controller/unpublish.rs",
         find: "if (withdrawn == 0 || node.is_none())",
         replace: "if (withdrawn > 0 && node.is_none())",
-        effect: "a NAS that is still starting does not show a target: the volume counts as detached, and the target stays for ever",
+        effect: "a NAS that is still booting does not list a target: the volume counts as detached, and the target stays forever",
     },
     Mutant {
         name: "half-a-nas-is-listed",
         file: "driver/src/controller/list.rs",
         find: "if let Some(seen) = doubt {",
         replace: "if let Some(seen) = doubt.filter(String::is_empty) {",
-        effect: "a NAS that is still starting shows half of its LUNs: Kubernetes takes the other volumes for detached",
+        effect: "a NAS that is still booting lists half of its LUNs: Kubernetes takes the other volumes for detached",
     },
     Mutant {
         name: "publication-believed",
@@ -282,7 +284,7 @@ pub(super) const MUTANTS: [Mutant; 50] = [
         file: "driver/src/node/record.rs",
         find: "if left.is_some_and(|names| !names.is_empty()) {",
         replace: "if left.is_some_and(|names| names.len() > 1000) {",
-        effect: "iscsiadm ends with 0 and does nothing: a record with its secret stays on the node, which logs in again at its next start",
+        effect: "iscsiadm ends with 0 and does nothing: a record with its password stays on the node, which logs in again after a reboot",
     },
     Mutant {
         name: "pod-directory-left",
@@ -324,7 +326,7 @@ pub(super) const MUTANTS: [Mutant; 50] = [
     Mutant {
         name: "create-adopts-anything",
         file: "driver/src/controller/create.rs",
-        find: "plan::adopt(&self.owner, &lun, asked)?;",
+        find: "plan::check_compatible(&self.owner, &lun, asked)?;",
         replace: "",
         effect: "a claim of 20 GiB is given a LUN of 10 that happens to have its name",
     },
@@ -333,14 +335,14 @@ pub(super) const MUTANTS: [Mutant; 50] = [
         file: "driver/src/node/unstage.rs",
         find: "self.must_be_unpublished(ask, &staging, &blocks).await?;",
         replace: "",
-        effect: "the disk is taken from under a running pod, which loses what it has written",
+        effect: "the disk disappears under a running pod, which loses unwritten data",
     },
     Mutant {
         name: "ended-publication-not-seen",
-        file: "driver/src/node/ended.rs",
+        file: "driver/src/node/ended_publication.rs",
         find: "sessions.retain(|session| session.target != present.as_str());",
         replace: "sessions.clear();",
-        effect: "a volume that was forced away and comes back is used with the old session: what others have written is lost",
+        effect: "a force-detached volume that comes back is used with the old session: data written by others is lost",
     },
     Mutant {
         name: "number-used-without-its-name",
@@ -352,18 +354,18 @@ pub(super) const MUTANTS: [Mutant; 50] = [
             return self.acted(target, acts, results).await;
         }
         let calls = target::guarded(target, true, acts);",
-        effect: "between a look and an act the number becomes another volume's: its target is deleted under a running pod",
+        effect: "between lookup and delete, the target id is reused for another volume, whose target is deleted under a running pod",
     },
     Mutant {
         name: "target-open-to-all",
         file: "driver/src/controller/publish.rs",
         find: "let chap = asked.chap.clone().or_else(|| self.keys.proofs(&iqn));",
         replace: "let chap = asked.chap.clone();",
-        effect: "whoever reaches port 3260 of the NAS reads and writes every published volume",
+        effect: "anyone who reaches port 3260 of the NAS can read and write every published volume",
     },
     Mutant {
         name: "stale-pages-written",
-        file: "driver/src/node/ended.rs",
+        file: "driver/src/node/ended_publication.rs",
         find: r"        self.stop_writes(&ended).await?;
         let dead = !ended.is_alive();
         if dead {
@@ -373,56 +375,56 @@ pub(super) const MUTANTS: [Mutant; 50] = [
             self.must_be_offline(&ended).await?;
         }",
         replace: "        let dead = !ended.is_alive();",
-        effect: "what a cut-off node has kept in memory is written over what another node has written since",
+        effect: "dirty pages of a disconnected node overwrite what another node has written since",
     },
     Mutant {
         name: "ended-publication-taken-from-a-pod",
-        file: "driver/src/node/ended.rs",
+        file: "driver/src/node/ended_publication.rs",
         find: "self.must_be_out_of_use(uuid, &ended, staging).await?;",
         replace: "",
-        effect: "a pod that still has the volume finds its disk gone, for no reason that it could see",
+        effect: "a pod that still uses the volume loses its disk without a visible reason",
     },
     Mutant {
         name: "any-process-is-the-daemon",
         file: "driver/src/host/linux/trust.rs",
         find: ".try_for_each(|cgroup| outside_of_pods(cgroup, own))",
         replace: ".try_for_each(|cgroup| outside_of_pods(cgroup, own).or(Ok(())))",
-        effect: "a pod that takes iscsid's name becomes root on the node, and is told the passwords of volumes",
+        effect: "a pod that impersonates iscsid becomes root on the node, and gets the CHAP passwords of volumes",
     },
     Mutant {
         name: "unknown-word-stops",
         file: "driver/src/dsm/location.rs",
         find: "!self.readonly && !known_bad(&HIDES) && !known_bad(&TAKES_NONE)",
         replace: "!self.readonly && !known_bad(&HIDES) && self.status == \"normal\"",
-        effect: "a volume that is merely rather full says attention, and no claim is bound any more",
+        effect: "a NAS volume that is nearly full has the status attention, and no claim is bound any more",
     },
     Mutant {
         name: "unfit-row-passed-over",
         file: "driver/src/dsm/rows.rs",
         find: "match self.unfit.iter().find(|row| could_be(row)) {",
         replace: "match self.unfit.iter().find(|row| could_be(row) && row.row.is_null()) {",
-        effect: "the row of an own target cannot be read, Unpublish takes it for absent, and the old node keeps the disk",
+        effect: "the row of one of our targets cannot be parsed, Unpublish takes it for absent, and the old node keeps the disk",
     },
     Mutant {
         name: "new-initiator-is-another-node",
         file: "driver/src/controller/unpublish.rs",
         find: "node.is_same_node(&to)",
         replace: "*node == to",
-        effect: "a node is installed anew, and none of its volumes can be attached or deleted any more",
+        effect: "a node is reinstalled, and none of its volumes can be attached or deleted any more",
     },
     Mutant {
         name: "refused-login-final",
         file: "driver/src/dsm/credential.rs",
         find: "(now < self.next && self.knows(credential)).then(|| {",
         replace: "self.knows(credential).then(|| {",
-        effect: "the account is put into administrators, as the message says, and the driver never tries it again",
+        effect: "the account is added to administrators, as the message advises, but the driver never logs in again",
     },
     Mutant {
         name: "unreadable-list-is-empty",
         file: "driver/src/node/record.rs",
-        find: r#"if_present(self.host.list(&nodes).await).doing(format!("listing {nodes}"))?;"#,
+        find: r#"if_present(self.host.list(&nodes).await).context(format!("listing {nodes}"))?;"#,
         replace: "Some(self.host.list(&nodes).await.unwrap_or_default());",
-        effect: "a folder cannot be read for a moment, and a record with its password stays on the node for ever",
+        effect: "a folder cannot be read for a moment, and a record with its password stays on the node forever",
     },
     Mutant {
         name: "sessions-as-iscsid-conf-says",
@@ -438,7 +440,7 @@ pub(super) const MUTANTS: [Mutant; 50] = [
             return error;",
         replace: r"if !error.chain().is_empty() {
             return error;",
-        effect: "a volume that cannot be staged is forgotten by the kubelet, and its node stays logged in to it for ever",
+        effect: "the kubelet forgets a volume that cannot be staged, and the node stays logged in to it forever",
     },
     Mutant {
         name: "staged-only-if-it-grows",
@@ -447,20 +449,20 @@ pub(super) const MUTANTS: [Mutant; 50] = [
             Grown::Full => {}",
         replace: r"        match grown {
             Grown::Never(seen) => {
-                return Err(Error::Unproven {
+                return Err(Error::Unverified {
                     what: staging.to_owned(),
                     seen,
                 });
             }
             Grown::Full => {}",
-        effect: "a volume whose file system cannot grow is enlarged once, and no pod can have its data any more",
+        effect: "a volume whose file system cannot grow is expanded once, and no pod can use its data any more",
     },
     Mutant {
         name: "dead-file-system-published",
-        file: "driver/src/node/dead.rs",
+        file: "driver/src/node/dead_fs.rs",
         find: "if let Some(why) = mount.death() {",
         replace: "if let Some(why) = mount.death().filter(|_| mount.point.is_empty()) {",
-        effect: "an ext4 that the kernel has given up looks healthy: each new pod fails at its first write, and nothing says why",
+        effect: "an ext4 that the kernel has shut down looks healthy: each new pod fails at its first write, without a visible reason",
     },
 ];
 
