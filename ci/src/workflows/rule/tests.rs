@@ -74,19 +74,19 @@ fn tasks_that_are_not_in_ci_run_need_a_reason() {
     check(
         "      # not in .ci/run: the images are large\n",
         "",
-        "no part of .ci/run",
+        "not part of .ci/run",
     );
-    check("the images are large", "so", "no part of .ci/run");
+    check("the images are large", "so", "not part of .ci/run");
     check(
         "# not in .ci/run: the images are large",
         "# the images are large",
-        "no part of .ci/run",
+        "not part of .ci/run",
     );
     // A reason applies only to the line below it.
     check(
         "images are large\n",
         "images are large\n      - run: cargo ci lint\n",
-        "no part of .ci/run",
+        "not part of .ci/run",
     );
 }
 
