@@ -421,8 +421,8 @@ mod tests {
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         fs::set_permissions(&kind, mode).unwrap();
         let kubeconfig = tools.join("kubeconfig");
-        let told = keep_message(&kubeconfig, &kind);
-        let typed: Vec<&str> = told
+        let message = keep_message(&kubeconfig, &kind);
+        let typed: Vec<&str> = message
             .lines()
             .filter_map(|it| it.strip_prefix("  "))
             .collect();

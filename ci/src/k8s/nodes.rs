@@ -145,9 +145,9 @@ mod tests {
         assert_eq!(plain["kind"], "KubeletConfiguration");
         assert_eq!(plain["syncFrequency"], "1s");
         assert!(plain.get("failCgroupV1").is_none());
-        let told = kubelet(&configuration(CONFIGURATION, true).unwrap());
+        let accepting = kubelet(&configuration(CONFIGURATION, true).unwrap());
         assert_eq!(
-            (&told["syncFrequency"], &told["failCgroupV1"]),
+            (&accepting["syncFrequency"], &accepting["failCgroupV1"]),
             (&"1s".into(), &false.into())
         );
         assert!(configuration("kind: Cluster\n", true).is_err());

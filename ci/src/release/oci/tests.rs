@@ -3,10 +3,10 @@ use tar::{Builder, Header};
 use super::*;
 
 /// An archive as `docker save` writes it: one image of `processor`, with one layer.
-fn archive(at: &Path, processor: &str, layer: &[u8], told: &[u8]) {
+fn archive(at: &Path, processor: &str, layer: &[u8], diff: &[u8]) {
     let config = json!({
         "architecture": processor, "os": "linux", "created": "2026-11-30T12:00:00.123456789Z",
-        "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", hexadecimal(&Sha256::digest(told)))]},
+        "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", hexadecimal(&Sha256::digest(diff)))]},
     });
     let saved = json!([{"Config": "config.json", "RepoTags": ["localhost/x:1"], "Layers": ["a/layer.tar"]}]);
     let mut archive = Builder::new(File::create(at).unwrap());
@@ -116,10 +116,10 @@ fn another_architecture_or_layer_is_refused() {
             .unwrap_err()
             .to_string()
     };
-    let told = refused("arm64", b"inside");
-    assert!(told.contains("not for linux amd64"), "{told}");
-    let told = refused("amd64", b"other bytes");
-    assert!(told.contains("not the layer"), "{told}");
+    let message = refused("arm64", b"inside");
+    assert!(message.contains("not for linux amd64"), "{message}");
+    let message = refused("amd64", b"other bytes");
+    assert!(message.contains("not the layer"), "{message}");
 }
 
 #[test]

@@ -28,8 +28,8 @@ pub(super) fn breaches(jobs: &Mapping) -> Vec<String> {
     for (name, _) in &writers[1..] {
         found.push(format!("job {name}: has write permissions in addition to job {publisher}: only one job publishes, the others pass artifacts to it"));
     }
-    let told = publisher_breaches(job);
-    found.extend(told.iter().map(|it| format!("job {publisher}: {it}")));
+    let violations = publisher_breaches(job);
+    found.extend(violations.iter().map(|it| format!("job {publisher}: {it}")));
     for (name, job) in named(jobs).filter(|(_, job)| !may_write(job)) {
         if steps(job).any(|step| action(step) == "actions/cache") {
             found.push(format!("job {name}: what is published must not come from a cache, which other branches can write"));
@@ -157,7 +157,7 @@ mod tests {
 
     const RELEASE: &str = include_str!("../../../../.github/workflows/release.yml");
 
-    fn told(text: &str) -> Vec<String> {
+    fn violations(text: &str) -> Vec<String> {
         let workflow: Mapping = serde_yaml_ng::from_str(text).unwrap();
         breaches(workflow["jobs"].as_mapping().unwrap())
     }
@@ -166,16 +166,19 @@ mod tests {
     #[track_caller]
     fn check(from: &str, to: &str, says: &str) {
         assert!(RELEASE.contains(from), "{from} is not there");
-        let told = told(&RELEASE.replacen(from, to, 1));
-        assert!(told.iter().any(|it| it.contains(says)), "{told:?}");
+        let violations = violations(&RELEASE.replacen(from, to, 1));
+        assert!(
+            violations.iter().any(|it| it.contains(says)),
+            "{violations:?}"
+        );
     }
 
     const LOGIN: &str = "      - run: docker login";
 
     #[test]
     fn our_release_workflow_has_no_violation() {
-        assert_eq!(told(RELEASE), Vec::<String>::new());
-        assert_eq!(told("jobs: {a: {steps: []}}"), Vec::<String>::new());
+        assert_eq!(violations(RELEASE), Vec::<String>::new());
+        assert_eq!(violations("jobs: {a: {steps: []}}"), Vec::<String>::new());
     }
 
     #[test]
@@ -253,13 +256,13 @@ mod tests {
         let (before, _) = RELEASE.split_once(&last).unwrap();
         let push = "      - id: push\n";
         let moved = before.replace(push, &format!("{last}{push}"));
-        assert!(told(&moved).iter().any(|it| it.contains("come last")));
+        assert!(violations(&moved).iter().any(|it| it.contains("come last")));
         let kept: Vec<&str> = RELEASE
             .lines()
             .filter(|line| !line.contains("sbom-path"))
             .collect();
         assert!(
-            told(&kept.join("\n"))
+            violations(&kept.join("\n"))
                 .iter()
                 .any(|it| it.contains("provenance or SBOM is missing"))
         );

@@ -21,7 +21,7 @@ jobs:
 
 /// The violations after a replacement in the good workflow.
 #[track_caller]
-fn told(from: &str, to: &str) -> Vec<String> {
+fn violations(from: &str, to: &str) -> Vec<String> {
     let text = GOOD.replace(from, to);
     assert_ne!(text, GOOD, "{from} is not there");
     breaches(&text, &["lint"]).unwrap()
@@ -30,8 +30,11 @@ fn told(from: &str, to: &str) -> Vec<String> {
 /// Expects exactly one violation, with this text, after a replacement.
 #[track_caller]
 fn check(from: &str, to: &str, says: &str) {
-    let told = told(from, to);
-    assert!(told.len() == 1 && told[0].contains(says), "{told:?}");
+    let violations = violations(from, to);
+    assert!(
+        violations.len() == 1 && violations[0].contains(says),
+        "{violations:?}"
+    );
 }
 
 #[test]
@@ -92,13 +95,13 @@ fn tasks_that_are_not_in_ci_run_need_a_reason() {
 
 #[test]
 fn yaml_syntax_cannot_hide_a_command() {
-    let block = told("- run: cargo ci lint", "- run: |\n          cargo ci lint");
+    let block = violations("- run: cargo ci lint", "- run: |\n          cargo ci lint");
     assert!(block[1].contains("must be one line"), "{block:?}");
-    let flow = told("- run: cargo ci lint", "- {run: cargo clippy}");
+    let flow = violations("- run: cargo ci lint", "- {run: cargo clippy}");
     assert!(flow[0].contains("must be one line"), "{flow:?}");
-    let quoted = told("- run: cargo ci lint", "- \"run\": cargo clippy");
+    let quoted = violations("- run: cargo ci lint", "- \"run\": cargo clippy");
     assert!(quoted[0].contains("must be one line"), "{quoted:?}");
-    let whole = told(
+    let whole = violations(
         "jobs:",
         "jobs:\n  other: {timeout-minutes: 5, uses: o/r/.github/workflows/a.yml@main}",
     );
@@ -154,7 +157,7 @@ fn only_github_token_is_allowed() {
         format!("timeout-minutes: 30\n    env: {{T: \"${{{{ secrets.{secret} }}}}\"}}")
     };
     check("timeout-minutes: 30", &with("KEY"), "KEY");
-    assert!(told("timeout-minutes: 30", &with(SECRET)).is_empty());
+    assert!(violations("timeout-minutes: 30", &with(SECRET)).is_empty());
 }
 
 #[test]
