@@ -163,18 +163,19 @@ pub(crate) fn run(context: &Context, tasks: &[Task]) -> Result<()> {
             .map(|task| run_task(context, task, foreground, &output_lock))
             .collect()
     };
-    let mut done = thread::scope(|scope| {
+    let mut results = thread::scope(|scope| {
         let beside = scope.spawn(|| group(Group::Background, false));
-        let mut done = group(Group::Devices, true);
+        let mut results = group(Group::Devices, true);
         // If this thread panicked, its tasks have no result and count as failed below.
-        done.extend(beside.join().unwrap_or_default());
-        done
+        results.extend(beside.join().unwrap_or_default());
+        results
     });
-    done.extend(group(Group::Exclusive, true));
-    report(&done, start.elapsed());
+    results.extend(group(Group::Exclusive, true));
+    report(&results, start.elapsed());
     let count = |outcome: Outcome| {
-        done.iter()
-            .filter(|run_task| run_task.outcome == outcome)
+        results
+            .iter()
+            .filter(|result| result.outcome == outcome)
             .count()
     };
     let (passed, skipped) = (count(Outcome::Passed), count(Outcome::Skipped));
@@ -264,20 +265,20 @@ fn run_invocation(
     passed
 }
 
-fn report(done: &[TaskResult], total: Duration) {
-    let mut rows: Vec<[String; 4]> = done
+fn report(results: &[TaskResult], total: Duration) {
+    let mut rows: Vec<[String; 4]> = results
         .iter()
-        .map(|run_task| {
-            let outcome = match run_task.outcome {
+        .map(|result| {
+            let outcome = match result.outcome {
                 Outcome::Passed => "passed",
                 Outcome::Failed => "FAILED",
                 Outcome::Skipped => "skipped: needs root",
             };
-            let (time, cpu_time) = (seconds(run_task.time), seconds(run_task.cpu_time.0));
-            [run_task.name.to_owned(), outcome.to_owned(), time, cpu_time]
+            let (time, cpu_time) = (seconds(result.time), seconds(result.cpu_time.0));
+            [result.name.to_owned(), outcome.to_owned(), time, cpu_time]
         })
         .collect();
-    let cpu_time = done.iter().map(|run_task| run_task.cpu_time.0).sum();
+    let cpu_time = results.iter().map(|result| result.cpu_time.0).sum();
     rows.push([
         "all".to_owned(),
         String::new(),

@@ -65,10 +65,10 @@ impl Go {
     /// The first one on the search path.
     pub(crate) fn find(context: &Context) -> Option<Self> {
         let program = context.find("go")?;
-        let asked = Cmd::new(context, &program.to_string_lossy())
+        let cmd = Cmd::new(context, &program.to_string_lossy())
             .arg("env")
             .arg("GOVERSION");
-        let output = asked.env("GOTOOLCHAIN", "local").output().ok()?;
+        let output = cmd.env("GOTOOLCHAIN", "local").output().ok()?;
         let version = GoVersion::parse(output.stdout.trim())?;
         Some(Self { program, version })
     }
@@ -132,11 +132,11 @@ impl Go {
         let tools = context.tools().join("newest");
         fs::create_dir_all(&tools)?;
         // Outside of any module, whose go.mod would apply.
-        let asked = self.cmd(context)?.current_dir(&tools);
-        let mut asked = asked
+        let cmd = self.cmd(context)?.current_dir(&tools);
+        let mut cmd = cmd
             .args(&["mod", "download", "-json"])
             .arg(format!("{module}@latest"));
-        let newest = download(&mut asked, &format!("Looking for the newest {name}"))?.version;
+        let newest = download(&mut cmd, &format!("Looking for the newest {name}"))?.version;
         println!("{name}: {newest}, pinned is {version}");
         let cmd = self.cmd(context)?.arg("install");
         cmd.arg(pinned.package(&newest))
@@ -182,11 +182,11 @@ impl Go {
     }
 
     fn is_built_from(&self, context: &Context, file: &Path, module: &str, version: &str) -> bool {
-        let asked = Cmd::new(context, &self.program.to_string_lossy())
+        let cmd = Cmd::new(context, &self.program.to_string_lossy())
             .arg("version")
             .arg("-m")
             .arg(file);
-        let output = asked.env("GOTOOLCHAIN", "local").output();
+        let output = cmd.env("GOTOOLCHAIN", "local").output();
         file.is_file()
             && output.is_ok_and(|output| build_info_matches(&output.stdout, module, version))
     }

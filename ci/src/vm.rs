@@ -173,8 +173,8 @@ mod tests {
         let list = list.split_once("] {").unwrap().0;
         let places: Vec<&str> = list.split('"').filter(|it| it.starts_with('/')).collect();
         assert!(places.contains(&"/tmp"), "{places:?}");
-        for copy in places.iter().filter(|copy| **copy != "/etc/iscsi") {
-            assert!(check_visible_to_guest(Path::new(copy)).is_err(), "{copy}");
+        for place in places.iter().filter(|place| **place != "/etc/iscsi") {
+            assert!(check_visible_to_guest(Path::new(place)).is_err(), "{place}");
         }
     }
 

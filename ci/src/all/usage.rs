@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn work_of_a_process_and_of_its_children_is_counted_and_its_code_is_told() {
+    fn cpu_time_includes_children_and_the_exit_code_is_returned() {
         let context = Context::read().unwrap();
         let mut cpu_time = Usage::default();
         // The child shell does the work; the first one only waits for it.

@@ -201,12 +201,12 @@ fn has_no_privilege(security: &Value) -> bool {
 fn is_confined(pod: &Value, container: &Value) -> bool {
     let profile = |security: &Value| security["seccompProfile"]["type"].clone();
     let own = profile(container);
-    let matches = if own.is_null() {
+    let effective = if own.is_null() {
         profile(&pod["securityContext"])
     } else {
         own
     };
-    matches == "RuntimeDefault"
+    effective == "RuntimeDefault"
 }
 
 /// Whether a Role allows access to Secrets without naming them.

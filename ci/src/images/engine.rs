@@ -214,10 +214,10 @@ fn remove(path: &Path, how: impl FnOnce(&Path) -> io::Result<()>) -> Result<()> 
 impl Drop for Private {
     fn drop(&mut self) {
         // On SIGTERM it stops its containers and saves its state. unshare ends when it has ended.
-        let info = self
+        let terminated = self
             .daemon()
             .and_then(|pid| Ok(kill(pid, Signal::SIGTERM)?));
-        if info.is_err() {
+        if terminated.is_err() {
             let _ = self.unshare.kill();
         }
         let _ = self.unshare.wait();

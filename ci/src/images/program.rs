@@ -104,8 +104,8 @@ fn loader(program: &[u8]) -> Result<Option<String>> {
 ///
 /// # Errors
 /// The reason why it did not start.
-pub(super) fn has_started(said: &Output, code: i32) -> Result<()> {
-    let text = format!("{}{}", said.stdout, said.stderr);
+pub(super) fn has_started(output: &Output, code: i32) -> Result<()> {
+    let text = format!("{}{}", output.stdout, output.stderr);
     let text = text.trim();
     if let Some(line) = text
         .lines()
@@ -114,9 +114,9 @@ pub(super) fn has_started(said: &Output, code: i32) -> Result<()> {
         bail!("its loader says: {line}");
     }
     ensure!(
-        said.code == Some(code),
+        output.code == Some(code),
         "exit code {:?}, expected {code}: {text}",
-        said.code
+        output.code
     );
     ensure!(!text.is_empty(), "it printed nothing, not even its version");
     Ok(())
@@ -153,12 +153,11 @@ mod tests {
         let own = program(&[(1, "code"), (2, "dynamic")]);
         assert!(must_be_static(Path::new("a"), &own).is_ok());
         let shared = program(&[(1, "code"), (3, "/lib64/ld-linux-x86-64.so.2\0")]);
-        let version = must_be_static(Path::new("a/synology-csi"), &shared).unwrap_err();
-        let version = version.to_string();
+        let error = must_be_static(Path::new("a/synology-csi"), &shared).unwrap_err();
+        let error = error.to_string();
         assert!(
-            version.contains("a/synology-csi")
-                && version.contains("/lib64/ld-linux-x86-64.so.2, and"),
-            "{version}"
+            error.contains("a/synology-csi") && error.contains("/lib64/ld-linux-x86-64.so.2, and"),
+            "{error}"
         );
     }
 
@@ -176,16 +175,16 @@ mod tests {
         let context = Context::read().unwrap();
         let wrapper = context.root.join("ci/images/rustc");
         let cmd = Cmd::new(&context, &format!("{} env", wrapper.display()));
-        let version = cmd.env("CARGO_BIN_EXE_synology-csi", "here").output();
+        let output = cmd.env("CARGO_BIN_EXE_synology-csi", "here").output();
         assert!(
-            version
+            output
                 .unwrap()
                 .stdout
                 .contains("CARGO_BIN_EXE_synology-csi=here")
         );
     }
 
-    fn said(code: Option<i32>, stdout: &str, stderr: &str) -> Output {
+    fn output(code: Option<i32>, stdout: &str, stderr: &str) -> Output {
         Output {
             success: code == Some(0),
             code,
@@ -229,13 +228,13 @@ mod tests {
 
     #[test]
     fn a_program_has_started_if_its_output_and_exit_code_are_as_expected() {
-        assert!(has_started(&said(Some(0), "mount 2.38\n", ""), 0).is_ok());
-        assert!(has_started(&said(Some(1), "", "Usage: resize2fs …\n"), 1).is_ok());
+        assert!(has_started(&output(Some(0), "mount 2.38\n", ""), 0).is_ok());
+        assert!(has_started(&output(Some(1), "", "Usage: resize2fs …\n"), 1).is_ok());
         for (bad, code) in [
-            (said(Some(127), "", "exec: not found\n"), 0),
-            (said(Some(1), "", "Usage: …\n"), 0),
-            (said(None, "", ""), 0),
-            (said(Some(0), "", " \n"), 0),
+            (output(Some(127), "", "exec: not found\n"), 0),
+            (output(Some(1), "", "Usage: …\n"), 0),
+            (output(None, "", ""), 0),
+            (output(Some(0), "", " \n"), 0),
         ] {
             assert!(has_started(&bad, code).is_err(), "{bad:?}");
         }
@@ -249,8 +248,8 @@ mod tests {
             "mount: error while loading shared libraries: libmount.so.1: cannot open shared object file: No such file or directory\n",
         ] {
             for code in [0, 1] {
-                let version = has_started(&said(Some(code), "", text), code).unwrap_err();
-                assert!(version.to_string().contains(text.trim()), "{version}");
+                let error = has_started(&output(Some(code), "", text), code).unwrap_err();
+                assert!(error.to_string().contains(text.trim()), "{error}");
             }
         }
     }

@@ -99,15 +99,15 @@ impl Engine<'_> {
     }
 
     fn unreachable(&self, errors: &str) -> Result<()> {
-        let said = format!("{} {errors}", self.info.stderr.trim());
-        let said = said.trim();
+        let details = format!("{} {errors}", self.info.stderr.trim());
+        let details = details.trim();
         ensure!(
-            !said.contains("permission denied"),
-            "no permission to use the Docker engine: {said}. Run it as root, or add your user to the group docker (usermod --append \
+            !details.contains("permission denied"),
+            "no permission to use the Docker engine: {details}. Run it as root, or add your user to the group docker (usermod --append \
              --groups docker NAME, then log in again)"
         );
         bail!(
-            "kind needs a Docker engine, and none runs here ({said}): install docker.io or docker-ce, and start it"
+            "kind needs a Docker engine, and none runs here ({details}): install docker.io or docker-ce, and start it"
         )
     }
 }

@@ -63,10 +63,10 @@ impl Progress {
             State::AfterResult(result) => {
                 self.seen += 1;
                 let name = line.strip_prefix(NAME_PREFIX).unwrap_or(line);
-                let shown = format!("{:3}  {result}  {name}", self.seen);
+                let printed = format!("{:3}  {result}  {name}", self.seen);
                 let failed = !result.starts_with("passed");
                 self.state = State::Spec { failed };
-                Some(shown)
+                Some(printed)
             }
             State::Spec { failed } => failed.then(|| line.to_owned()),
         }
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     /// Output of ginkgo 2.28.1.
-    const SAID: &str = "\
+    const OUTPUT: &str = "\
 Will run 5 of 6 specs
 ------------------------------
 [SynchronizedBeforeSuite] PASSED [0.031 seconds]
@@ -129,26 +129,26 @@ FAIL! -- 1 Passed | 1 Failed | 1 Pending | 1 Skipped
 
     #[test]
     fn a_failure_before_the_first_spec_is_printed() {
-        let said = "------------------------------\n[SynchronizedBeforeSuite] [FAILED] [0.1 seconds]\n\
+        let output = "------------------------------\n[SynchronizedBeforeSuite] [FAILED] [0.1 seconds]\n\
                     [SynchronizedBeforeSuite]\n  no cluster answers";
         let mut progress = Progress::default();
-        let shown: Vec<String> = said
+        let printed: Vec<String> = output
             .lines()
             .filter_map(|line| progress.read(line))
             .collect();
-        assert_eq!(shown.len(), 3, "{shown:?}");
-        assert_eq!(shown[2], "  no cluster answers");
+        assert_eq!(printed.len(), 3, "{printed:?}");
+        assert_eq!(printed[2], "  no cluster answers");
     }
 
     #[test]
     fn each_spec_is_a_line_and_failures_and_the_summary_are_printed_in_full() {
         let mut progress = Progress::default();
-        let shown: Vec<String> = SAID
+        let printed: Vec<String> = OUTPUT
             .lines()
             .filter_map(|line| progress.read(line))
             .collect();
         assert_eq!(
-            shown.join("\n"),
+            printed.join("\n"),
             "\
 Will run 5 of 6 specs
   1  FAILED    0.001 s  [Driver: x] volumes [It] should fail [Slow]
