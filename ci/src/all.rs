@@ -72,7 +72,8 @@ macro_rules! task {
     };
 }
 
-/// The tasks of every pipeline run. `mutants` tries only the first few, `model` runs twice in memory to check that it is deterministic.
+/// The tasks of every pipeline run. `mutants` tries only the first few, `model` runs twice in memory to check that it is
+/// deterministic.
 pub(crate) const TASKS: [Task; 22] = [
     task!("fmt", Background, unprivileged("fmt")),
     task!("lint", Background, unprivileged("lint")),

@@ -434,8 +434,8 @@ impl<'a> Checker<'a> {
         Ok(wrong)
     }
 
-    /// Errors of an API server on a dry run of everything rendered. All objects are put into `default`, so that the server does not need
-    /// their namespaces.
+    /// Errors of an API server on a dry run of everything rendered. All objects are put into `default`, so that the server does
+    /// not need their namespaces.
     fn check_on_server(&self) -> Result<Vec<String>> {
         let (mut wrong, mut sent) = (Vec::new(), 0);
         for file in fs::read_dir(rendered(&self.folder, RELEASES[0]))? {

@@ -1,4 +1,5 @@
-//! `cargo ci deny`: licenses, sources and known vulnerabilities of all crates, checked by cargo-deny as configured in `.deny.toml`.
+//! `cargo ci deny`: licenses, sources and known vulnerabilities of all crates, checked by cargo-deny as configured in
+//! `.deny.toml`.
 //!
 //! Not every machine can reach the advisory database, so `.ci/run` checks the rest. The hosted pipeline checks advisories weekly.
 

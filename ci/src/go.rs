@@ -1,4 +1,5 @@
-//! Builds pinned Go programs (csi-sanity, helm, kind, the official driver, …), and compares our csi.proto with the specification's.
+//! Builds pinned Go programs (csi-sanity, helm, kind, the official driver, …), and compares our csi.proto with the
+//! specification's.
 
 use std::{
     fs,
@@ -166,8 +167,8 @@ impl Go {
         if self.is_built_from(context, &program, OFFICIAL_MODULE, OFFICIAL_VERSION) {
             return Ok((program, OFFICIAL_VERSION));
         }
-        // `go install module@version` requests the list of versions, which not every proxy serves. Building it as a requirement of
-        // another module does not.
+        // `go install module@version` requests the list of versions, which not every proxy serves. Building it as a requirement
+        // of another module does not.
         let folder = context.target.join("peers");
         fs::create_dir_all(&folder)?;
         let module =
@@ -210,8 +211,8 @@ impl Go {
         })
     }
 
-    /// Does what a newer Go does by itself: downloads a toolchain as a module (with checksum verification, like any module), and makes
-    /// its programs executable, because files of modules never are.
+    /// Does what a newer Go does by itself: downloads a toolchain as a module (with checksum verification, like any module), and
+    /// makes its programs executable, because files of modules never are.
     fn fetch_newer(&self, context: &Context) -> Result<PathBuf> {
         let architecture = match std::env::consts::ARCH {
             "x86_64" => "amd64",
@@ -291,7 +292,8 @@ pub(crate) fn installed(context: &Context, pinned: &Pinned) -> Option<PathBuf> {
         .then_some(file)
 }
 
-/// Checks the output of `go version -m`: its `path` line names the package that was built, a `mod` or `dep` line the package's module.
+/// Checks the output of `go version -m`: its `path` line names the package that was built, a `mod` or `dep` line the package's
+/// module.
 fn build_info_matches(build_information: &str, module: &str, version: &str) -> bool {
     let lines = || {
         build_information
@@ -303,8 +305,8 @@ fn build_info_matches(build_information: &str, module: &str, version: &str) -> b
         && lines().any(|words| matches!(words.as_slice(), ["mod" | "dep", name, built, ..] if *name == module && *built == version))
 }
 
-/// Compares proto/csi.proto with the specification. First runs the comparison's own tests, which show that it detects every kind of
-/// difference.
+/// Compares proto/csi.proto with the specification. First runs the comparison's own tests, which show that it detects every kind
+/// of difference.
 ///
 /// # Errors
 /// When they differ, Go is missing, or a module cannot be fetched.

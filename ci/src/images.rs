@@ -1,5 +1,5 @@
-//! `cargo ci images`: builds the images of the three programs with a local Docker engine, starts the programs in them, and checks their
-//! contents.
+//! `cargo ci images`: builds the images of the three programs with a local Docker engine, starts the programs in them, and checks
+//! their contents.
 
 mod broken;
 pub(crate) mod engine;

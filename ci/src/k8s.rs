@@ -1,5 +1,5 @@
-//! `cargo ci k8s`: end-to-end tests with claims, pods and sidecars, on the cluster of the kubeconfig, on one that kind creates, or on a
-//! fake Kubernetes that makes the sidecars' and kubelets' calls on this machine.
+//! `cargo ci k8s`: end-to-end tests with claims, pods and sidecars, on the cluster of the kubeconfig, on one that kind creates,
+//! or on a fake Kubernetes that makes the sidecars' and kubelets' calls on this machine.
 
 mod cluster;
 mod devices;

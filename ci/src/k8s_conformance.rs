@@ -1,5 +1,5 @@
-//! `cargo ci k8s-conformance`: Kubernetes' own storage suite (`External.Storage` of its `e2e.test`) against our driver, on the cluster of
-//! the kubeconfig.
+//! `cargo ci k8s-conformance`: Kubernetes' own storage suite (`External.Storage` of its `e2e.test`) against our driver, on the
+//! cluster of the kubeconfig.
 //!
 //! ```text
 //! e2e/k8s/testdriver.yaml ─▶ the driver's capabilities: the suite skips specs that need others

@@ -107,8 +107,8 @@ enum Task {
     Mutants(mutation::Mutants),
     /// Measure DSM calls per CSI call, latency and memory, and how they grow, as tables and as JSON (root for the node part)
     Bench(demo::Bench),
-    /// Build the images of the driver and both simulators, start every program in them, and list their contents (root, if no Docker
-    /// engine runs)
+    /// Build the images of the driver and both simulators, start every program in them, and list their contents (root, if no
+    /// Docker engine runs)
     Images(images::Images),
     /// Build the artifacts of a release for the hosted pipeline: image archives, then OCI layouts; publishes nothing itself
     Release(release::Release),
@@ -116,11 +116,12 @@ enum Task {
     Containers,
     /// Show the lifecycle of one volume in under 30 lines (root)
     Demo(demo::Demo),
-    /// Run every task of the pipeline, with the time of each: fmt, lint, deny, spec, chart, tidy, workflows, k8s-conformance (--check),
-    /// test, model, crash, faults, mutants (a sample), fuzz, clients, sanity, k8s (on the fake Kubernetes), peers, containers, vm, demo
-    /// and bench (a sample)
+    /// Run every task of the pipeline, with the time of each: fmt, lint, deny, spec, chart, tidy, workflows, k8s-conformance
+    /// (--check), test, model, crash, faults, mutants (a sample), fuzz, clients, sanity, k8s (on the fake Kubernetes), peers,
+    /// containers, vm, demo and bench (a sample)
     All,
-    /// Run the tasks that take hours: many sequences with a new seed, crashes and faults on devices, all mutants, all stories in virtual machines
+    /// Run the tasks that take hours: many sequences with a new seed, crashes and faults on devices, all mutants, all stories in
+    /// virtual machines
     Nightly(nightly::Nightly),
 }
 

@@ -1,5 +1,5 @@
-//! `cargo ci mutants`: mutation testing of the search programs. Puts deliberate bugs (mutants) into a copy of the driver, one at a time,
-//! and expects that a search program finds each.
+//! `cargo ci mutants`: mutation testing of the search programs. Puts deliberate bugs (mutants) into a copy of the driver, one at
+//! a time, and expects that a search program finds each.
 
 mod mutants;
 mod run;

@@ -5,9 +5,9 @@
 //! pack, when both have ended         ─▶ target/packed   NAME/, charts/synology-csi/ (OCI layouts), NAME.spdx.json, digests, version
 //! ci/release/publish                 ─▶ a registry: only what was packed
 //! ```
-//! Everything that runs code of dependencies (build scripts, this program) runs in jobs that can neither publish nor sign: `build` and
-//! `pack` access no registry. `publish` is a short script, so that the privileged job compiles nothing. It uses the digests that `pack`
-//! has written.
+//! Everything that runs code of dependencies (build scripts, this program) runs in jobs that can neither publish nor sign:
+//! `build` and `pack` access no registry. `publish` is a short script, so that the privileged job compiles nothing. It uses the
+//! digests that `pack` has written.
 
 mod oci;
 mod sbom;

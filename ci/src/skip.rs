@@ -16,8 +16,8 @@ pub(crate) struct Skip {
 }
 
 impl Skip {
-    /// Whether a process with these privileges may skip this test. Without root, any test may be skipped. With root, only growth of a
-    /// mounted ext4, and only if `CAP_SYS_RESOURCE` is missing.
+    /// Whether a process with these privileges may skip this test. Without root, any test may be skipped. With root, only growth
+    /// of a mounted ext4, and only if `CAP_SYS_RESOURCE` is missing.
     pub(crate) fn allowed(&self, privileges: Privileges) -> bool {
         !privileges.root || (self.reason.contains("CAP_SYS_RESOURCE") && !privileges.sys_resource)
     }

@@ -31,8 +31,8 @@ pub(crate) struct Vm {
     /// Also keep the logs of stories that passed
     #[arg(long)]
     keep_logs: bool,
-    /// Boot another kernel than Debian 12's: the newest of a Debian suite, for instance trixie or bookworm-backports, or one from a
-    /// folder with unpacked packages (a path with a /, which contains boot/ and lib/modules/)
+    /// Boot another kernel than Debian 12's: the newest of a Debian suite, for instance trixie or bookworm-backports, or one from
+    /// a folder with unpacked packages (a path with a /, which contains boot/ and lib/modules/)
     #[arg(long, value_name = "SUITE|DIR")]
     kernel: Option<String>,
     /// Do not use KVM
@@ -112,8 +112,8 @@ impl Vm {
     }
 }
 
-/// The test binary `node`, which is run in the guest, too. It is the one that `cargo ci test` builds: it need not be optimized, because it
-/// only waits for the programs that it starts. It is copied next to the optimized programs, so that it starts those.
+/// The test binary `node`, which is run in the guest, too. It is the one that `cargo ci test` builds: it need not be optimized,
+/// because it only waits for the programs that it starts. It is copied next to the optimized programs, so that it starts those.
 fn node_tests(context: &Context) -> Result<PathBuf> {
     let mut cmd = Cmd::new(
         context,

@@ -1,4 +1,5 @@
-//! CPU time of a task: of its process and of all descendants that were waited for. A daemon that outlives its parent is not counted.
+//! CPU time of a task: of its process and of all descendants that were waited for. A daemon that outlives its parent is not
+//! counted.
 
 use std::{fs, process::Child, time::Duration};
 
@@ -29,8 +30,8 @@ pub(super) fn wait(mut child: Child, cpu_time: &mut Usage) -> Result<bool> {
     Ok(child.wait()?.success())
 }
 
-/// The sum of utime, stime, cutime and cstime of `/proc/PID/stat`. The program's name, in parentheses, may itself contain parentheses
-/// and spaces.
+/// The sum of utime, stime, cutime and cstime of `/proc/PID/stat`. The program's name, in parentheses, may itself contain
+/// parentheses and spaces.
 fn read(stat: &str) -> Option<Duration> {
     let (_, rest) = stat.rsplit_once(") ")?;
     let fields: Vec<&str> = rest.split_whitespace().skip(11).take(4).collect();

@@ -1,5 +1,5 @@
-//! Checks the manifests in `driver/deploy/examples`: whether the driver accepts their StorageClasses, and whether they refer to each other
-//! correctly. The schemas check the rest.
+//! Checks the manifests in `driver/deploy/examples`: whether the driver accepts their StorageClasses, and whether they refer to
+//! each other correctly. The schemas check the rest.
 
 use serde_json::Value;
 

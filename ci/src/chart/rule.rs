@@ -1,4 +1,5 @@
-//! Rules for all objects that the chart renders, whatever the values: unique names, pinned images, least privilege, no leaked Secrets.
+//! Rules for all objects that the chart renders, whatever the values: unique names, pinned images, least privilege, no leaked
+//! Secrets.
 
 use std::collections::BTreeSet;
 

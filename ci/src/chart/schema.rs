@@ -1,5 +1,5 @@
-//! Generates strict JSON schemas from Kubernetes' OpenAPI document: one self-contained file per kind, in which unknown fields are errors.
-//! The file names are those that kubeconform looks up: `deployment-apps-v1.json`.
+//! Generates strict JSON schemas from Kubernetes' OpenAPI document: one self-contained file per kind, in which unknown fields are
+//! errors. The file names are those that kubeconform looks up: `deployment-apps-v1.json`.
 
 use std::{collections::BTreeSet, fs, path::Path};
 

@@ -1,7 +1,7 @@
 //! Checks that the chart's README describes each value with its default, and no value that does not exist. No I/O.
 //!
-//! A value is a row of a table with the header `Value`: path, default, meaning. `nas[].url` is a key of the elements of a list, and
-//! `*` is a wildcard for one part of a path: `sidecars.*.image`.
+//! A value is a row of a table with the header `Value`: path, default, meaning. `nas[].url` is a key of the elements of a list,
+//! and `*` is a wildcard for one part of a path: `sidecars.*.image`.
 
 use std::collections::BTreeSet;
 

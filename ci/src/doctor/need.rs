@@ -130,8 +130,8 @@ const FOR_VM: [&str; 11] = [
     "multipath-tools",
 ];
 
-/// Packages that are needed only to build images. dockerd, if no engine runs, and mmdebstrap, if no registry is reachable, are installed
-/// on demand.
+/// Packages that are needed only to build images. dockerd, if no engine runs, and mmdebstrap, if no registry is reachable, are
+/// installed on demand.
 const FOR_IMAGES: [&str; 1] = ["docker.io"];
 
 /// Packages that are needed only for third-party clients.

@@ -121,8 +121,8 @@ fn kernel_filesystem(context: &Context, filesystem: &str) -> Probe {
     }
     if context.privileges.root {
         let _ = Cmd::new(context, &format!("modprobe {filesystem}")).output();
-        // Containers often lack modprobe or /lib/modules, but the kernel itself loads the module for a mount with this file system
-        // type. This mount always fails, because /dev/null is not a block device.
+        // Containers often lack modprobe or /lib/modules, but the kernel itself loads the module for a mount with this file
+        // system type. This mount always fails, because /dev/null is not a block device.
         let _ = Cmd::new(context, &format!("mount -t {filesystem} /dev/null /mnt")).output();
         if listed(filesystem) {
             return Ok("a module, loaded just now".into());

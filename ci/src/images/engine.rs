@@ -26,8 +26,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(200);
 pub(crate) enum Network {
     /// The host's, because image builds download packages.
     Host,
-    /// A network namespace of its own, with bridges, addresses and ports that end with the engine. It has no connection to the outside;
-    /// [`Engine::runner`] runs a program inside.
+    /// A network namespace of its own, with bridges, addresses and ports that end with the engine. It has no connection to the
+    /// outside; [`Engine::runner`] runs a program inside.
     Isolated,
 }
 
@@ -119,8 +119,8 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// The command that runs a program inside the engine's network namespace, so that it reaches the containers. Empty if the engine is
-    /// not isolated.
+    /// The command that runs a program inside the engine's network namespace, so that it reaches the containers. Empty if the
+    /// engine is not isolated.
     ///
     /// # Errors
     /// When the engine has ended.
@@ -156,15 +156,15 @@ impl Private {
         let lock = File::create(folder.join("lock"))?;
         lock.try_lock()
             .context("another cargo ci has started a Docker engine with the same data")?;
-        // A killed engine leaves its PID file and containerd's. Their PIDs are those of a PID namespace that is gone: the next engine
-        // would mistake its own processes for them.
+        // A killed engine leaves its PID file and containerd's. Their PIDs are those of a PID namespace that is gone: the next
+        // engine would mistake its own processes for them.
         let (pid_file, exec) = (folder.join("pid"), folder.join("exec"));
         remove(&pid_file, |it| fs::remove_file(it))?;
         remove(&exec, |it| fs::remove_dir_all(it))?;
         // And networks, which the next engine would restore, perhaps on the host.
         remove(&folder.join("data/network"), |it| fs::remove_dir_all(it))?;
-        // However this process ends, unshare is killed with it, and with unshare its child, the init process of a PID namespace: the
-        // kernel then kills all other processes in it. Mounts and networks are released with the last of them.
+        // However this process ends, unshare is killed with it, and with unshare its child, the init process of a PID namespace:
+        // the kernel then kills all other processes in it. Mounts and networks are released with the last of them.
         let unshare =
             "setpriv --pdeathsig KILL unshare --fork --pid --kill-child --mount --mount-proc";
         let mut cmd = Cmd::new(context, unshare);

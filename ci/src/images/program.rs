@@ -1,8 +1,9 @@
-//! Builds the programs that go into images. They are linked statically (`ci/images/rustc`), so that the age of an image's C library does
-//! not matter.
+//! Builds the programs that go into images. They are linked statically (`ci/images/rustc`), so that the age of an image's C
+//! library does not matter.
 //!
-//! Two checks: the ELF file must not name a loader, and the program's output in the image must not be a loader error. A loader that finds
-//! too old a C library exits with 1, like some healthy programs that print their version, so the exit code is not enough.
+//! Two checks: the ELF file must not name a loader, and the program's output in the image must not be a loader error. A loader
+//! that finds too old a C library exits with 1, like some healthy programs that print their version, so the exit code is not
+//! enough.
 
 use std::{
     fs,

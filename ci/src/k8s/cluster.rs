@@ -261,8 +261,8 @@ fn owner_of(nodes_present: &[String], recorded: &str) -> Owner {
     }
 }
 
-/// Empties the folder of dsm-sim, which may contain LUNs of an earlier cluster. Its files belong to root: without root, they are deleted in
-/// a container.
+/// Empties the folder of dsm-sim, which may contain LUNs of an earlier cluster. Its files belong to root: without root, they are
+/// deleted in a container.
 fn empty_nas(context: &Context, base: &str) -> Result<()> {
     // The same path is in the nodes' mounts in e2e/k8s/kind.yaml.
     let nas = context.root.join("target/k8s/nas");

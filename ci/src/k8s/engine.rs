@@ -125,7 +125,8 @@ fn minor(image: &str) -> Option<u32> {
         .ok()
 }
 
-/// The address of the engine that the docker client uses: `DOCKER_HOST`, else from `context`, the output of `docker context inspect`.
+/// The address of the engine that the docker client uses: `DOCKER_HOST`, else from `context`, the output of `docker context
+/// inspect`.
 ///
 /// # Errors
 /// When `context` is not JSON.

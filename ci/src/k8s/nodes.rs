@@ -12,8 +12,8 @@ pub(crate) const KIND: Pinned = Pinned {
     version: "v0.33.0",
 };
 
-/// The node images of this kind release, by Kubernetes minor release. Each kind release has its own digests: the image of the same
-/// Kubernetes version for another kind release may not start.
+/// The node images of this kind release, by Kubernetes minor release. Each kind release has its own digests: the image of the
+/// same Kubernetes version for another kind release may not start.
 const NODES: [(&str, &str); 2] = [
     (
         "1.36",

@@ -53,8 +53,8 @@ fn is_built_from(context: &Context, program: &Path, release: &str) -> bool {
     output.is_ok_and(|output| output.success && output.stdout.contains(&format!("v{release}")))
 }
 
-/// A go.mod that requires Kubernetes. Kubernetes' own go.mod replaces its staging modules by folders that are not part of the published
-/// module. They are published as separate modules with the major version 0.
+/// A go.mod that requires Kubernetes. Kubernetes' own go.mod replaces its staging modules by folders that are not part of the
+/// published module. They are published as separate modules with the major version 0.
 fn module(go_mod: &str, release: &str) -> Result<String> {
     let rest = release
         .split_once('.')

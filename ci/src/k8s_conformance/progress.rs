@@ -1,5 +1,5 @@
-//! Reduces the output of `ginkgo -v` to one line per spec. In that output, each spec is between two separator lines: first its result,
-//! then its name.
+//! Reduces the output of `ginkgo -v` to one line per spec. In that output, each spec is between two separator lines: first its
+//! result, then its name.
 //!
 //! ```text
 //! ------------------------------

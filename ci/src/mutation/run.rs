@@ -99,8 +99,8 @@ pub(super) struct Runner<'a> {
 }
 
 impl<'a> Runner<'a> {
-    /// The copy of the workspace and the logs are in `target/mutants`. The copy is built in the workspace's own target directory, to
-    /// reuse the compiled dependencies. Our crates have another path there, so cargo keeps both builds apart.
+    /// The copy of the workspace and the logs are in `target/mutants`. The copy is built in the workspace's own target directory,
+    /// to reuse the compiled dependencies. Our crates have another path there, so cargo keeps both builds apart.
     ///
     /// # Errors
     /// When the workspace cannot be read.
@@ -141,8 +141,8 @@ impl<'a> Runner<'a> {
         Ok(groups)
     }
 
-    /// Builds the programs with a group of mutants from [`Runner::groups`], or with none. Returns cargo's first error if it does not
-    /// compile.
+    /// Builds the programs with a group of mutants from [`Runner::groups`], or with none. Returns cargo's first error if it does
+    /// not compile.
     ///
     /// # Errors
     /// When the copy cannot be written, or cargo cannot be started.
@@ -161,8 +161,8 @@ impl<'a> Runner<'a> {
         )))
     }
 
-    /// Checks that the selected programs succeed on the original driver; otherwise they would "kill" every mutant. The current build must
-    /// have no mutants, or only switchable ones.
+    /// Checks that the selected programs succeed on the original driver; otherwise they would "kill" every mutant. The current
+    /// build must have no mutants, or only switchable ones.
     ///
     /// # Errors
     /// When a program does not succeed.
@@ -249,8 +249,8 @@ impl<'a> Runner<'a> {
         })
     }
 
-    /// A cargo command for the copy. It runs in the workspace's own folder: in the copy's, cargo would apply the `.cargo/config.toml` of
-    /// both, and rebuild all crates.
+    /// A cargo command for the copy. It runs in the workspace's own folder: in the copy's, cargo would apply the
+    /// `.cargo/config.toml` of both, and rebuild all crates.
     fn cargo(&self, command: &str, arguments: &str) -> Cmd {
         let manifest = self.tree.root.join("Cargo.toml");
         Cmd::new(

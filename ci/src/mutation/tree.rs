@@ -67,8 +67,8 @@ impl Tree {
         Ok(changed)
     }
 
-    /// Writes the copy with these mutants. Unchanged files are not written, and changed files get a new mtime, even when the original
-    /// content is restored: cargo decides by mtime what to rebuild.
+    /// Writes the copy with these mutants. Unchanged files are not written, and changed files get a new mtime, even when the
+    /// original content is restored: cargo decides by mtime what to rebuild.
     ///
     /// # Errors
     /// When the copy cannot be written, or a patch does not apply.

@@ -1,7 +1,7 @@
 //! Writes OCI image layouts: folders with all blobs of an image, named by their digests.
 //!
-//! So all digests are known before the publishing job, which only copies. Sources: the OCI image specification 1.1 (layout, manifest,
-//! index), and Docker's image specification 1.2 for the archives of `docker save`.
+//! So all digests are known before the publishing job, which only copies. Sources: the OCI image specification 1.1 (layout,
+//! manifest, index), and Docker's image specification 1.2 for the archives of `docker save`.
 
 use std::{
     fmt::Write as _,

@@ -1,8 +1,8 @@
 //! The SBOM of an image, as an SPDX 2.3 document.
 //!
-//! The images have no package database that a scanner could read, so the SBOM is generated from their inputs: the crates of the program,
-//! from `cargo metadata` and Cargo.lock, and the Debian packages of the copied programs, per architecture, from the list that
-//! `ci/images/collect` wrote. No I/O.
+//! The images have no package database that a scanner could read, so the SBOM is generated from their inputs: the crates of the
+//! program, from `cargo metadata` and Cargo.lock, and the Debian packages of the copied programs, per architecture, from the list
+//! that `ci/images/collect` wrote. No I/O.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,5 +1,5 @@
-//! Checks that the commands in Markdown files exist: each `cargo ci TASK` and `cargo demo`, in code blocks and in the text, must be a task
-//! with valid options. No I/O.
+//! Checks that the commands in Markdown files exist: each `cargo ci TASK` and `cargo demo`, in code blocks and in the text, must
+//! be a task with valid options. No I/O.
 
 use clap::{Parser as _, error::ErrorKind};
 
@@ -30,8 +30,8 @@ pub(super) fn breaches(files: &[File]) -> Vec<String> {
     found
 }
 
-/// Why a command does not parse; `None` if it does, or if it is another program's. A command in the text (not `is_complete`) may lack
-/// required arguments.
+/// Why a command does not parse; `None` if it does, or if it is another program's. A command in the text (not `is_complete`) may
+/// lack required arguments.
 fn parse_error(command: &str, is_complete: bool) -> Option<String> {
     let command = AS_ROOT
         .iter()

@@ -1,5 +1,5 @@
-//! Checks that each flag, configuration key, parameter and metric of the driver is documented, and that each message quoted in the
-//! troubleshooting pages exists in its source. No I/O.
+//! Checks that each flag, configuration key, parameter and metric of the driver is documented, and that each message quoted in
+//! the troubleshooting pages exists in its source. No I/O.
 
 use std::path::Path;
 

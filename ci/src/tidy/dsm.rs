@@ -1,5 +1,5 @@
-//! Checks that each known behavior of a NAS is covered by a test of dsm-sim that cites it, or is listed here as not simulated. The
-//! numbers are those of dsm-web-api.md: behaviours of section 11, error codes of section 10.3. No I/O.
+//! Checks that each known behavior of a NAS is covered by a test of dsm-sim that cites it, or is listed here as not simulated.
+//! The numbers are those of dsm-web-api.md: behaviours of section 11, error codes of section 10.3. No I/O.
 
 use std::collections::BTreeSet;
 

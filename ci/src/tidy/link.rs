@@ -1,5 +1,5 @@
-//! Checks that the targets of relative links in Markdown files exist, including the heading after a `#`; and that paths in inline code, such
-//! as `ci/src/tidy.rs`, exist. No I/O.
+//! Checks that the targets of relative links in Markdown files exist, including the heading after a `#`; and that paths in inline
+//! code, such as `ci/src/tidy.rs`, exist. No I/O.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,4 +1,5 @@
-//! Checks source files (length, unfinished code, local paths, bare sleeps, unlocked cargo commands), and lists the assumptions. No I/O.
+//! Checks source files (length, unfinished code, local paths, bare sleeps, unlocked cargo commands), and lists the assumptions.
+//! No I/O.
 
 use std::{
     collections::BTreeMap,
@@ -170,8 +171,8 @@ fn calls(code: &str, name: &str) -> bool {
         .any(|(at, _)| !code[..at].ends_with(inside_word))
 }
 
-/// Each crate may start programs in only one source file, and its tests in one other, so that each start has its timeout, tracing span and
-/// log line.
+/// Each crate may start programs in only one source file, and its tests in one other, so that each start has its timeout, tracing
+/// span and log line.
 pub(super) fn command_breaches(files: &[File]) -> Vec<String> {
     let mut places: BTreeMap<(String, bool), Vec<&File>> = BTreeMap::new();
     for file in files

@@ -4,8 +4,9 @@ use clap::Parser as _;
 
 use crate::Cli;
 
-/// The commands that may be run besides our tasks: command, whether the publishing job may run it, and the reason. Everything else is set up
-/// by the tasks themselves. A command that compiles must not run in the publishing job, because it runs code of every dependency.
+/// The commands that may be run besides our tasks: command, whether the publishing job may run it, and the reason. Everything
+/// else is set up by the tasks themselves. A command that compiles must not run in the publishing job, because it runs code of
+/// every dependency.
 const SETUP_COMMANDS: [(&str, bool, &str); 4] = [
     (
         "rustup toolchain install stable --profile minimal --component clippy,rustfmt",
@@ -92,8 +93,8 @@ impl Call {
     }
 }
 
-/// An argument as the task sees it. The value of a variable is unknown, so its name is used instead. `None` if a shell would expand it
-/// to something else.
+/// An argument as the task sees it. The value of a variable is unknown, so its name is used instead. `None` if a shell would
+/// expand it to something else.
 fn word(text: &str) -> Option<&str> {
     let plain = |text: &str| {
         text.chars()

@@ -1,7 +1,7 @@
 //! Rules for every workflow: pinned actions and images, least privilege, only our tasks. No I/O.
 //!
-//! The rules use both the parsed YAML and the lines of the text, which have the comments. Each `uses:` and `run:` in the parsed YAML
-//! must also be found as a line, so that no YAML syntax can hide one.
+//! The rules use both the parsed YAML and the lines of the text, which have the comments. Each `uses:` and `run:` in the parsed
+//! YAML must also be found as a line, so that no YAML syntax can hide one.
 
 mod publishing;
 

@@ -1,7 +1,7 @@
 //! Rules for workflows with a job that has write permissions: to publish, sign or attest.
 //!
-//! Compiling runs the build scripts of every dependency, with the permissions of the job. So only one job has write permissions. It compiles
-//! nothing, takes the artifacts of other jobs, attests them by digest, and needs an approval (environment).
+//! Compiling runs the build scripts of every dependency, with the permissions of the job. So only one job has write permissions.
+//! It compiles nothing, takes the artifacts of other jobs, attests them by digest, and needs an approval (environment).
 
 use serde_yaml_ng::{Mapping, Value};
 
@@ -86,8 +86,8 @@ fn publisher_breaches(job: &Value) -> Vec<String> {
     found
 }
 
-/// Checks the attestations: each artifact has a provenance, each image an SBOM, both for a digest that a previous step has output; and the
-/// tag comes last.
+/// Checks the attestations: each artifact has a provenance, each image an SBOM, both for a digest that a previous step has
+/// output; and the tag comes last.
 fn attestation_breaches(job: &Value) -> Vec<String> {
     let (mut found, mut built, mut listed) = (Vec::new(), Vec::new(), Vec::new());
     for step in steps(job).filter(|step| action(step) == "actions/attest") {
