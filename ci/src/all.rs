@@ -1,11 +1,11 @@
-//! Everything, with the time and the work that each task took.
+//! `cargo ci all`: runs a list of tasks and prints the wall-clock and CPU time of each.
 //!
 //! ```text
-//! lane    Devices   one after the other: mounts, loop devices, engines; they wait for much of their time
-//!         Beside    at the same time, one after the other: what computes, and touches nothing that others look at
-//!         Alone     when both have ended: what is measured
+//! Devices      in sequence: tasks with mounts, loop devices or Docker engines, which mostly wait
+//! Background   in sequence, in parallel to Devices: tasks that compute and share no state with others
+//! Exclusive    when both have ended: benchmarks
 //! ```
-//! Each task is a process of its own, this program with the task's arguments, so what is run here is what one types.
+//! Each task is a child process: this program with the task's arguments, as one would type them.
 
 mod usage;
 
@@ -19,247 +19,272 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{context::Context, run::Step, table};
+use crate::{context::Context, run::Cmd, table};
 use usage::Usage;
 
-/// A call of a task, as it is typed behind `cargo ci`.
+/// The arguments after `cargo ci`.
 #[derive(Debug)]
-struct Line {
+struct Invocation {
     arguments: &'static str,
-    /// Of no use without root.
+    /// Skipped without root.
     needs_root: bool,
 }
 
-/// Beside which others a task may run.
+/// Which other tasks a task may run in parallel to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Lane {
+enum Group {
     Devices,
-    Beside,
-    Alone,
+    Background,
+    Exclusive,
 }
 
-/// What has a row of its own.
+/// One row of the result table.
 #[derive(Debug)]
 pub(crate) struct Task {
     name: &'static str,
-    lane: Lane,
-    lines: &'static [Line],
+    group: Group,
+    invocations: &'static [Invocation],
 }
 
 impl Task {
-    /// As its row is called.
     pub(crate) fn name(&self) -> &'static str {
         self.name
     }
 }
 
-const fn anybody(arguments: &'static str) -> Line {
-    Line {
+const fn unprivileged(arguments: &'static str) -> Invocation {
+    Invocation {
         arguments,
         needs_root: false,
     }
 }
 
-const fn root(arguments: &'static str) -> Line {
-    Line {
+const fn root(arguments: &'static str) -> Invocation {
+    Invocation {
         arguments,
         needs_root: true,
     }
 }
 
 macro_rules! task {
-    ($name:literal, $lane:ident, $($line:expr),+) => {
-        Task { name: $name, lane: Lane::$lane, lines: &[$($line),+] }
+    ($name:literal, $group:ident, $($invocation:expr),+) => {
+        Task { name: $name, group: Group::$group, invocations: &[$($invocation),+] }
     };
 }
 
-/// What a pipeline has time for. `sabotage` tries the first few bugs, `model` plays twice in memory, to see that it is the same run.
+/// The tasks of every pipeline run. `mutants` tries only the first few, `model` runs twice in memory to check that it is
+/// deterministic.
 pub(crate) const TASKS: [Task; 22] = [
-    task!("fmt", Beside, anybody("fmt")),
-    task!("lint", Beside, anybody("lint")),
-    task!("deny", Beside, anybody("deny")),
-    task!("spec", Beside, anybody("spec")),
-    task!("chart", Beside, anybody("chart")),
-    // After chart, which installs the helm that the plain manifests are compared with.
-    task!("tidy", Beside, anybody("tidy")),
-    task!("workflows", Beside, anybody("workflows")),
-    task!("external", Beside, anybody("external --check")),
-    task!("crash", Beside, anybody("crash")),
-    task!("faults", Beside, anybody("faults")),
-    task!("sabotage", Beside, anybody("sabotage --sample 4")),
-    task!("fuzz", Beside, anybody("fuzz")),
-    task!("clients", Beside, anybody("clients")),
-    task!("peers", Beside, anybody("peers")),
-    task!("test", Devices, anybody("test")),
+    task!("fmt", Background, unprivileged("fmt")),
+    task!("lint", Background, unprivileged("lint")),
+    task!("deny", Background, unprivileged("deny")),
+    task!("spec", Background, unprivileged("spec")),
+    task!("chart", Background, unprivileged("chart")),
+    // After chart, which installs the helm that tidy renders the plain manifests with.
+    task!("tidy", Background, unprivileged("tidy")),
+    task!("workflows", Background, unprivileged("workflows")),
+    task!(
+        "k8s-conformance",
+        Background,
+        unprivileged("k8s-conformance --check")
+    ),
+    task!("crash", Background, unprivileged("crash")),
+    task!("faults", Background, unprivileged("faults")),
+    task!("mutants", Background, unprivileged("mutants --sample 4")),
+    task!("fuzz", Background, unprivileged("fuzz")),
+    task!("clients", Background, unprivileged("clients")),
+    task!("peers", Background, unprivileged("peers")),
+    task!("test", Devices, unprivileged("test")),
     task!(
         "model",
         Devices,
-        anybody("model --cases 2000 -- --twice"),
+        unprivileged("model --cases 2000 -- --twice"),
         root("model --cases 500 --real")
     ),
     task!("sanity", Devices, root("sanity")),
     task!("k8s", Devices, root("k8s --stand-in")),
     task!("containers", Devices, root("containers")),
-    task!("vm", Devices, anybody("vm")),
+    task!("vm", Devices, unprivileged("vm")),
     task!("demo", Devices, root("demo")),
-    task!("bench", Alone, root("bench --sample")),
+    task!("bench", Exclusive, root("bench --sample")),
 ];
 
-/// What takes hours. A seed of its own each time, which the programs print.
+/// The tasks that take hours. Each run uses a new seed, which the programs print.
 pub(crate) const NIGHTLY: [Task; 5] = [
     task!(
         "model",
         Devices,
-        anybody("model --cases 100000 --new-seed"),
+        unprivileged("model --cases 100000 --new-seed"),
         root("model --cases 5000 --new-seed --real")
     ),
     task!("crash", Devices, root("crash --plane real")),
     task!("faults", Devices, root("faults --plane real")),
-    task!("sabotage", Devices, anybody("sabotage")),
-    // Newer kernels too: Debian 12's of today's backports, and Debian 13's.
+    task!("mutants", Devices, unprivileged("mutants")),
+    // Newer kernels, too: that of Debian 12's current backports, and Debian 13's.
     task!(
         "vm",
         Devices,
-        anybody("vm --only / --cases 1000"),
-        anybody("vm --only / --kernel bookworm-backports"),
-        anybody("vm --only / --kernel trixie")
+        unprivileged("vm --only / --cases 1000"),
+        unprivileged("vm --only / --kernel bookworm-backports"),
+        unprivileged("vm --only / --kernel trixie")
     ),
 ];
 
-/// The names of all that `.ci/run` does.
+/// The names of the tasks of `.ci/run`.
 pub(crate) fn names() -> Vec<&'static str> {
     TASKS.iter().map(|task| task.name).collect()
 }
 
-/// What became of a task.
+/// The result of a task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Outcome {
     Passed,
     Failed,
-    LeftOut,
+    Skipped,
 }
 
 #[derive(Debug)]
-struct Done {
+struct TaskResult {
     name: &'static str,
     outcome: Outcome,
     time: Duration,
-    work: Usage,
+    cpu_time: Usage,
 }
 
-/// Runs every task of a list, also after one has failed.
+/// Runs all tasks of a list, even after one has failed.
 ///
 /// # Errors
-/// When one failed; in a pipeline also when one was left out.
+/// When a task failed; in a pipeline, also when one was skipped.
 pub(crate) fn run(context: &Context, tasks: &[Task]) -> Result<()> {
     let start = Instant::now();
-    let shown = Mutex::new(());
-    let lane = |lane: Lane, seen: bool| -> Vec<Done> {
-        let of_lane = tasks.iter().filter(|task| task.lane == lane);
+    let output_lock = Mutex::new(());
+    let group = |group: Group, foreground: bool| -> Vec<TaskResult> {
+        let of_lane = tasks.iter().filter(|task| task.group == group);
         of_lane
-            .map(|task| one(context, task, seen, &shown))
+            .map(|task| run_task(context, task, foreground, &output_lock))
             .collect()
     };
-    let mut done = thread::scope(|scope| {
-        let beside = scope.spawn(|| lane(Lane::Beside, false));
-        let mut done = lane(Lane::Devices, true);
-        // A panic is one of ours, and ends in no row: it is counted below.
-        done.extend(beside.join().unwrap_or_default());
-        done
+    let mut results = thread::scope(|scope| {
+        let beside = scope.spawn(|| group(Group::Background, false));
+        let mut results = group(Group::Devices, true);
+        // If this thread panicked, its tasks have no result and count as failed below.
+        results.extend(beside.join().unwrap_or_default());
+        results
     });
-    done.extend(lane(Lane::Alone, true));
-    report(&done, start.elapsed());
-    let count = |outcome: Outcome| done.iter().filter(|one| one.outcome == outcome).count();
-    let (passed, left_out) = (count(Outcome::Passed), count(Outcome::LeftOut));
-    let failed = tasks.len() - passed - left_out;
-    println!("{passed} passed, {failed} failed, {left_out} left out");
+    results.extend(group(Group::Exclusive, true));
+    report(&results, start.elapsed());
+    let count = |outcome: Outcome| {
+        results
+            .iter()
+            .filter(|result| result.outcome == outcome)
+            .count()
+    };
+    let (passed, skipped) = (count(Outcome::Passed), count(Outcome::Skipped));
+    let failed = tasks.len() - passed - skipped;
+    println!("{passed} passed, {failed} failed, {skipped} skipped");
     if failed > 0 {
         bail!("{failed} of {} tasks failed", tasks.len());
     }
-    if left_out > 0 && context.pipeline {
-        bail!("a pipeline must run everything, and {left_out} tasks need root");
+    if skipped > 0 && context.pipeline {
+        bail!("a pipeline must run every task, but {skipped} tasks need root");
     }
     Ok(())
 }
 
-/// Runs a task in full view, or out of sight: then all that it said is shown at its end.
-fn one(context: &Context, task: &Task, seen: bool, shown: &Mutex<()>) -> Done {
-    let began = Instant::now();
-    let (mut work, mut outcome) = (Usage::default(), Outcome::LeftOut);
-    for line in task.lines {
-        if line.needs_root && !context.privileges.root {
+/// Runs a task. In the background, its output is printed when it ends.
+fn run_task(
+    context: &Context,
+    task: &Task,
+    foreground: bool,
+    output_lock: &Mutex<()>,
+) -> TaskResult {
+    let start = Instant::now();
+    let (mut cpu_time, mut outcome) = (Usage::default(), Outcome::Skipped);
+    for invocation in task.invocations {
+        if invocation.needs_root && !context.privileges.root {
             continue;
         }
-        let told = call(context, task.name, line, seen, shown, &mut work);
+        let passed = run_invocation(
+            context,
+            task.name,
+            invocation,
+            foreground,
+            output_lock,
+            &mut cpu_time,
+        );
         if outcome != Outcome::Failed {
-            outcome = if told.as_ref().is_ok_and(|success| *success) {
+            outcome = if passed.as_ref().is_ok_and(|success| *success) {
                 Outcome::Passed
             } else {
                 Outcome::Failed
             };
         }
-        if let Err(error) = told {
-            println!("cargo ci {}: {error:#}", line.arguments);
+        if let Err(error) = passed {
+            println!("cargo ci {}: {error:#}", invocation.arguments);
         }
     }
-    Done {
+    TaskResult {
         name: task.name,
         outcome,
-        time: began.elapsed(),
-        work,
+        time: start.elapsed(),
+        cpu_time,
     }
 }
 
-fn call(
+fn run_invocation(
     context: &Context,
     name: &str,
-    line: &Line,
-    seen: bool,
-    shown: &Mutex<()>,
-    work: &mut Usage,
+    invocation: &Invocation,
+    foreground: bool,
+    output_lock: &Mutex<()>,
+    cpu_time: &mut Usage,
 ) -> Result<bool> {
-    // The file of this very program, also when a build has put another in its place since.
-    let mut step =
-        Step::new(context, "/proc/self/exe").args(&line.arguments.split(' ').collect::<Vec<_>>());
+    // The running executable, even if a build has replaced the file since.
+    let mut cmd = Cmd::new(context, "/proc/self/exe")
+        .args(&invocation.arguments.split(' ').collect::<Vec<_>>());
     if context.pipeline {
-        // Of use only to who builds again; each compilation is quicker without.
-        step = step.env("CARGO_INCREMENTAL", "0");
+        // Useful only for rebuilds; a single build is faster without.
+        cmd = cmd.env("CARGO_INCREMENTAL", "0");
     }
-    if seen {
-        println!("== cargo ci {}", line.arguments);
-        return usage::wait(step.foreground()?, work);
+    if foreground {
+        println!("== cargo ci {}", invocation.arguments);
+        return usage::wait(cmd.spawn()?, cpu_time);
     }
     let folder = context.target.join("all");
     fs::create_dir_all(&folder)?;
     let log = folder.join(name);
-    let ended = usage::wait(step.background(&log)?, work);
-    let said = fs::read(&log).with_context(|| log.display().to_string())?;
-    let _one_at_a_time = shown.lock();
+    let passed = usage::wait(cmd.spawn_to_log(&log)?, cpu_time);
+    let output = fs::read(&log).with_context(|| log.display().to_string())?;
+    let _one_at_a_time = output_lock.lock();
     let mut to = io::stdout().lock();
-    writeln!(to, "== cargo ci {} (beside others)", line.arguments)?;
-    to.write_all(&said)?;
-    ended
+    writeln!(
+        to,
+        "== cargo ci {} (in the background)",
+        invocation.arguments
+    )?;
+    to.write_all(&output)?;
+    passed
 }
 
-fn report(done: &[Done], whole: Duration) {
-    let mut rows: Vec<[String; 4]> = done
+fn report(results: &[TaskResult], total: Duration) {
+    let mut rows: Vec<[String; 4]> = results
         .iter()
-        .map(|one| {
-            let outcome = match one.outcome {
+        .map(|result| {
+            let outcome = match result.outcome {
                 Outcome::Passed => "passed",
                 Outcome::Failed => "FAILED",
-                Outcome::LeftOut => "left out: needs root",
+                Outcome::Skipped => "skipped: needs root",
             };
-            let (time, work) = (seconds(one.time), seconds(one.work.0));
-            [one.name.to_owned(), outcome.to_owned(), time, work]
+            let (time, cpu_time) = (seconds(result.time), seconds(result.cpu_time.0));
+            [result.name.to_owned(), outcome.to_owned(), time, cpu_time]
         })
         .collect();
-    let work = done.iter().map(|one| one.work.0).sum();
+    let cpu_time = results.iter().map(|result| result.cpu_time.0).sum();
     rows.push([
         "all".to_owned(),
         String::new(),
-        seconds(whole),
-        seconds(work),
+        seconds(total),
+        seconds(cpu_time),
     ]);
     let header = ["task", "result", "time", "user+sys"];
     println!("\n{}", table::render(header, &rows));
@@ -279,19 +304,23 @@ mod tests {
     use crate::Cli;
 
     #[test]
-    fn every_line_is_a_task_with_options_that_it_has() {
+    fn every_invocation_parses() {
         for task in TASKS.iter().chain(&NIGHTLY) {
-            for line in task.lines {
-                let words = line.arguments.split(' ');
+            for invocation in task.invocations {
+                let words = invocation.arguments.split(' ');
                 let parsed = Cli::try_parse_from(std::iter::once("cargo ci").chain(words));
-                assert!(parsed.is_ok(), "{}: {parsed:?}", line.arguments);
-                assert!(line.arguments.starts_with(task.name), "{}", line.arguments);
+                assert!(parsed.is_ok(), "{}: {parsed:?}", invocation.arguments);
+                assert!(
+                    invocation.arguments.starts_with(task.name),
+                    "{}",
+                    invocation.arguments
+                );
             }
         }
     }
 
     #[test]
-    fn each_has_a_row_of_its_own() {
+    fn task_names_are_unique() {
         for (names, number) in [(names(), TASKS.len()), (nightly(), NIGHTLY.len())] {
             assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), number);
         }
@@ -301,14 +330,24 @@ mod tests {
         NIGHTLY.iter().map(|task| task.name).collect()
     }
 
-    /// What makes loop devices and mounts, or says how long something takes, has nothing of the kind beside it.
+    /// Tasks with loop devices and mounts, and benchmarks, never run in parallel to each other.
     #[test]
-    fn whoever_needs_root_has_its_lane() {
+    fn tasks_that_need_root_are_not_in_the_background() {
         for task in &TASKS {
-            let needs_root = task.lines.iter().any(|line| line.needs_root);
-            assert!(!needs_root || task.lane != Lane::Beside, "{}", task.name);
+            let needs_root = task
+                .invocations
+                .iter()
+                .any(|invocation| invocation.needs_root);
+            assert!(
+                !needs_root || task.group != Group::Background,
+                "{}",
+                task.name
+            );
         }
-        let alone: Vec<&Task> = TASKS.iter().filter(|it| it.lane == Lane::Alone).collect();
+        let alone: Vec<&Task> = TASKS
+            .iter()
+            .filter(|it| it.group == Group::Exclusive)
+            .collect();
         assert!(alone.len() == 1 && alone[0].name == "bench");
     }
 }

@@ -1,14 +1,14 @@
-//! The Helm chart in `driver/deploy`: what comes of it, and whether Kubernetes would take it.
+//! `cargo ci chart`: renders the Helm chart in `driver/deploy` and validates the result.
 //!
 //! ```text
-//! driver/deploy/tests/*.yaml ─▶ helm template ─▶ what the set expects, what holds for all (rule)
-//!                                     └────────▶ kubeconform, by the schemas of two releases of Kubernetes (schema)
+//! driver/deploy/tests/*.yaml ─▶ helm template ─▶ the case's expectations (case), rules for every object (rule)
+//!                                     └────────▶ kubeconform, with the schemas of two Kubernetes releases (schema)
 //! driver/deploy/manifests   ◀─ compared, or written with --write
-//! driver/deploy/examples    ─▶ the same schemas, and what the driver knows (example)
+//! driver/deploy/examples    ─▶ the same schemas, and the driver's parameters (example)
 //! driver/deploy/chart/README.md ◀─ compared with values.yaml and values.schema.json (values)
 //! ```
-//! The schemas are made from the OpenAPI documents that Kubernetes' own module carries, so nothing but the Go module proxy
-//! is needed, and that only once.
+//! The schemas are generated from the OpenAPI documents in Kubernetes' Go module, so only the Go module proxy is needed, and only
+//! once.
 
 mod case;
 mod cluster;
@@ -30,7 +30,7 @@ use crate::{
     context::Context,
     doctor::{self, need::Layer},
     go::{self, Go, Pinned},
-    run::Step,
+    run::Cmd,
     table,
 };
 use case::Case;
@@ -51,76 +51,76 @@ const KUBECONFORM: Pinned = Pinned {
     version: "v0.8.0",
 };
 
-/// The releases of Kubernetes by whose schemas everything is judged, the newest last.
+/// The Kubernetes releases whose schemas everything is validated against, the newest last.
 pub(crate) const RELEASES: [&str; 2] = ["1.36.3", "1.37.2"];
-/// The module that Kubernetes is published as.
+/// The Go module of Kubernetes.
 pub(crate) const KUBERNETES: &str = "k8s.io/kubernetes";
 
-/// What no schema is looked for: kinds of the Prometheus operator, which Kubernetes knows nothing of. What the sets of values expect
-/// of them is all that holds.
-const NOT_JUDGED: [&str; 2] = [
+/// Kinds without a schema: those of the Prometheus operator, which are not part of Kubernetes. They are checked only by the
+/// expectations of the cases.
+const NO_SCHEMA: [&str; 2] = [
     "monitoring.coreos.com/v1/ServiceMonitor",
     "monitoring.coreos.com/v1/PodMonitor",
 ];
 
-/// The release and namespace that everything is rendered for.
+/// The Helm release and namespace of everything that is rendered.
 const NAME: &str = "synology-csi";
 
-/// The plain manifests, the values that each is rendered with, and what whoever applies it has to do; files below `driver/deploy`.
+/// The plain manifests, the values that each is rendered with, and the instructions at its top. Paths are below `driver/deploy`.
 const MANIFESTS: [(&str, &str, &str); 2] = [
     (
         "manifests/synology-csi.yaml",
         "manifests/values.yaml",
-        "# Put your own image and NAS in the place of these, then: kubectl apply --filename FILE\n\
-         # The controller's pod stays in ContainerCreating, and its events name what is missing, until there are these two Secrets:\n\
+        "# Replace the image and the NAS by your own, then: kubectl apply --filename FILE\n\
+         # The controller's pod stays in ContainerCreating, and its events name what is missing, until these two Secrets exist:\n\
          #   kubectl -n synology-csi create secret generic nas1 --from-file=password=FILE\n\
          #   head -c 32 /dev/urandom | kubectl -n synology-csi create secret generic synology-csi-chap-key --from-file=key=/dev/stdin\n\
-         # The second one, once and for all: the proofs of every volume that is published are derived from it. Keep a copy.\n",
+         # Never replace the second one: the CHAP passwords of all published volumes are derived from it. Keep a copy.\n",
     ),
     (
         "manifests/synology-csi-sim.yaml",
         "chart/values-sim.yaml",
-        "# Put your own images in the place of these, then: kubectl apply --filename FILE\n",
+        "# Replace the images by your own, then: kubectl apply --filename FILE\n",
     ),
 ];
 
 /// Arguments of the chart's checks.
 #[derive(Debug, Default, Args)]
 pub(crate) struct Chart {
-    /// Write the plain manifests anew instead of comparing them
+    /// Write the plain manifests instead of comparing them
     #[arg(long)]
     write: bool,
-    /// Show everything to the API server of the cluster that KUBECONFIG names as well (kubectl; nothing is changed there);
-    /// one without the driver, because a StorageClass of the same name cannot become another
+    /// Also validate everything on the API server of the cluster of KUBECONFIG, with a kubectl dry run that changes nothing;
+    /// the driver must not be installed there, because the parameters of an existing StorageClass cannot be changed
     #[arg(long)]
     server: bool,
 }
 
-/// Lints and renders the chart, judges what comes of it, and compares the plain manifests.
+/// Lints and renders the chart, checks the rendered objects, and compares the plain manifests.
 ///
 /// # Errors
-/// When something is not as it should be, or a tool or a schema cannot be had.
+/// When there is a problem, or a tool or a schema cannot be fetched.
 pub(crate) fn run(context: &Context, chart: &Chart) -> Result<()> {
     doctor::ready(context, Layer::Chart)?;
     let go = Go::find(context).context("no Go")?;
-    let bench = Bench::set_up(context, &go)?;
-    bench.lint()?;
+    let checker = Checker::set_up(context, &go)?;
+    checker.lint()?;
     if chart.write {
-        bench.helm.write_manifests()?;
+        checker.helm.write_manifests()?;
     }
-    let mut wrong = bench.helm.stale()?;
-    let (rows, failed) = bench.all_cases()?;
+    let mut wrong = checker.helm.stale()?;
+    let (rows, failed) = checker.all_cases()?;
     println!(
         "{}",
         table::render(["values", "objects", "expectations", "result"], &rows)
     );
     wrong.extend(failed);
     let examples = examples(context)?;
-    wrong.extend(misfits(context, &examples)?);
-    wrong.extend(undescribed(context)?);
-    wrong.extend(bench.validate(&examples)?);
+    wrong.extend(example_problems(context, &examples)?);
+    wrong.extend(readme_problems(context)?);
+    wrong.extend(checker.validate(&examples)?);
     if chart.server {
-        wrong.extend(bench.show_server()?);
+        wrong.extend(checker.check_on_server()?);
     }
     for problem in &wrong {
         println!("chart: {problem}");
@@ -134,13 +134,13 @@ pub(crate) fn run(context: &Context, chart: &Chart) -> Result<()> {
     );
     ensure!(
         wrong.is_empty(),
-        "{} problems with the chart; those of plain manifests are mended by `cargo ci chart --write`",
+        "{} problems with the chart; `cargo ci chart --write` fixes those of plain manifests",
         wrong.len()
     );
     Ok(())
 }
 
-/// The manifests that users are given to apply, by their paths.
+/// The example manifests for users, sorted by path.
 fn examples(context: &Context) -> Result<Vec<Example>> {
     let folder = context.root.join("driver/deploy").join(example::FOLDER);
     let mut examples = Vec::new();
@@ -156,12 +156,12 @@ fn examples(context: &Context) -> Result<Vec<Example>> {
     examples.sort_by(|left, right| left.0.cmp(&right.0));
     ensure!(
         !examples.is_empty(),
-        "driver/deploy/examples holds no manifest"
+        "driver/deploy/examples has no manifest"
     );
     Ok(examples)
 }
 
-fn misfits(context: &Context, examples: &[Example]) -> Result<Vec<String>> {
+fn example_problems(context: &Context, examples: &[Example]) -> Result<Vec<String>> {
     let source = text(context, example::PARAMETERS)?;
     let mut wrong = example::breaches(examples, &example::parameters(&source));
     let [given, tested] = example::ARTICLE.map(|path| text(context, path));
@@ -169,8 +169,8 @@ fn misfits(context: &Context, examples: &[Example]) -> Result<Vec<String>> {
     Ok(wrong)
 }
 
-/// What the chart's README does not say, or says wrongly, of its values.
-fn undescribed(context: &Context) -> Result<Vec<String>> {
+/// Values that the chart's README does not describe, or describes wrongly.
+fn readme_problems(context: &Context) -> Result<Vec<String>> {
     let schema = serde_json::from_str(&text(context, values::SCHEMA)?).context(values::SCHEMA)?;
     let given = serde_yaml_ng::from_str(&text(context, values::VALUES)?).context(values::VALUES)?;
     let readme = text(context, values::README)?;
@@ -182,7 +182,7 @@ fn text(context: &Context, path: &str) -> Result<String> {
     fs::read_to_string(context.root.join(path)).context(path.to_owned())
 }
 
-/// The pinned helm, built when it is missing.
+/// The pinned helm, built if missing.
 ///
 /// # Errors
 /// When it cannot be built.
@@ -190,7 +190,7 @@ pub(crate) fn helm(context: &Context, go: &Go) -> Result<PathBuf> {
     go.install(context, &HELM)
 }
 
-/// What is wrong with the plain manifests; `None` where no helm is installed to tell.
+/// Plain manifests that differ from the rendered chart; `None` if no helm is installed.
 ///
 /// # Errors
 /// When the chart cannot be rendered.
@@ -200,7 +200,6 @@ pub(crate) fn stale_manifests(context: &Context) -> Result<Option<Vec<String>>> 
         .transpose()
 }
 
-/// The pinned helm, and the chart.
 struct Helm<'a> {
     context: &'a Context,
     program: PathBuf,
@@ -211,31 +210,31 @@ impl Helm<'_> {
         self.context.root.join("driver/deploy")
     }
 
-    /// Renders the chart; an error is helm's refusal.
+    /// Renders the chart. The inner error is helm's error message.
     fn render(
         &self,
         release: &str,
         values: &[PathBuf],
         cluster: Option<&Cluster>,
     ) -> Result<Result<String, String>> {
-        let mut step = Step::new(self.context, &self.program.to_string_lossy())
+        let mut cmd = Cmd::new(self.context, &self.program.to_string_lossy())
             .args(&["template", NAME, "--namespace", NAME])
             .args(&["--kube-version", release])
             .arg(self.deploy().join("chart"));
         for file in values {
-            step = step.arg("--values").arg(file);
+            cmd = cmd.arg("--values").arg(file);
         }
         if let Some(cluster) = cluster {
-            step = step
+            cmd = cmd
                 .args(&["--dry-run=server", "--kube-apiserver"])
                 .arg(cluster.url())
-                // Whoever has a cluster does not have its credentials shown to another.
+                // Never send the credentials of a real cluster to this server.
                 .env(
                     "KUBECONFIG",
                     self.context.target.join("chart/no-kubeconfig"),
                 );
         }
-        let output = step.output()?;
+        let output = cmd.output()?;
         Ok(if output.success {
             Ok(output.stdout)
         } else {
@@ -243,7 +242,7 @@ impl Helm<'_> {
         })
     }
 
-    /// The text that a plain manifest should have.
+    /// The expected text of a plain manifest.
     fn manifest(&self, values: &str, steps: &str) -> Result<String> {
         let file = self.deploy().join(values);
         let newest = RELEASES[RELEASES.len() - 1];
@@ -254,7 +253,7 @@ impl Helm<'_> {
             "# Rendered from driver/deploy/chart with driver/deploy/{values} by `cargo ci chart --write`: do not edit.\n\
              {steps}\
              apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {NAME}\n  labels:\n    \
-             # The pods of the nodes mount for others, which takes privileged containers.\n    \
+             # The node pods mount volumes on the host, which takes privileged containers.\n    \
              pod-security.kubernetes.io/enforce: privileged\n{objects}"
         ))
     }
@@ -265,7 +264,7 @@ impl Helm<'_> {
             let is = fs::read_to_string(self.deploy().join(manifest)).unwrap_or_default();
             if is != self.manifest(values, steps)? {
                 found.push(format!(
-                    "driver/deploy/{manifest}: not what the chart renders: cargo ci chart --write"
+                    "driver/deploy/{manifest}: differs from the rendered chart: cargo ci chart --write"
                 ));
             }
         }
@@ -280,14 +279,14 @@ impl Helm<'_> {
     }
 }
 
-/// Tools, schemas, and a folder to render into.
-struct Bench<'a> {
+/// The tools, the schemas, and the folder for rendered manifests.
+struct Checker<'a> {
     helm: Helm<'a>,
     kubeconform: PathBuf,
     folder: PathBuf,
 }
 
-impl<'a> Bench<'a> {
+impl<'a> Checker<'a> {
     fn set_up(context: &'a Context, go: &Go) -> Result<Self> {
         let folder = context.target.join("chart");
         for release in RELEASES {
@@ -312,7 +311,7 @@ impl<'a> Bench<'a> {
         })
     }
 
-    /// `helm lint --strict` without values, and with each set that we hand out.
+    /// `helm lint --strict` without values, and with each values file that we publish.
     fn lint(&self) -> Result<()> {
         let deploy = self.helm.deploy();
         for values in [
@@ -320,13 +319,13 @@ impl<'a> Bench<'a> {
             Some("manifests/values.yaml"),
             Some("chart/values-sim.yaml"),
         ] {
-            let mut step = Step::new(self.helm.context, &self.helm.program.to_string_lossy())
+            let mut cmd = Cmd::new(self.helm.context, &self.helm.program.to_string_lossy())
                 .args(&["lint", "--strict", "--quiet", "--kube-version", RELEASES[0]])
                 .arg(deploy.join("chart"));
             if let Some(values) = values {
-                step = step.arg("--values").arg(deploy.join(values));
+                cmd = cmd.arg("--values").arg(deploy.join(values));
             }
-            let output = step.output()?;
+            let output = cmd.output()?;
             if !output.success {
                 bail!("helm lint: {}{}", output.stdout, output.stderr);
             }
@@ -334,13 +333,10 @@ impl<'a> Bench<'a> {
         Ok(())
     }
 
-    /// A row for each set of values, and what is wrong.
+    /// A table row for each case, and all problems.
     fn all_cases(&self) -> Result<(Vec<[String; 4]>, Vec<String>)> {
         let cases = case::read_all(&self.helm.deploy().join("tests"))?;
-        ensure!(
-            !cases.is_empty(),
-            "driver/deploy/tests holds no set of values"
-        );
+        ensure!(!cases.is_empty(), "driver/deploy/tests has no case");
         let (mut rows, mut wrong) = (Vec::new(), Vec::new());
         for (name, case) in cases {
             let mut problems = Vec::new();
@@ -353,7 +349,7 @@ impl<'a> Bench<'a> {
             problems.sort();
             problems.dedup();
             let result = match (problems.is_empty(), case.refused.is_some()) {
-                (true, true) => "refused, as it should",
+                (true, true) => "refused, as expected",
                 (true, false) => "as expected",
                 (false, _) => "WRONG",
             };
@@ -368,7 +364,7 @@ impl<'a> Bench<'a> {
         Ok((rows, wrong))
     }
 
-    fn try_case(&self, name: &str, case: &Case, release: &str) -> Result<Found> {
+    fn try_case(&self, name: &str, case: &Case, release: &str) -> Result<CaseResult> {
         let given = self.folder.join(format!("{name}.values.yaml"));
         fs::write(&given, serde_json::to_string(&case.values)?)?;
         let deploy = self.helm.deploy();
@@ -382,8 +378,8 @@ impl<'a> Bench<'a> {
                 .map(|file| deploy.join("chart").join(file)),
         );
         files.push(given);
-        let cluster = case.there.as_ref().map(|there| {
-            let secrets = there.iter().map(|(name, data)| {
+        let cluster = case.there.as_ref().map(|secrets| {
+            let secrets = secrets.iter().map(|(name, data)| {
                 serde_json::json!({
                     "apiVersion": "v1", "kind": "Secret", "data": data,
                     "metadata": {"name": name, "namespace": NAME},
@@ -394,16 +390,19 @@ impl<'a> Bench<'a> {
         let cluster = cluster.transpose()?;
         let rendered_text = self.helm.render(release, &files, cluster.as_ref())?;
         match (rendered_text, &case.refused) {
-            (Ok(_), Some(_)) => Ok(Found::problem("helm took it")),
-            (Err(said), Some(why)) if said.contains(why.as_str()) => Ok(Found::default()),
-            (Err(said), _) => Ok(Found::problem(&format!("helm refused it: {}", said.trim()))),
+            (Ok(_), Some(_)) => Ok(CaseResult::problem("helm accepted it")),
+            (Err(output), Some(why)) if output.contains(why.as_str()) => Ok(CaseResult::default()),
+            (Err(output), _) => Ok(CaseResult::problem(&format!(
+                "helm refused it: {}",
+                output.trim()
+            ))),
             (Ok(text), None) => {
                 let file = rendered(&self.folder, release).join(format!("{name}.yaml"));
                 fs::write(file, &text)?;
                 let objects = objects(&text)?;
-                let mut problems = case.judge(&objects);
+                let mut problems = case.check(&objects);
                 problems.extend(rule::breaches(&objects, NAME));
-                Ok(Found {
+                Ok(CaseResult {
                     objects: objects.len(),
                     problems,
                 })
@@ -411,11 +410,11 @@ impl<'a> Bench<'a> {
         }
     }
 
-    /// All that was rendered, the plain manifests and the examples, by the schemas; and whether these see a field that nobody knows.
+    /// Validates everything rendered, the plain manifests and the examples; and checks that the schemas reject an unknown field.
     fn validate(&self, examples: &[Example]) -> Result<Vec<String>> {
         let mut wrong = Vec::new();
         let deploy = self.helm.deploy();
-        println!("Not judged by any schema: {}", NOT_JUDGED.join(", "));
+        println!("Not validated by a schema: {}", NO_SCHEMA.join(", "));
         let unknown = self.folder.join("unknown-field.yaml");
         fs::write(&unknown, UNKNOWN_FIELD)?;
         for release in RELEASES {
@@ -423,78 +422,77 @@ impl<'a> Bench<'a> {
             paths.extend(MANIFESTS.map(|(manifest, ..)| deploy.join(manifest)));
             let root = &self.helm.context.root;
             paths.extend(examples.iter().map(|(file, _)| root.join(file)));
-            let (valid, said) = self.kubeconform(release, &paths)?;
-            println!("Kubernetes {release}: {}", said.trim());
+            let (valid, output) = self.kubeconform(release, &paths)?;
+            println!("Kubernetes {release}: {}", output.trim());
             if !valid {
-                wrong.push(format!("Kubernetes {release} would not take it all"));
+                wrong.push(format!("Kubernetes {release} would reject some of it"));
             }
             if self.kubeconform(release, std::slice::from_ref(&unknown))?.0 {
-                wrong.push(format!(
-                    "the schemas of {release} let an unknown field pass"
-                ));
+                wrong.push(format!("the schemas of {release} accept an unknown field"));
             }
         }
         Ok(wrong)
     }
 
-    /// What an API server refuses of what was rendered. Its namespaces need not be there: everything is shown as one's of `default`.
-    fn show_server(&self) -> Result<Vec<String>> {
-        let (mut wrong, mut shown) = (Vec::new(), 0);
+    /// Errors of an API server on a dry run of everything rendered. All objects are put into `default`, so that the server does
+    /// not need their namespaces.
+    fn check_on_server(&self) -> Result<Vec<String>> {
+        let (mut wrong, mut sent) = (Vec::new(), 0);
         for file in fs::read_dir(rendered(&self.folder, RELEASES[0]))? {
             let file = file?.path();
             let mut items = objects(&fs::read_to_string(&file)?)?;
             items.retain(|object| {
                 let text = |field: &str| object[field].as_str().unwrap_or_default().to_owned();
                 let kind = format!("{}/{}", text("apiVersion"), text("kind"));
-                !NOT_JUDGED.contains(&kind.as_str())
+                !NO_SCHEMA.contains(&kind.as_str())
             });
             for object in &mut items {
                 if let Some(namespace) = object.pointer_mut("/metadata/namespace") {
                     *namespace = "default".into();
                 }
             }
-            shown += items.len();
+            sent += items.len();
             let list = serde_json::json!({"apiVersion": "v1", "kind": "List", "items": items});
             let given = self.folder.join("shown.json");
             fs::write(&given, list.to_string())?;
-            let step = Step::new(
+            let cmd = Cmd::new(
                 self.helm.context,
                 "kubectl apply --dry-run=server --validate=strict --filename",
             );
-            let output = step.arg(&given).output()?;
+            let output = cmd.arg(&given).output()?;
             if !output.success {
                 let name = file.file_name().unwrap_or_default().to_string_lossy();
                 wrong.push(format!("{name}: the server: {}", output.stderr.trim()));
             }
         }
-        println!("{shown} objects shown to the API server");
+        println!("{sent} objects validated by the API server");
         Ok(wrong)
     }
 
     fn kubeconform(&self, release: &str, paths: &[PathBuf]) -> Result<(bool, String)> {
         let location = schemas(&self.folder, release).join("{{.ResourceKind}}{{.KindSuffix}}.json");
-        let step = Step::new(self.helm.context, &self.kubeconform.to_string_lossy())
+        let cmd = Cmd::new(self.helm.context, &self.kubeconform.to_string_lossy())
             .args(&["-strict", "-summary", "-skip"])
-            .arg(NOT_JUDGED.join(","))
+            .arg(NO_SCHEMA.join(","))
             .arg("-schema-location")
             .arg(location)
             .args(paths);
-        let output = step.output()?;
+        let output = cmd.output()?;
         Ok((output.success, output.stdout + &output.stderr))
     }
 }
 
-/// A typing error that an API server would only warn of.
+/// A misspelled field, which an API server would only warn about.
 const UNKNOWN_FIELD: &str = "apiVersion: storage.k8s.io/v1\nkind: CSIDriver\nmetadata:\n  name: x\nspec:\n  attachRequire: true\n";
 
-/// What came of a set of values.
+/// The result of a case.
 #[derive(Debug, Default)]
-struct Found {
+struct CaseResult {
     objects: usize,
     problems: Vec<String>,
 }
 
-impl Found {
+impl CaseResult {
     fn problem(text: &str) -> Self {
         Self {
             objects: 0,
@@ -511,7 +509,7 @@ fn rendered(folder: &Path, release: &str) -> PathBuf {
     folder.join(format!("rendered-{release}"))
 }
 
-/// The objects of a rendered text; documents of comments alone are none.
+/// The objects of a YAML text. Documents with only comments are skipped.
 fn objects(text: &str) -> Result<Vec<Value>> {
     use serde::Deserialize as _;
 

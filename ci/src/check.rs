@@ -1,39 +1,39 @@
-//! Formatting and lints.
+//! `cargo ci fmt` and `cargo ci lint`.
 
 use anyhow::Result;
 
 use crate::{
     context::Context,
     doctor::{self, need::Layer},
-    run::Step,
+    run::Cmd,
 };
 
-/// Is the code formatted? With `fix`, formats it.
+/// Checks the formatting; with `fix`, formats the code.
 ///
 /// # Errors
-/// When it is not.
+/// When the code is not formatted.
 pub(crate) fn fmt(context: &Context, fix: bool) -> Result<()> {
     doctor::ready(context, Layer::Lint)?;
-    let step = Step::new(context, "cargo fmt --all");
+    let cmd = Cmd::new(context, "cargo fmt --all");
     if fix {
-        step.show()
+        cmd.run()
     } else {
-        step.arg("--check").show()
+        cmd.arg("--check").run()
     }
 }
 
-/// Clippy over everything, then the documentation; every warning is an error.
+/// Runs clippy, then rustdoc, on the whole workspace.
 ///
 /// # Errors
-/// When there is one.
+/// When either reports a warning.
 pub(crate) fn lint(context: &Context) -> Result<()> {
     doctor::ready(context, Layer::Lint)?;
-    Step::new(
+    Cmd::new(
         context,
         "cargo clippy --locked --workspace --all-targets --quiet -- -D warnings",
     )
-    .show()?;
-    Step::new(context, "cargo doc --locked --workspace --no-deps --quiet")
+    .run()?;
+    Cmd::new(context, "cargo doc --locked --workspace --no-deps --quiet")
         .env("RUSTDOCFLAGS", "-D warnings")
-        .show()
+        .run()
 }

@@ -1,4 +1,4 @@
-//! The images as their chart starts them: builds them, then lets the tests start them by a Docker engine.
+//! `cargo ci containers`: builds the images, then runs the tests that start them in a Docker engine as the chart would.
 
 use std::{path::Path, process};
 
@@ -11,66 +11,72 @@ use crate::{
         self,
         engine::{Engine, Network},
     },
-    run::Step,
+    run::Cmd,
     testing,
 };
 
-/// How the names of the tests' containers and networks begin; the process of the run that they belong to follows.
+/// Prefix of the names of the tests' containers and networks. The PID of their `cargo ci` follows.
 const OURS: &str = "synology-csi-tests-";
 
 /// Builds the images, and tests them.
 ///
 /// # Errors
-/// When an image is not as it should be, or a test fails.
+/// When an image fails its checks, or a test fails.
 pub(crate) fn run(context: &Context) -> Result<()> {
     doctor::ready(context, Layer::Containers)?;
-    images::prove(context)?;
-    let engine = Engine::reach(context, Network::Own)?;
+    images::run_with_broken_image(context)?;
+    let engine = Engine::connect_or_start(context, Network::Isolated)?;
     let own = process::id();
-    // Of runs that were killed. Whoever else tests at the same engine keeps what is theirs.
+    // Left over from runs that were killed. Other runs on the same engine keep theirs.
     sweep(&engine, |run| !is_alive(run))?;
     let test = test_program(context, &engine.runner()?);
-    let step = engine.known_to(test).env("CONTAINERS_RUN", own.to_string());
-    let tested = testing::run(context, step, &["--nocapture"]);
-    let left = sweep(&engine, |run| run == own);
+    let cmd = engine
+        .with_docker_host(test)
+        .env("CONTAINERS_RUN", own.to_string());
+    let tested = testing::run(context, cmd, &["--nocapture"]);
+    let leftover = sweep(&engine, |run| run == own);
     tested?;
-    let left = left?;
-    ensure!(left.is_empty(), "the tests left {}", left.join(", "));
+    let leftover = leftover?;
+    ensure!(
+        leftover.is_empty(),
+        "the tests left {}",
+        leftover.join(", ")
+    );
     Ok(())
 }
 
-/// Only the tests are started by `runner`: cargo may have to fetch something.
-fn test_program(context: &Context, runner: &[String]) -> Step {
+/// Only the test program is started with `runner`; cargo is not, because it may have to download something.
+fn test_program(context: &Context, runner: &[String]) -> Cmd {
     let rest = "test --locked --workspace --test containers --no-fail-fast --";
     if runner.is_empty() {
-        return Step::new(context, &format!("cargo {rest}"));
+        return Cmd::new(context, &format!("cargo {rest}"));
     }
     let words: Vec<&str> = rest.split(' ').collect();
-    Step::new(context, "cargo --config")
+    Cmd::new(context, "cargo --config")
         .arg(format!("target.'cfg(unix)'.runner = {runner:?}"))
         .args(&words)
 }
 
-/// Removes the containers and networks of those runs for which `of` is true; answers their names.
-fn sweep(engine: &Engine<'_>, of: impl Fn(u32) -> bool) -> Result<Vec<String>> {
+/// Removes the containers and networks of the selected runs, and returns their names.
+fn sweep(engine: &Engine<'_>, selected: impl Fn(u32) -> bool) -> Result<Vec<String>> {
     let mut removed = Vec::new();
     for (list, remove) in [
         ("ps --all --format {{.Names}}", "rm --force --volumes"),
         ("network ls --format {{.Name}}", "network rm"),
     ] {
-        let listed = engine.step(list).output()?;
+        let listed = engine.docker(list).output()?;
         ensure!(listed.success, "{}", listed.stderr);
         let names = listed.stdout.lines();
-        for name in names.filter(|name| run_of(name).is_some_and(&of)) {
-            let gone = engine.step(remove).arg(name).output()?;
-            ensure!(gone.success, "{}", gone.stderr);
+        for name in names.filter(|name| run_of(name).is_some_and(&selected)) {
+            let output = engine.docker(remove).arg(name).output()?;
+            ensure!(output.success, "{}", output.stderr);
             removed.push(name.to_owned());
         }
     }
     Ok(removed)
 }
 
-/// The run that a container or a network belongs to.
+/// The PID of the run that a container or network belongs to.
 fn run_of(name: &str) -> Option<u32> {
     let number = name.strip_prefix(OURS)?.split('-').next()?;
     number.parse().ok()
@@ -85,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_tell_their_run() {
+    fn names_contain_the_pid_of_their_run() {
         assert_eq!(run_of("synology-csi-tests-41-1-nas"), Some(41));
         assert_eq!(run_of("synology-csi-tests-42-1"), Some(42));
         for other in [
@@ -96,9 +102,10 @@ mod tests {
             assert_eq!(run_of(other), None, "{other}");
         }
     }
-    /// The example for work on the controller takes what `cargo ci images` builds here, and its controller finds its NAS.
+
+    /// The Compose example uses the images that `cargo ci images` builds, and its NAS URL names one of its services.
     #[test]
-    fn the_example_for_docker_compose_is_of_these_images() {
+    fn the_compose_example_uses_our_images() {
         let file = include_str!("../../driver/deploy/examples/compose/compose.yaml");
         let compose: serde_json::Value = serde_yaml_ng::from_str(file).unwrap();
         let services = compose["services"].as_object().unwrap();

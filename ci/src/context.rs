@@ -1,4 +1,4 @@
-//! Where the workspace lies and who runs it: the environment, read once.
+//! The environment of a task, read once: paths, privileges and variables.
 
 use std::{
     collections::HashMap,
@@ -13,36 +13,33 @@ use anyhow::{Context as _, Result};
 
 use crate::doctor::machine::Privileges;
 
-/// What every task may know of its surroundings.
+/// The environment of every task.
 #[derive(Debug)]
 pub(crate) struct Context {
     /// The workspace's root directory.
     pub(crate) root: PathBuf,
-    /// Cargo's target directory; programs we install go to `tools` below it.
+    /// Cargo's target directory. Programs that we install go to `tools` below it.
     pub(crate) target: PathBuf,
-    /// Where cargo keeps what it has fetched for all workspaces.
+    /// `CARGO_HOME`.
     pub(crate) cargo: PathBuf,
-    /// What this process may do.
     pub(crate) privileges: Privileges,
-    /// Somebody watches: progress lines and colours make sense.
+    /// Standard output is a terminal: progress lines and colors make sense.
     pub(crate) terminal: bool,
     /// `CI` is set: a task that cannot run is a failure.
     pub(crate) pipeline: bool,
-    /// `PATH` for every program we start.
+    /// `PATH` for every program that we start.
     pub(crate) path: OsString,
-    /// `KUBECONFIG` for every program we start, when it is set: from the root directory on, for most start in another folder.
+    /// `KUBECONFIG` for every program that we start, if it is set; made absolute, because most start in another folder.
     pub(crate) kubeconfig: Option<OsString>,
-    /// `DOCKER_HOST`, when it is set: where a Docker engine is.
+    /// `DOCKER_HOST`, if it is set.
     pub(crate) docker_host: Option<String>,
-    /// Who has called sudo: the user's number and the group's.
+    /// The UID and GID of the user who called sudo.
     pub(crate) caller: Option<(u32, u32)>,
 }
 
 impl Context {
-    /// Reads it all.
-    ///
     /// # Errors
-    /// When /proc cannot be read: these chores are for Linux.
+    /// When /proc cannot be read: the tasks need Linux.
     pub(crate) fn read() -> Result<Self> {
         let environment: HashMap<OsString, OsString> = env::vars_os().collect();
         let get = |name: &str| environment.get(&OsString::from(name)).cloned();
@@ -75,12 +72,12 @@ impl Context {
         })
     }
 
-    /// Where programs that we install ourselves go.
+    /// The directory for programs that we install.
     pub(crate) fn tools(&self) -> PathBuf {
         self.target.join("tools")
     }
 
-    /// The file a bare program name stands for.
+    /// Searches `path` for a program.
     pub(crate) fn find(&self, program: &str) -> Option<PathBuf> {
         env::split_paths(&self.path)
             .map(|directory| directory.join(program))
@@ -92,13 +89,13 @@ fn number(text: &OsStr) -> Option<u32> {
     text.to_str()?.parse().ok()
 }
 
-/// A list of files as KUBECONFIG has it, each from the root directory on.
+/// Makes each path in a colon-separated list absolute.
 fn absolute(list: &OsStr, here: &Path) -> Result<OsString> {
     let files = env::split_paths(list).filter(|file| !file.as_os_str().is_empty());
     env::join_paths(files.map(|file| here.join(file))).context("KUBECONFIG")
 }
 
-/// The caller's PATH, and at its end the places that a shell of `su` or of an ordinary user leaves out.
+/// The caller's PATH, plus the directories that a shell of `su` or of an ordinary user leaves out.
 fn search_path(given: &OsStr) -> Result<OsString> {
     let mut directories: Vec<PathBuf> = env::split_paths(given).collect();
     for more in ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/local/go/bin"] {
@@ -110,7 +107,7 @@ fn search_path(given: &OsStr) -> Result<OsString> {
         }
     }
     env::join_paths(directories)
-        .context("PATH holds a quotation mark or a colon that it should not")
+        .context("PATH has a directory with a quotation mark or a colon in its name")
 }
 
 #[cfg(test)]
@@ -118,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_file_of_the_kubeconfig_begins_at_the_root_directory() {
+    fn each_path_of_kubeconfig_is_made_absolute() {
         let of = |list: &str| absolute(list.as_ref(), Path::new("/here")).unwrap();
         assert_eq!(of("target/k8s/kubeconfig"), "/here/target/k8s/kubeconfig");
         assert_eq!(of("/etc/a::b"), "/etc/a:/here/b");

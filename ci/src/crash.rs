@@ -1,57 +1,58 @@
-//! The driver's processes die at each of their effects; two controllers overlap at each of their requests.
+//! `cargo ci crash`: crashes the driver's processes at each of their side effects, and interleaves two controllers at each of
+//! their requests.
 
 use anyhow::Result;
 use clap::Args;
 
-use crate::{context::Context, plane::Plane, run::Step};
+use crate::{context::Context, run::Cmd, testbed::TestBed};
 
-/// Arguments of the crash search. What is not named here is the program's own: see `cargo ci crash -- --help`.
+/// Arguments of the crash search. For the other options of the program itself, see `cargo ci crash -- --help`.
 #[derive(Debug, Default, Args)]
 pub(crate) struct Crash {
-    /// Where it is played
-    #[arg(long, value_enum, default_value = "memory")]
-    plane: Plane,
-    /// Only so many points of each call, by luck
+    /// The test bed
+    #[arg(long = "plane", value_enum, default_value = "memory")]
+    bed: TestBed,
+    /// Only N crash points of each call, chosen at random
     #[arg(long, value_name = "N")]
     sample: Option<usize>,
-    /// Only so many pairs of each call, by luck
+    /// Only N pairs of crash points of each call, chosen at random
     #[arg(long, value_name = "N")]
     pairs: Option<usize>,
-    /// For the program itself
+    /// Passed to the program itself
     #[arg(last = true)]
     more: Vec<String>,
 }
 
-/// Searches.
+/// Runs the search.
 ///
 /// # Errors
-/// When a death does harm.
+/// When a crash violates a property.
 pub(crate) fn run(context: &Context, crash: &Crash) -> Result<()> {
-    crash.plane.ready(context, "crash")?;
+    crash.bed.ready(context, "crash")?;
     let program = context.target.join("release/crash");
-    let mut step = Step::new(context, &program.to_string_lossy())
+    let mut cmd = Cmd::new(context, &program.to_string_lossy())
         .arg("--plane")
-        .arg(crash.plane.name());
+        .arg(crash.bed.name());
     for (option, number) in [("--sample", crash.sample), ("--pairs", crash.pairs)] {
         if let Some(number) = number {
-            step = step.arg(option).arg(number.to_string());
+            cmd = cmd.arg(option).arg(number.to_string());
         }
     }
-    step.args(&crash.more).show()?;
-    match crash.plane {
-        Plane::Memory => interleaved(context),
-        // There the harness does not decide whose request is next.
-        Plane::Real => Ok(()),
+    cmd.args(&crash.more).run()?;
+    match crash.bed {
+        TestBed::Memory => interleaved(context),
+        // With real processes, the harness cannot choose whose request is next.
+        TestBed::Real => Ok(()),
     }
 }
 
-/// Schedules of two controllers in the pipeline. More of them: `target/release/interleaved --cases N --seed N`.
+/// Number of schedules of two controllers. For more, run `target/release/interleaved --cases N --seed N`.
 const SCHEDULES: &str = "1000";
 
 fn interleaved(context: &Context) -> Result<()> {
-    Plane::Memory.ready(context, "interleaved")?;
+    TestBed::Memory.ready(context, "interleaved")?;
     let program = context.target.join("release/interleaved");
-    Step::new(context, &program.to_string_lossy())
+    Cmd::new(context, &program.to_string_lossy())
         .args(&["--cases", SCHEDULES])
-        .show()
+        .run()
 }

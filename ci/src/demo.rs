@@ -1,4 +1,4 @@
-//! What is run to be looked at: the demo and the measurements.
+//! `cargo ci demo` and `cargo ci bench`.
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
@@ -6,17 +6,17 @@ use clap::{Args, ValueEnum};
 use crate::{
     context::Context,
     doctor::{self, need::Layer},
-    run::Step,
-    testing::{STARTED, build_optimized, build_programs},
+    run::Cmd,
+    testing::{STARTED_PROGRAMS, build_optimized, build_programs},
 };
 
 /// Arguments of the demo.
 #[derive(Debug, Default, Args)]
 pub(crate) struct Demo {
-    /// File system, or raw block; without it ext4 where a mounted ext4 can be grown here, else xfs
+    /// File system, or raw block; by default ext4 if a mounted ext4 can be grown here, else xfs
     #[arg(long, value_enum)]
     fs: Option<Filesystem>,
-    /// Leave everything in place to look around
+    /// Leave everything in place for inspection
     #[arg(long)]
     keep: bool,
 }
@@ -32,13 +32,13 @@ enum Filesystem {
 /// Runs the demo.
 ///
 /// # Errors
-/// When something is missing, or a figure was not as it should be.
+/// When something is missing, or the demo fails.
 pub(crate) fn demo(context: &Context, demo: &Demo) -> Result<()> {
     doctor::ready(context, Layer::Demo)?;
     build_programs(context)?;
     let program = context.target.join("debug/demo");
-    let step = Step::new(context, &program.to_string_lossy()).interactive();
-    step.args(&demo.arguments()).show()
+    let cmd = Cmd::new(context, &program.to_string_lossy()).interactive();
+    cmd.args(&demo.arguments()).run()
 }
 
 impl Demo {
@@ -54,29 +54,32 @@ impl Demo {
     }
 }
 
-/// Arguments of the measurements.
+/// Arguments of the benchmarks.
 #[derive(Debug, Default, Args)]
 pub(crate) struct Bench {
-    /// What to measure: all, costs, growth, or a part of growth (calls, start, memory, burst, list, soak); all by default
+    /// The benchmark: all, costs, growth, or a part of growth (calls, start, memory, burst, list, soak); all by default
     part: Option<String>,
-    /// Small numbers and short waits, as `cargo ci all` has time for
+    /// Small numbers and short waits, as in `cargo ci all`
     #[arg(long)]
     sample: bool,
-    /// For the program itself: see `cargo ci bench -- --help`
+    /// Passed to the program itself: see `cargo ci bench -- --help`
     #[arg(last = true)]
     more: Vec<String>,
 }
 
-/// Runs the measurements on optimized programs.
+/// Runs the benchmarks on optimized programs.
 ///
 /// # Errors
-/// When something is missing, or a measurement fails.
+/// When something is missing, or a benchmark fails.
 pub(crate) fn bench(context: &Context, bench: &Bench) -> Result<()> {
     doctor::ready(context, Layer::Bench)?;
-    build_optimized(context, &[STARTED.as_slice(), &["bench", "model"]].concat())?;
+    build_optimized(
+        context,
+        &[STARTED_PROGRAMS.as_slice(), &["bench", "model"]].concat(),
+    )?;
     let program = context.target.join("release/bench");
-    let step = Step::new(context, &program.to_string_lossy());
-    step.args(&bench.arguments()).show()
+    let cmd = Cmd::new(context, &program.to_string_lossy());
+    cmd.args(&bench.arguments()).run()
 }
 
 impl Bench {

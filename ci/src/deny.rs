@@ -1,61 +1,62 @@
-//! Which crates the workspace may be made of: licences, sources, known faults. cargo-deny judges, by `.deny.toml`.
+//! `cargo ci deny`: licenses, sources and known vulnerabilities of all crates, checked by cargo-deny as configured in
+//! `.deny.toml`.
 //!
-//! Its database of faults lies where not every machine can look, so `.ci/run` judges the rest; the hosted pipeline asks it each week.
+//! Not every machine can reach the advisory database, so `.ci/run` checks the rest. The hosted pipeline checks advisories weekly.
 
 use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use clap::Args;
 
-use crate::{context::Context, run::Step};
+use crate::{context::Context, run::Cmd};
 
-/// The release of cargo-deny that is built, and by its own Cargo.lock: about 100 s on two processors, once.
+/// The release of cargo-deny. It is built once, with its own Cargo.lock: about 100 s on two processors.
 const VERSION: &str = "0.20.2";
 
-/// Arguments of the judgement.
+/// Arguments of `cargo ci deny`.
 #[derive(Debug, Default, Args)]
 pub(crate) struct Deny {
-    /// Judge by RustSec's database of known faults, too, and nothing but its newest state (network)
+    /// Also check the newest RustSec advisory database (network)
     #[arg(long)]
     advisories: bool,
 }
 
-/// Judges every crate in Cargo.lock.
+/// Checks every crate in Cargo.lock.
 ///
 /// # Errors
-/// When one may not be there, or cargo-deny or its database cannot be had.
+/// When a crate is denied, or cargo-deny or its database cannot be fetched.
 pub(crate) fn run(context: &Context, deny: &Deny) -> Result<()> {
     let program = program(context)?;
-    let mut step = Step::new(context, &program.to_string_lossy());
-    step = step.args(&["--locked", "--config"]);
-    step = step.arg(context.root.join(".deny.toml"));
-    step = step.args(&["check", "--hide-inclusion-graph"]);
+    let mut cmd = Cmd::new(context, &program.to_string_lossy());
+    cmd = cmd.args(&["--locked", "--config"]);
+    cmd = cmd.arg(context.root.join(".deny.toml"));
+    cmd = cmd.args(&["check", "--hide-inclusion-graph"]);
     if deny.advisories {
-        step = step.arg("advisories");
+        cmd = cmd.arg("advisories");
     }
-    step.args(&["licenses", "bans", "sources"]).show()
+    cmd.args(&["licenses", "bans", "sources"]).run()
 }
 
-/// The pinned cargo-deny, built when it is missing. It stays with cargo's other files, so that a fresh clone finds it.
+/// The pinned cargo-deny, built if missing. It is installed below `CARGO_HOME`, so that a fresh clone finds it.
 fn program(context: &Context) -> Result<PathBuf> {
     let folder = context.cargo.join(format!("cargo-ci/deny-{VERSION}"));
     let program = folder.join("bin/cargo-deny");
     if !program.is_file() {
-        Step::new(context, "cargo install cargo-deny --locked --quiet")
+        Cmd::new(context, "cargo install cargo-deny --locked --quiet")
             .args(&["--version", VERSION, "--root"])
             .arg(&folder)
             .env("CARGO_TARGET_DIR", context.target.join("cargo-deny"))
-            .quiet(&format!("Building cargo-deny {VERSION}"))?;
+            .run_quietly(&format!("Building cargo-deny {VERSION}"))?;
     }
-    let asked = Step::new(context, &program.to_string_lossy())
+    let output = Cmd::new(context, &program.to_string_lossy())
         .arg("--version")
         .output()?;
     ensure!(
-        asked.stdout.trim() == format!("cargo-deny {VERSION}"),
+        output.stdout.trim() == format!("cargo-deny {VERSION}"),
         "{}: not cargo-deny {VERSION}: {}{}",
         program.display(),
-        asked.stdout,
-        asked.stderr
+        output.stdout,
+        output.stderr
     );
     Ok(program)
 }

@@ -1,4 +1,4 @@
-//! Is this machine ready? Looks, says what is missing and how to get it, and gets what it may.
+//! `cargo ci doctor`: checks what a task needs, reports what is missing and how to install it, and installs what it can.
 
 mod install;
 pub(crate) mod machine;
@@ -9,20 +9,20 @@ use std::{collections::BTreeSet, fmt::Write as _, fs};
 
 use anyhow::{Result, bail};
 
-use crate::{context::Context, go, run::Step, table};
+use crate::{context::Context, go, run::Cmd, table};
 use machine::Distribution;
 use need::{Layer, NEEDS, Need, Weight};
 use probe::{Remedy, probe};
 
-/// Prints the state of everything `layer` needs; with `fix`, installs what is missing first.
+/// Prints the state of everything that `layer` needs; with `fix`, first installs what is missing.
 ///
 /// # Errors
-/// When the layer cannot run here, and when an installation fails.
+/// When the layer cannot run on this machine, or an installation fails.
 pub(crate) fn run(context: &Context, layer: Layer, fix: bool) -> Result<()> {
-    let mut findings = look(context, layer);
+    let mut findings = probe_all(context, layer);
     if fix {
         install_missing(context, &findings)?;
-        findings = look(context, layer);
+        findings = probe_all(context, layer);
     }
     let distribution = distribution();
     println!("{}, layer {}\n", distribution.name, layer.name());
@@ -32,7 +32,7 @@ pub(crate) fn run(context: &Context, layer: Layer, fix: bool) -> Result<()> {
         .collect();
     println!(
         "{}",
-        table::render(["state", "what", "indispensable for", "found"], &rows)
+        table::render(["state", "what", "required by", "found"], &rows)
     );
     let missing: Vec<&Finding> = findings
         .iter()
@@ -46,7 +46,7 @@ pub(crate) fn run(context: &Context, layer: Layer, fix: bool) -> Result<()> {
             .collect();
         print!(
             "{}",
-            cure(
+            instructions(
                 context,
                 layer,
                 &distribution,
@@ -55,16 +55,16 @@ pub(crate) fn run(context: &Context, layer: Layer, fix: bool) -> Result<()> {
         );
         return Ok(());
     }
-    print!("{}", cure(context, layer, &distribution, &missing));
+    print!("{}", instructions(context, layer, &distribution, &missing));
     bail!("not ready for {}: {} missing", layer.name(), missing.len())
 }
 
-/// Makes the machine ready for `layer`, or says what is missing before anything else has been done.
+/// Installs what `layer` needs, or fails with a list of what is missing. Every task calls this first.
 ///
 /// # Errors
-/// When something indispensable is missing and may not, or cannot, be installed.
+/// When something required is missing and cannot be installed.
 pub(crate) fn ready(context: &Context, layer: Layer) -> Result<()> {
-    let findings = look(context, layer);
+    let findings = probe_all(context, layer);
     if !findings.iter().any(|finding| finding.blocks(context)) {
         return Ok(());
     }
@@ -72,7 +72,7 @@ pub(crate) fn ready(context: &Context, layer: Layer) -> Result<()> {
         .iter()
         .any(|finding| finding.need == Need::Root && finding.blocks(context))
     {
-        // Root installs whatever else is missing, so this is all there is to say, and it is said before anything is built.
+        // As root, the task installs everything else, so being root is the only thing to ask for.
         bail!(
             "{} needs root, for block devices and mounts. Type: {}",
             layer.name(),
@@ -80,7 +80,7 @@ pub(crate) fn ready(context: &Context, layer: Layer) -> Result<()> {
         );
     }
     install_missing(context, &findings)?;
-    let findings = look(context, layer);
+    let findings = probe_all(context, layer);
     let missing: Vec<&Finding> = findings
         .iter()
         .filter(|finding| finding.blocks(context))
@@ -96,14 +96,14 @@ pub(crate) fn ready(context: &Context, layer: Layer) -> Result<()> {
         "{} cannot run here yet:\n{}\n{}",
         layer.name(),
         list.join("\n"),
-        cure(context, layer, &distribution(), &missing).trim_end()
+        instructions(context, layer, &distribution(), &missing).trim_end()
     )
 }
 
-/// Gets a program that is needed only sometimes, so that no layer asks for it beforehand.
+/// Installs a program that a layer needs only sometimes, and that is therefore not among its needs.
 ///
 /// # Errors
-/// When it is missing and may not, or cannot, be installed.
+/// When it is missing and cannot be installed.
 pub(crate) fn provide(context: &Context, package: &'static str, program: &str) -> Result<()> {
     if context.find(program).is_some() {
         return Ok(());
@@ -119,7 +119,7 @@ pub(crate) fn provide(context: &Context, package: &'static str, program: &str) -
     Ok(())
 }
 
-/// One need, as this machine meets it.
+/// The state of one need on this machine.
 struct Finding {
     need: Need,
     weight: Weight,
@@ -153,7 +153,7 @@ impl Finding {
     }
 }
 
-fn look(context: &Context, layer: Layer) -> Vec<Finding> {
+fn probe_all(context: &Context, layer: Layer) -> Vec<Finding> {
     let wanted = NEEDS
         .iter()
         .filter_map(|need| Some((*need, need.weight(layer)?)));
@@ -181,7 +181,7 @@ fn distribution() -> Distribution {
     Distribution::parse(&fs::read_to_string("/etc/os-release").unwrap_or_default())
 }
 
-/// Installs what blocks, as far as this user may.
+/// Installs the missing needs that block the layer, as far as this user is allowed to.
 fn install_missing(context: &Context, findings: &[Finding]) -> Result<()> {
     let blocking = || findings.iter().filter(|finding| finding.blocks(context));
     let packages: BTreeSet<&str> = blocking()
@@ -197,7 +197,8 @@ fn install_missing(context: &Context, findings: &[Finding]) -> Result<()> {
         match finding.need {
             Need::Component(_, component) if context.find("rustup").is_some() => {
                 let title = format!("Installing {component}");
-                Step::new(context, &format!("rustup component add {component}")).quiet(&title)?;
+                Cmd::new(context, &format!("rustup component add {component}"))
+                    .run_quietly(&title)?;
             }
             Need::CsiSanity => {
                 if let Some(go) = go::Go::find(context) {
@@ -218,13 +219,13 @@ fn install_missing(context: &Context, findings: &[Finding]) -> Result<()> {
     Ok(())
 }
 
-/// The line to type for being root: with the caller's PATH, since sudo's own has no cargo when rustup installed it.
+/// The command to run a task as root, with the caller's PATH: sudo's own lacks a cargo that rustup installed.
 fn as_root(layer: Layer) -> String {
     format!("sudo -E env \"PATH=$PATH\" cargo ci {}", layer.name())
 }
 
-/// What to type, in one line where one line can do it.
-fn cure(
+/// The commands that install what is missing, in one line if possible.
+fn instructions(
     context: &Context,
     layer: Layer,
     distribution: &Distribution,

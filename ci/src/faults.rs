@@ -1,33 +1,33 @@
-//! What goes wrong while a volume grows, as a matrix.
+//! `cargo ci faults`: the matrix of faults during volume expansion.
 
 use anyhow::Result;
 use clap::Args;
 
-use crate::{context::Context, plane::Plane, run::Step};
+use crate::{context::Context, run::Cmd, testbed::TestBed};
 
-/// Arguments of the fault matrix. What is not named here is the program's own: see `cargo ci faults -- --help`.
+/// Arguments of the fault matrix. For the other options of the program itself, see `cargo ci faults -- --help`.
 #[derive(Debug, Default, Args)]
 pub(crate) struct Faults {
-    /// Where it is played
-    #[arg(long, value_enum, default_value = "memory")]
-    plane: Plane,
-    /// For the program itself
+    /// The test bed
+    #[arg(long = "plane", value_enum, default_value = "memory")]
+    bed: TestBed,
+    /// Passed to the program itself
     #[arg(last = true)]
     more: Vec<String>,
 }
 
-/// Plays every cell.
+/// Runs every case of the matrix.
 ///
 /// # Errors
-/// When one fails.
+/// When a case fails.
 pub(crate) fn run(context: &Context, faults: &Faults) -> Result<()> {
-    faults.plane.ready(context, "faults")?;
+    faults.bed.ready(context, "faults")?;
     let program = context.target.join("release/faults");
-    Step::new(context, &program.to_string_lossy())
+    Cmd::new(context, &program.to_string_lossy())
         .arg("--plane")
-        .arg(faults.plane.name())
+        .arg(faults.bed.name())
         .arg("--report")
         .arg(context.target.join("faults"))
         .args(&faults.more)
-        .show()
+        .run()
 }

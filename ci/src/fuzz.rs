@@ -1,17 +1,17 @@
-//! Random requests against dsm-sim, for as long as one likes.
+//! `cargo ci fuzz`: random requests against dsm-sim.
 
 use anyhow::Result;
 use clap::Args;
 
-use crate::{context::Context, run::Step};
+use crate::{context::Context, run::Cmd};
 
 /// Arguments of the fuzzer.
 #[derive(Debug, Args)]
 pub(crate) struct Fuzz {
-    /// For how long; a case that has begun is ended
+    /// Duration in seconds; a running case is finished
     #[arg(long, default_value_t = Fuzz::SECONDS)]
     seconds: u64,
-    /// Where to begin: what a failure prints, to see it again
+    /// Random seed: a failure prints it, to reproduce the run
     #[arg(long)]
     seed: Option<u64>,
 }
@@ -29,16 +29,16 @@ impl Default for Fuzz {
     }
 }
 
-/// Runs it.
+/// Runs the fuzzer.
 ///
 /// # Errors
-/// When dsm-sim panicked, did not answer as a NAS does, or was changed by a call that it refused.
+/// When dsm-sim panicked, gave a reply that a NAS would not give, or changed its state on a request that it refused.
 pub(crate) fn run(context: &Context, fuzz: &Fuzz) -> Result<()> {
-    // The whole workspace's features: of one package alone, a third of all crates would be built once more.
+    // --workspace, for the same features as everywhere: with -p, a third of all crates would be built again.
     let command = "cargo test --locked --workspace --test fuzz -- --nocapture";
-    let mut step = Step::new(context, command).env("FUZZ_SECONDS", fuzz.seconds.to_string());
+    let mut cmd = Cmd::new(context, command).env("FUZZ_SECONDS", fuzz.seconds.to_string());
     if let Some(seed) = fuzz.seed {
-        step = step.env("FUZZ_SEED", seed.to_string());
+        cmd = cmd.env("FUZZ_SEED", seed.to_string());
     }
-    step.show()
+    cmd.run()
 }

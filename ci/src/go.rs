@@ -1,4 +1,5 @@
-//! What is built with Go: csi-sanity, the official driver, and the comparison of our csi.proto with the specification's.
+//! Builds pinned Go programs (csi-sanity, helm, kind, the official driver, …), and compares our csi.proto with the
+//! specification's.
 
 use std::{
     fs,
@@ -12,24 +13,23 @@ use serde::Deserialize;
 use crate::{
     context::Context,
     doctor::{self, machine::GoVersion, need::Layer},
-    run::Step,
+    run::Cmd,
 };
 
-/// A program that one `go install` builds.
+/// A program that `go install` builds, at a pinned version.
 #[derive(Debug)]
 pub(crate) struct Pinned {
-    /// As it is called in the tools directory.
+    /// The file name in the tools directory.
     pub(crate) name: &'static str,
-    /// The module that it is of.
     pub(crate) module: &'static str,
-    /// The folder of the program in the module; empty for the module's own.
+    /// The program's folder in the module; empty for its root.
     pub(crate) folder: &'static str,
     /// The module's version.
     pub(crate) version: &'static str,
 }
 
 impl Pinned {
-    /// What `go install` is told of this version or another. Go takes no path with a dot in it.
+    /// The argument of `go install`. Go does not accept a path such as `module/.`.
     fn package(&self, version: &str) -> String {
         let Self { module, folder, .. } = self;
         let between = if folder.is_empty() { "" } else { "/" };
@@ -45,17 +45,17 @@ const SANITY: Pinned = Pinned {
 };
 
 const OFFICIAL_MODULE: &str = "github.com/SynologyOpenSource/synology-csi";
-/// The newest one that the module proxy serves.
+/// The newest version that the module proxy serves.
 const OFFICIAL_VERSION: &str = "v1.3.1";
 
-/// The least Go that builds them all.
-const NEEDED: GoVersion = GoVersion(1, 26);
-/// From here on Go fetches a newer release of itself when a module asks for one.
-const SWITCHES: GoVersion = GoVersion(1, 21);
-/// The release that an older Go fetches for us, as the module that Go releases are published as.
+/// The oldest Go that builds all of them.
+const MIN_VERSION: GoVersion = GoVersion(1, 26);
+/// Since this release, Go downloads a newer toolchain by itself if a module requires one.
+const AUTO_TOOLCHAIN_SINCE: GoVersion = GoVersion(1, 21);
+/// The toolchain to fetch with an older Go. Go releases are also published as this module.
 const TOOLCHAIN: &str = "golang.org/toolchain@v0.0.1-go1.25.5.linux";
 
-/// A Go on this machine.
+/// The installed Go.
 #[derive(Debug, Clone)]
 pub(crate) struct Go {
     program: PathBuf,
@@ -66,22 +66,25 @@ impl Go {
     /// The first one on the search path.
     pub(crate) fn find(context: &Context) -> Option<Self> {
         let program = context.find("go")?;
-        let asked = Step::new(context, &program.to_string_lossy())
+        let cmd = Cmd::new(context, &program.to_string_lossy())
             .arg("env")
             .arg("GOVERSION");
-        let output = asked.env("GOTOOLCHAIN", "local").output().ok()?;
+        let output = cmd.env("GOTOOLCHAIN", "local").output().ok()?;
         let version = GoVersion::parse(output.stdout.trim())?;
         Some(Self { program, version })
     }
 
-    /// For people.
+    /// Path and version, for doctor's table.
     pub(crate) fn describe(&self) -> String {
         let GoVersion(major, minor) = self.version;
         let own = format!("{} {major}.{minor}", self.program.display());
-        if self.version >= NEEDED {
+        if self.version >= MIN_VERSION {
             own
         } else {
-            format!("{own}; fetches {}.{} when needed", NEEDED.0, NEEDED.1)
+            format!(
+                "{own}; fetches {}.{} when needed",
+                MIN_VERSION.0, MIN_VERSION.1
+            )
         }
     }
 
@@ -93,7 +96,7 @@ impl Go {
         self.install(context, &SANITY).map(drop)
     }
 
-    /// Builds a program into the tools directory, unless it is there in this version.
+    /// Builds a program into the tools directory, unless this version is already there.
     ///
     /// # Errors
     /// When it cannot be fetched or built.
@@ -106,17 +109,17 @@ impl Go {
         } = pinned;
         let program = context.tools().join(name);
         if !self.is_built_from(context, &program, module, version) {
-            let step = self
-                .step(context)?
+            let cmd = self
+                .cmd(context)?
                 .arg("install")
                 .arg(pinned.package(version))
                 .env("GOBIN", context.tools());
-            step.quiet(&format!("Installing {name} {version}"))?;
+            cmd.run_quietly(&format!("Installing {name} {version}"))?;
         }
         Ok(program)
     }
 
-    /// Builds the newest release of a program, whatever is pinned, into a folder of its own.
+    /// Builds the newest release of a program instead of the pinned one, into a separate folder.
     ///
     /// # Errors
     /// When it cannot be fetched or built.
@@ -129,33 +132,33 @@ impl Go {
         } = pinned;
         let tools = context.tools().join("newest");
         fs::create_dir_all(&tools)?;
-        // Outside of any module, whose go.mod would have a say.
-        let asked = self.step(context)?.directory(&tools);
-        let mut asked = asked
+        // Outside of any module, whose go.mod would apply.
+        let cmd = self.cmd(context)?.current_dir(&tools);
+        let mut cmd = cmd
             .args(&["mod", "download", "-json"])
             .arg(format!("{module}@latest"));
-        let newest = fetched(&mut asked, &format!("Looking for the newest {name}"))?.version;
+        let newest = download(&mut cmd, &format!("Looking for the newest {name}"))?.version;
         println!("{name}: {newest}, pinned is {version}");
-        let step = self.step(context)?.arg("install");
-        step.arg(pinned.package(&newest))
+        let cmd = self.cmd(context)?.arg("install");
+        cmd.arg(pinned.package(&newest))
             .env("GOBIN", &tools)
-            .quiet(&format!("Installing {name} {newest}"))?;
+            .run_quietly(&format!("Installing {name} {newest}"))?;
         Ok(tools.join(name))
     }
 
-    /// The folder with a module's files, which is fetched when it is missing.
+    /// The folder with a module's files, downloaded if missing.
     ///
     /// # Errors
     /// When it cannot be fetched.
     pub(crate) fn module(&self, context: &Context, module: &str, version: &str) -> Result<PathBuf> {
-        let step = self.step(context)?;
-        let mut step = step
+        let cmd = self.cmd(context)?;
+        let mut cmd = cmd
             .args(&["mod", "download", "-json"])
             .arg(format!("{module}@{version}"));
-        downloaded(&mut step, &format!("Fetching {module} {version}"))
+        download_dir(&mut cmd, &format!("Fetching {module} {version}"))
     }
 
-    /// Builds the official driver, unmodified, into the tools directory; its version.
+    /// Builds the official driver, unmodified, into the tools directory. Returns its path and version.
     ///
     /// # Errors
     /// When it cannot be fetched or built.
@@ -164,68 +167,69 @@ impl Go {
         if self.is_built_from(context, &program, OFFICIAL_MODULE, OFFICIAL_VERSION) {
             return Ok((program, OFFICIAL_VERSION));
         }
-        // `go install module@version` asks for a list of versions, which not every proxy has; a module that requires it
-        // does not.
+        // `go install module@version` requests the list of versions, which not every proxy serves. Building it as a requirement
+        // of another module does not.
         let folder = context.target.join("peers");
         fs::create_dir_all(&folder)?;
         let module =
             format!("module peers\n\ngo 1.25\n\nrequire {OFFICIAL_MODULE} {OFFICIAL_VERSION}\n");
         fs::write(folder.join("go.mod"), module)?;
-        let step = self.step(context)?.directory(&folder);
-        step.args(&["build", "-mod=mod", "-o"])
+        let cmd = self.cmd(context)?.current_dir(&folder);
+        cmd.args(&["build", "-mod=mod", "-o"])
             .arg(&program)
             .arg(OFFICIAL_MODULE)
-            .quiet(&format!("Building the official driver {OFFICIAL_VERSION}"))?;
+            .run_quietly(&format!("Building the official driver {OFFICIAL_VERSION}"))?;
         Ok((program, OFFICIAL_VERSION))
     }
 
     fn is_built_from(&self, context: &Context, file: &Path, module: &str, version: &str) -> bool {
-        let asked = Step::new(context, &self.program.to_string_lossy())
+        let cmd = Cmd::new(context, &self.program.to_string_lossy())
             .arg("version")
             .arg("-m")
             .arg(file);
-        let told = asked.env("GOTOOLCHAIN", "local").output();
-        file.is_file() && told.is_ok_and(|told| names(&told.stdout, module, version))
+        let output = cmd.env("GOTOOLCHAIN", "local").output();
+        file.is_file()
+            && output.is_ok_and(|output| build_info_matches(&output.stdout, module, version))
     }
 
-    /// A Go that is new enough.
+    /// A command that runs a recent enough Go.
     ///
     /// # Errors
     /// When a newer one is needed and cannot be fetched.
-    pub(crate) fn step(&self, context: &Context) -> Result<Step> {
-        let program = if self.version < SWITCHES {
+    pub(crate) fn cmd(&self, context: &Context) -> Result<Cmd> {
+        let program = if self.version < AUTO_TOOLCHAIN_SINCE {
             self.fetch_newer(context)?
         } else {
             self.program.clone()
         };
-        let step = Step::new(context, &program.to_string_lossy());
-        // Distributions may pin GOTOOLCHAIN to local; where the local one is too old that must not hold.
-        Ok(if self.version < NEEDED {
-            step.env("GOTOOLCHAIN", "auto")
+        let cmd = Cmd::new(context, &program.to_string_lossy());
+        // Distributions may set GOTOOLCHAIN=local. Override it if the local Go is too old.
+        Ok(if self.version < MIN_VERSION {
+            cmd.env("GOTOOLCHAIN", "auto")
         } else {
-            step
+            cmd
         })
     }
 
-    /// Does by hand what a newer Go does by itself: downloads a release as a module (checked like any module) and makes
-    /// its programs executable, which modules never are.
+    /// Does what a newer Go does by itself: downloads a toolchain as a module (with checksum verification, like any module), and
+    /// makes its programs executable, because files of modules never are.
     fn fetch_newer(&self, context: &Context) -> Result<PathBuf> {
         let architecture = match std::env::consts::ARCH {
             "x86_64" => "amd64",
             "aarch64" => "arm64",
             other => bail!(
                 "no Go {}.{} known for {other}; install it by hand",
-                NEEDED.0,
-                NEEDED.1
+                MIN_VERSION.0,
+                MIN_VERSION.1
             ),
         };
-        let step = Step::new(context, &self.program.to_string_lossy());
-        let mut step = step
+        let cmd = Cmd::new(context, &self.program.to_string_lossy());
+        let mut cmd = cmd
             .arg("mod")
             .arg("download")
             .arg("-json")
             .arg(format!("{TOOLCHAIN}-{architecture}"));
-        let folder = downloaded(&mut step, "Fetching a newer Go")?;
+        let folder = download_dir(&mut cmd, "Fetching a newer Go")?;
         for directory in ["bin", "pkg/tool"] {
             make_executable(&folder.join(directory))?;
         }
@@ -233,7 +237,7 @@ impl Go {
     }
 }
 
-/// What `go mod download -json` prints.
+/// The output of `go mod download -json`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Downloaded {
@@ -244,14 +248,14 @@ struct Downloaded {
     error: Option<String>,
 }
 
-/// Runs `go mod download -json` for one module; the folder with its files.
-fn downloaded(step: &mut Step, title: &str) -> Result<PathBuf> {
-    Ok(fetched(step, title)?.dir)
+/// Runs `go mod download -json` for one module, and returns the folder with its files.
+fn download_dir(cmd: &mut Cmd, title: &str) -> Result<PathBuf> {
+    Ok(download(cmd, title)?.dir)
 }
 
-/// The same; all that it says.
-fn fetched(step: &mut Step, title: &str) -> Result<Downloaded> {
-    let output = step.watch(title)?;
+/// Runs `go mod download -json` for one module, and returns its output.
+fn download(cmd: &mut Cmd, title: &str) -> Result<Downloaded> {
+    let output = cmd.output_with_progress(title)?;
     let module: Downloaded = serde_json::from_str(&output.stdout)
         .with_context(|| format!("{title}: {}", output.stderr.trim()))?;
     match module.error {
@@ -272,12 +276,12 @@ fn make_executable(directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// csi-sanity in the tools directory, when it is the pinned version.
+/// csi-sanity in the tools directory, if it is the pinned version.
 pub(crate) fn installed_sanity(context: &Context) -> Option<PathBuf> {
     installed(context, &SANITY)
 }
 
-/// A program in the tools directory, when it is the pinned version.
+/// A program in the tools directory, if it is the pinned version.
 pub(crate) fn installed(context: &Context, pinned: &Pinned) -> Option<PathBuf> {
     let file = context.tools().join(pinned.name);
     if !file.is_file() {
@@ -288,8 +292,9 @@ pub(crate) fn installed(context: &Context, pinned: &Pinned) -> Option<PathBuf> {
         .then_some(file)
 }
 
-/// Reads `go version -m`: its `path` line names the package that was built, a `mod` or `dep` line the module it is of.
-fn names(build_information: &str, module: &str, version: &str) -> bool {
+/// Checks the output of `go version -m`: its `path` line names the package that was built, a `mod` or `dep` line the package's
+/// module.
+fn build_info_matches(build_information: &str, module: &str, version: &str) -> bool {
     let lines = || {
         build_information
             .lines()
@@ -300,39 +305,39 @@ fn names(build_information: &str, module: &str, version: &str) -> bool {
         && lines().any(|words| matches!(words.as_slice(), ["mod" | "dep", name, built, ..] if *name == module && *built == version))
 }
 
-/// Compares proto/csi.proto with the specification: first proves that the comparison sees every kind of difference,
-/// then runs it.
+/// Compares proto/csi.proto with the specification. First runs the comparison's own tests, which show that it detects every kind
+/// of difference.
 ///
 /// # Errors
-/// When they differ, when Go is missing, or when a module cannot be fetched.
+/// When they differ, Go is missing, or a module cannot be fetched.
 pub(crate) fn spec(context: &Context) -> Result<()> {
     doctor::ready(context, Layer::Spec)?;
     let go = Go::find(context).context("no Go")?;
     let compare = context.root.join("proto/compare");
     let descriptor = context.target.join("csi.binpb");
-    // With the whole workspace's features, as everything else is built.
-    Step::new(
+    // --workspace, for the same features as everywhere.
+    Cmd::new(
         context,
         "cargo build --locked --workspace --example descriptor",
     )
-    .quiet("Building what compiles proto/csi.proto")?;
+    .run_quietly("Building the compiler of proto/csi.proto")?;
     let program = context.target.join("debug/examples/descriptor");
-    Step::new(context, &program.to_string_lossy())
+    Cmd::new(context, &program.to_string_lossy())
         .arg(&descriptor)
-        .quiet("Compiling proto/csi.proto")?;
+        .run_quietly("Compiling proto/csi.proto")?;
     for command in [["vet", "./..."], ["test", "./..."]] {
-        let step = go.step(context)?.directory(&compare);
-        step.args(&command)
-            .quiet(&format!("go {} proto/compare", command[0]))?;
+        let cmd = go.cmd(context)?.current_dir(&compare);
+        cmd.args(&command)
+            .run_quietly(&format!("go {} proto/compare", command[0]))?;
     }
     let run = go
-        .step(context)?
-        .directory(&compare)
+        .cmd(context)?
+        .current_dir(&compare)
         .arg("run")
         .arg("-buildvcs=false")
         .arg(".")
         .arg(&descriptor);
-    run.show()
+    run.run()
 }
 
 #[cfg(test)]
@@ -340,16 +345,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_program_built_through_another_module_is_known() {
-        let told = format!(
+    fn a_program_built_as_a_dependency_of_another_module_is_recognized() {
+        let output = format!(
             "official: go1.26.8\n\tpath\t{OFFICIAL_MODULE}\n\tdep\t{OFFICIAL_MODULE}\t{OFFICIAL_VERSION}\th1:abc=\n"
         );
-        assert!(names(&told, OFFICIAL_MODULE, OFFICIAL_VERSION));
-        assert!(!names(&told, OFFICIAL_MODULE, "v1.0.0"));
+        assert!(build_info_matches(
+            &output,
+            OFFICIAL_MODULE,
+            OFFICIAL_VERSION
+        ));
+        assert!(!build_info_matches(&output, OFFICIAL_MODULE, "v1.0.0"));
     }
 
     #[test]
-    fn a_package_is_a_clean_path_wherever_its_program_lies() {
+    fn package_paths_are_clean_with_and_without_a_folder() {
         assert_eq!(
             SANITY.package("v5.5.0"),
             "github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity@v5.5.0"
@@ -364,11 +373,11 @@ mod tests {
     fn only_the_pinned_sanity_counts() {
         let other = "target/tools/csi-sanity: go1.26.8\n\tpath\tgithub.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity\n\
                      \tmod\tgithub.com/kubernetes-csi/csi-test/v5\tv5.4.0\th1:abc=\n";
-        let is_pinned = |text: &str| names(text, SANITY.module, SANITY.version);
+        let is_pinned = |text: &str| build_info_matches(text, SANITY.module, SANITY.version);
         assert!(!is_pinned(other));
         let pinned = other.replace("v5.4.0", "v5.5.0");
         assert!(is_pinned(&pinned));
-        // A program that merely uses it is not the program.
+        // A program that only depends on the module does not count.
         assert!(!is_pinned(&pinned.replace(
             "path\tgithub.com/kubernetes-csi",
             "path\texample.org"

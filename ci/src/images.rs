@@ -1,4 +1,5 @@
-//! The images of the three programs: built by a local Docker engine, each tried, and looked through.
+//! `cargo ci images`: builds the images of the three programs with a local Docker engine, starts the programs in them, and checks
+//! their contents.
 
 mod broken;
 pub(crate) mod engine;
@@ -18,18 +19,18 @@ use clap::Args;
 use crate::{
     context::Context,
     doctor::{self, need::Layer},
-    run::Step,
+    run::Cmd,
     table,
 };
 use engine::{Engine, Network};
 use scan::Content;
 
-/// What the Dockerfiles begin with unless told otherwise.
+/// The default base image of the Dockerfiles.
 const BASE: &str = "debian:bookworm-slim";
-/// The same, made here.
+/// The Debian suite of [`BASE`], for mmdebstrap.
 const SUITE: &str = "bookworm";
-/// How long a registry may take to send the base.
-const PULL: Duration = Duration::from_secs(60);
+/// Timeout for pulling the base image.
+const PULL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Arguments of the images.
 #[derive(Debug, Clone, Args)]
@@ -37,21 +38,21 @@ pub(crate) struct Images {
     /// Only this image: synology-csi, dsm-sim or node-sim
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
-    /// The Debian whose file system tools they hold
+    /// The Debian base image, whose file system tools are copied into the images
     #[arg(long, value_name = "IMAGE", default_value = BASE)]
     base: String,
 }
 
 impl Images {
-    /// All of them, upon this base or the usual one.
-    pub(crate) fn upon(base: Option<&str>) -> Self {
+    /// All images, with this base image or the default one.
+    pub(crate) fn with_base(base: Option<&str>) -> Self {
         Self {
             only: None,
             base: base.unwrap_or(BASE).to_owned(),
         }
     }
 
-    /// What they are built upon.
+    /// The base image.
     pub(crate) fn base(&self) -> &str {
         &self.base
     }
@@ -59,19 +60,19 @@ impl Images {
 
 impl Default for Images {
     fn default() -> Self {
-        Self::upon(None)
+        Self::with_base(None)
     }
 }
 
 /// An image.
 struct Image {
-    /// Its name, which is its program's.
+    /// The name of the image and of its program.
     name: &'static str,
-    /// Where its Dockerfile is.
+    /// The folder of its Dockerfile.
     folder: &'static str,
-    /// The most that its files may have together, MB.
+    /// Maximum size of all its files, MB.
     limit: u64,
-    /// Programs that must start in it, how each says its version, and what it ends with then.
+    /// Programs that must start in it: name, version option, and exit code.
     programs: &'static [(&'static str, &'static str, i32)],
 }
 
@@ -115,17 +116,17 @@ const IMAGES: [Image; 3] = [
     },
 ];
 
-/// The image's full name: of this machine, and of this version.
+/// The full name of a local image, with the workspace's version.
 fn tag(name: &str) -> String {
     format!("localhost/{name}:{}", env!("CARGO_PKG_VERSION"))
 }
 
-/// The full names of all of them, here.
+/// The full names of all local images.
 pub(crate) fn tags() -> impl Iterator<Item = String> {
     names().map(tag)
 }
 
-/// The names of all of them: each is its program's, too.
+/// The names of all images, which are also the names of their programs.
 pub(crate) fn names() -> impl Iterator<Item = &'static str> {
     IMAGES.iter().map(|image| image.name)
 }
@@ -136,50 +137,49 @@ pub(crate) fn package(name: &str) -> &'static str {
     found.map_or("", |image| image.folder)
 }
 
-/// Builds them, starts each program in them, and tells what is inside.
+/// Builds the images, starts each program in them, and prints their contents.
 ///
 /// # Errors
-/// When one cannot be built, is too large, holds a program that does not start, a shell, or a file that gives its user
-/// another's rights.
+/// When an image cannot be built, is too large, or has a program that does not start, a shell, or a setuid file.
 pub(crate) fn run(context: &Context, images: &Images) -> Result<()> {
-    make(context, images, Then::Nothing)
+    build_all(context, images, Action::None)
 }
 
-/// [`run()`] for all of them; and an image that is broken on purpose must be refused.
+/// [`run()`] for all images, and a negative test: an image that is broken on purpose must fail.
 ///
 /// # Errors
-/// As [`run()`]; or it is not refused.
-pub(crate) fn prove(context: &Context) -> Result<()> {
-    make(context, &Images::default(), Then::RefuseABrokenOne)
+/// As [`run()`], or when the broken image does not fail.
+pub(crate) fn run_with_broken_image(context: &Context) -> Result<()> {
+    build_all(context, &Images::default(), Action::RejectBroken)
 }
 
-/// [`run()`], and leaves each image in `folder` as an archive, with a list of its packages beside it: `NAME.tar`, `NAME.packages`.
+/// [`run()`], and saves each image and the list of its packages in `folder`: `NAME.tar`, `NAME.packages`.
 ///
 /// # Errors
-/// As [`run()`]; or an archive cannot be written.
+/// As [`run()`], or when an archive cannot be written.
 pub(crate) fn save(context: &Context, images: &Images, folder: &Path) -> Result<()> {
-    make(context, images, Then::Archive(folder))
+    build_all(context, images, Action::Archive(folder))
 }
 
-/// What is done with images that are as they should be.
+/// What to do after all checks passed.
 #[derive(Debug, Clone, Copy)]
-enum Then<'a> {
-    Nothing,
+enum Action<'a> {
+    None,
     Archive(&'a Path),
-    RefuseABrokenOne,
+    RejectBroken,
 }
 
-fn make(context: &Context, images: &Images, then: Then<'_>) -> Result<()> {
-    let meant = |image: &&Image| images.only.as_deref().is_none_or(|only| only == image.name);
-    let chosen: Vec<&Image> = IMAGES.iter().filter(meant).collect();
+fn build_all(context: &Context, images: &Images, action: Action<'_>) -> Result<()> {
+    let selected = |image: &&Image| images.only.as_deref().is_none_or(|only| only == image.name);
+    let chosen: Vec<&Image> = IMAGES.iter().filter(selected).collect();
     ensure!(
         !chosen.is_empty(),
-        "there is no such image: synology-csi, dsm-sim or node-sim"
+        "no such image; there are synology-csi, dsm-sim and node-sim"
     );
     doctor::ready(context, Layer::Images)?;
     let programs: Vec<&str> = chosen.iter().map(|image| image.name).collect();
     let programs = program::build(context, &programs)?;
-    let engine = Engine::reach(context, Network::Machine)?;
+    let engine = Engine::connect_or_start(context, Network::Host)?;
     let base = &images.base;
     provide_base(context, &engine, base)?;
     let mut contents = Vec::new();
@@ -196,15 +196,19 @@ fn make(context: &Context, images: &Images, then: Then<'_>) -> Result<()> {
     let header = ["image", "MB", "of", "files", "setuid", "shells"];
     println!("{}", table::render(header, &rows));
     for (image, content) in chosen.iter().zip(&contents) {
-        println!("{} is made of: {}", image.name, content.packages.join(", "));
+        println!(
+            "packages of {}: {}",
+            image.name,
+            content.packages.join(", ")
+        );
     }
     for (image, content) in chosen.iter().zip(&contents) {
-        judge(image, content)?;
+        check_content(image, content)?;
     }
-    match then {
-        Then::Nothing => Ok(()),
-        Then::RefuseABrokenOne => broken::must_be_refused(context, &engine),
-        Then::Archive(folder) => chosen
+    match action {
+        Action::None => Ok(()),
+        Action::RejectBroken => broken::must_be_refused(context, &engine),
+        Action::Archive(folder) => chosen
             .iter()
             .zip(&contents)
             .try_for_each(|(image, content)| archive(context, &engine, image, content, folder)),
@@ -215,50 +219,56 @@ fn archive(
     context: &Context,
     engine: &Engine<'_>,
     image: &Image,
-    made_of: &Content,
+    content: &Content,
     folder: &Path,
 ) -> Result<()> {
     fs::create_dir_all(folder)?;
     let linked = program::c_library(context)?;
-    let packages = format!("{}\n{linked}\n", made_of.packages.join("\n"));
+    let packages = format!("{}\n{linked}\n", content.packages.join("\n"));
     fs::write(folder.join(format!("{}.packages", image.name)), packages)?;
     let archive = folder.join(format!("{}.tar", image.name));
     engine
-        .step("save --output")
+        .docker("save --output")
         .arg(&archive)
         .arg(tag(image.name))
-        .quiet(&format!("Writing the archive of {}", image.name))?;
-    // Docker writes it for its owner alone, and root hands it on to others.
+        .run_quietly(&format!("Writing the archive of {}", image.name))?;
+    // Docker makes it readable only by root.
     fs::set_permissions(&archive, Permissions::from_mode(0o644))?;
     Ok(())
 }
 
-/// The base under the name that the Dockerfiles ask for: what the engine has, a registry's, or a fresh Debian.
+/// Makes the base image available: the engine's own, pulled from a registry, or built with mmdebstrap.
 fn provide_base(context: &Context, engine: &Engine<'_>, base: &str) -> Result<()> {
-    if engine.step("image inspect").arg(base).output()?.success {
+    if engine.docker("image inspect").arg(base).output()?.success {
         return Ok(());
     }
-    let mut pull = engine.step("pull --quiet").arg(base).within(PULL);
-    if pull.watch(&format!("Pulling {base}"))?.success {
+    let mut pull = engine
+        .docker("pull --quiet")
+        .arg(base)
+        .timeout(PULL_TIMEOUT);
+    if pull
+        .output_with_progress(&format!("Pulling {base}"))?
+        .success
+    {
         return Ok(());
     }
     ensure!(
         base == BASE,
-        "{base} cannot be pulled, and only {BASE} can be made here"
+        "{base} cannot be pulled, and only {BASE} can be built here"
     );
     let folder = context.target.join("images");
     fs::create_dir_all(&folder)?;
     let file = folder.join("base.tar");
     doctor::provide(context, "mmdebstrap", "mmdebstrap")?;
-    Step::new(context, "mmdebstrap --quiet --variant=minbase")
+    Cmd::new(context, "mmdebstrap --quiet --variant=minbase")
         .arg(SUITE)
         .arg(&file)
-        .quiet("No registry is in reach: making a Debian with mmdebstrap")?;
+        .run_quietly("No registry is reachable: building a Debian with mmdebstrap")?;
     engine
-        .step("import")
+        .docker("import")
         .arg(&file)
         .arg(base)
-        .quiet("Importing it")?;
+        .run_quietly("Importing it")?;
     Ok(fs::remove_file(file)?)
 }
 
@@ -269,7 +279,7 @@ fn build(
     base: &str,
     programs: &Path,
 ) -> Result<()> {
-    // Nothing of the workspace but these goes to the engine.
+    // The build context contains only these two files.
     let folder = context.target.join("images").join(image.name);
     fs::create_dir_all(&folder)?;
     let copy = |from: &Path, name: &str| {
@@ -287,30 +297,30 @@ fn build(
         .arg("--tag")
         .arg(tag(image.name))
         .arg(&folder)
-        .quiet(&format!("Building the image of {}", image.name))
+        .run_quietly(&format!("Building the image of {}", image.name))
 }
 
-/// Each as its chart starts it: it can write nothing, may nothing, and knows no network. `name` is the image's full name.
+/// Starts each program as restricted as possible: read-only, without capabilities or network. `name` is the image's full name.
 fn try_programs(engine: &Engine<'_>, image: &Image, name: &str) -> Result<()> {
     for (program, version, code) in image.programs {
-        let mut step = engine
-            .step("run --rm --network none --read-only --cap-drop ALL --security-opt no-new-privileges")
+        let mut cmd = engine
+            .docker("run --rm --network none --read-only --cap-drop ALL --security-opt no-new-privileges")
             .args(&["--user", "65532:65532", "--entrypoint", program])
             .arg(name);
         if !version.is_empty() {
-            step = step.arg(version);
+            cmd = cmd.arg(version);
         }
-        program::has_started(&step.output()?, *code)
+        program::has_started(&cmd.output()?, *code)
             .with_context(|| format!("{program} does not start in {name}"))?;
     }
     Ok(())
 }
 
-fn judge(image: &Image, content: &Content) -> Result<()> {
+fn check_content(image: &Image, content: &Content) -> Result<()> {
     let (name, limit) = (image.name, image.limit);
     ensure!(
         content.bytes <= limit * 1_000_000,
-        "{name} has {} bytes, and may have {limit} MB",
+        "{name} has {} bytes, more than its limit of {limit} MB",
         content.bytes
     );
     ensure!(

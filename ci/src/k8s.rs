@@ -1,5 +1,5 @@
-//! The stories of claims, pods and sidecars: on the cluster that the kubeconfig names, on one that kind makes, or on a
-//! stand-in that plays the sidecars' and kubelets' calls on this machine.
+//! `cargo ci k8s`: end-to-end tests with claims, pods and sidecars, on the cluster of the kubeconfig, on one that kind creates,
+//! or on a fake Kubernetes that makes the sidecars' and kubelets' calls on this machine.
 
 mod cluster;
 mod devices;
@@ -17,64 +17,64 @@ use crate::{
     context::Context,
     doctor::{self, need::Layer},
     go::Go,
-    run::Step,
+    run::Cmd,
     testing::build_programs,
 };
-use cluster::{Cluster, Wanted};
+use cluster::{Cluster, ClusterOptions};
 
-/// Arguments of the stories.
+/// Arguments of `cargo ci k8s`.
 #[derive(Debug, Default, Args)]
 pub(crate) struct K8s {
     /// Only stories whose name contains this, for instance online/xfs; may be given several times
     #[arg(long, value_name = "TEXT")]
     only: Vec<String>,
     #[command(flatten)]
-    made: Made,
-    /// Tell no story, but keep the nodes' logs of the cluster that --keep has left, in target/k8s/logs
+    create_args: CreateArgs,
+    /// Run no story; save the node logs of the cluster that --keep has left, in target/k8s/logs
     #[arg(long, conflicts_with_all = ["create", "stand_in"])]
     export_logs: bool,
-    /// No cluster, but a stand-in for its sidecars and kubelets (root)
+    /// Use a fake Kubernetes instead of a cluster (root)
     #[arg(long)]
     stand_in: bool,
-    /// A file with values for the chart besides values-sim.yaml; may be given several times
+    /// A values file for the chart, in addition to values-sim.yaml; may be given several times
     #[arg(long, value_name = "FILE")]
     values: Vec<PathBuf>,
-    /// What the stories' pods are: an image with a shell, dd, df, sha256sum and blockdev
+    /// The image of the stories' pods; needs a shell, dd, df, sha256sum and blockdev
     #[arg(long, value_name = "IMAGE")]
     pod_image: Option<String>,
-    /// Leave the driver, and a cluster that was made, to look around
+    /// Leave the driver, and a cluster that was created, for inspection
     #[arg(long)]
     keep: bool,
 }
 
-/// Arguments of a cluster that is made for the stories.
+/// Arguments for a cluster that is created for the stories.
 #[derive(Debug, Default, Args)]
-struct Made {
-    /// Make a cluster first, and delete it afterwards; without it the one that KUBECONFIG names is used
+struct CreateArgs {
+    /// Create a cluster first, and delete it afterwards; by default, use the cluster of KUBECONFIG
     #[arg(long, value_enum, conflicts_with = "stand_in")]
     create: Option<Create>,
-    /// The image of kind's nodes, which tells Kubernetes' version; kind's own choice by default
+    /// The image of kind's nodes, which determines the Kubernetes version; by default, kind's own choice
     #[arg(long, value_name = "IMAGE", requires = "create")]
     node_image: Option<String>,
-    /// What our images on it are built upon, as for `cargo ci images`
+    /// The base image for our images, as in `cargo ci images`
     #[arg(long, value_name = "IMAGE", requires = "create")]
     base: Option<String>,
-    /// The node image was made for cgroup v1: let its kubelets take it
+    /// Let the kubelets accept cgroup v1, for a node image that supports it
     #[arg(long, requires = "create")]
     cgroup_v1: bool,
-    /// The newest release of kind and of each sidecar instead of those that are pinned; needs skopeo
+    /// Use the newest release of kind and of each sidecar instead of the pinned ones; needs skopeo
     #[arg(long, requires = "create")]
     newest: bool,
 }
 
-/// What can make a cluster.
+/// How to create a cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Create {
-    /// Three nodes in containers of the Docker engine that runs here
+    /// Three nodes in containers of the local Docker engine
     Kind,
 }
 
-/// Tells the stories.
+/// Runs the stories.
 ///
 /// # Errors
 /// When something is missing, or a story fails.
@@ -82,66 +82,66 @@ pub(crate) fn run(context: &Context, k8s: &K8s) -> Result<()> {
     if k8s.stand_in {
         doctor::ready(context, Layer::Node)?;
         build_programs(context)?;
-        return k8s.step(context).arg("--stand-in").show();
+        return k8s.cmd(context).arg("--stand-in").run();
     }
-    let go = Go::find(context).context("no Go, which helm and kind are built with")?;
+    let go = Go::find(context).context("no Go, which is needed to build helm and kind")?;
     if k8s.export_logs {
-        return Cluster::left(context, &go)?.export_logs();
+        return Cluster::existing(context, &go)?.export_logs();
     }
-    let wanted = Wanted {
-        newest: k8s.made.newest,
-        image: k8s.made.node_image.as_deref(),
-        base: k8s.made.base.as_deref(),
-        cgroup_v1: k8s.made.cgroup_v1,
+    let options = ClusterOptions {
+        newest: k8s.create_args.newest,
+        image: k8s.create_args.node_image.as_deref(),
+        base: k8s.create_args.base.as_deref(),
+        cgroup_v1: k8s.create_args.cgroup_v1,
         keep: k8s.keep,
     };
-    if k8s.made.create.is_some() {
+    if k8s.create_args.create.is_some() {
         // Before anything is built.
-        cluster::judge(context, &wanted)?;
+        cluster::check_engine(context, &options)?;
     }
     let helm = chart::helm(context, &go)?;
     build_programs(context)?;
-    let step = k8s
-        .step(context)
+    let cmd = k8s
+        .cmd(context)
         .arg("--helm")
         .arg(helm)
         .arg("--chart")
         .arg(context.root.join("driver/deploy/chart"));
-    let Some(Create::Kind) = k8s.made.create else {
-        return step.show();
+    let Some(Create::Kind) = k8s.create_args.create else {
+        return cmd.run();
     };
-    let step = if k8s.made.newest {
+    let cmd = if k8s.create_args.newest {
         let values = context.target.join("k8s/newest.yaml");
         fs::create_dir_all(context.target.join("k8s"))?;
         newest::sidecars(context, &values)?;
-        step.arg("--values").arg(values)
+        cmd.arg("--values").arg(values)
     } else {
-        step
+        cmd
     };
-    let cluster = Cluster::create(context, &go, &wanted)?;
-    let told = step.env("KUBECONFIG", cluster.kubeconfig()).show();
-    if told.is_err() {
-        cluster.failed();
+    let cluster = Cluster::create(context, &go, &options)?;
+    let result = cmd.env("KUBECONFIG", cluster.kubeconfig()).run();
+    if result.is_err() {
+        cluster.export_logs_after_failure();
     }
     let finished = cluster.finish();
-    told.and(finished)
+    result.and(finished)
 }
 
 impl K8s {
-    fn step(&self, context: &Context) -> Step {
+    fn cmd(&self, context: &Context) -> Cmd {
         let program = context.target.join("debug/k8s");
-        let mut step = Step::new(context, &program.to_string_lossy())
+        let mut cmd = Cmd::new(context, &program.to_string_lossy())
             .arg("--folder")
             .arg(context.target.join("k8s"));
         for only in &self.only {
-            step = step.arg("--only").arg(only);
+            cmd = cmd.arg("--only").arg(only);
         }
         for values in &self.values {
-            step = step.arg("--values").arg(values);
+            cmd = cmd.arg("--values").arg(values);
         }
         if let Some(image) = &self.pod_image {
-            step = step.arg("--pod-image").arg(image);
+            cmd = cmd.arg("--pod-image").arg(image);
         }
-        if self.keep { step.arg("--keep") } else { step }
+        if self.keep { cmd.arg("--keep") } else { cmd }
     }
 }

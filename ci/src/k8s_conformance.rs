@@ -1,12 +1,12 @@
-//! Kubernetes' own storage suite (`External.Storage` of its `e2e.test`) against our driver, on the cluster that the kubeconfig
-//! names.
+//! `cargo ci k8s-conformance`: Kubernetes' own storage suite (`External.Storage` of its `e2e.test`) against our driver, on the
+//! cluster of the kubeconfig.
 //!
 //! ```text
-//! e2e/k8s/testdriver.yaml ─▶ what the driver can do: the suite leaves out the rest
-//! e2e/k8s/skips.yaml      ─▶ what is left out besides, with reasons
+//! e2e/k8s/testdriver.yaml ─▶ the driver's capabilities: the suite skips specs that need others
+//! e2e/k8s/skips.yaml      ─▶ further specs to skip, with reasons
 //! ```
-//! The suite ignores keys that it does not know, so a typing error would be a test that is never run. `--check` therefore reads
-//! from the suite's own source which keys and capabilities there are; that needs no cluster.
+//! The suite ignores unknown keys, so a typo would silently skip tests. `--check` therefore reads the known keys and capabilities
+//! from the suite's source, which needs no cluster.
 
 mod definition;
 mod program;
@@ -28,14 +28,14 @@ use crate::{
     context::Context,
     doctor::{self, need::Layer},
     go::{Go, Pinned},
-    run::Step,
+    run::Cmd,
 };
 use definition::Definition;
 use progress::Progress;
 use skips::Skip;
 use source::Known;
 
-/// Runs the suite on several specs at once, and those that want to be alone alone. The version that the suite is built with.
+/// The test runner, which runs specs in parallel, except serial ones. Its version must be the one that the suite is built with.
 const GINKGO: Pinned = Pinned {
     name: "ginkgo",
     module: "github.com/onsi/ginkgo/v2",
@@ -43,83 +43,83 @@ const GINKGO: Pinned = Pinned {
     version: "v2.28.1",
 };
 
-/// The suite's release: the older of those that the chart is judged by, for it must fit both.
+/// The suite's release: the older of the two that the chart is validated for.
 const RELEASE: &str = chart::RELEASES[0];
 
 const DEFINITION: &str = "e2e/k8s/testdriver.yaml";
 const SKIPS: &str = "e2e/k8s/skips.yaml";
 
-/// How the names of the specs that are meant begin.
+/// Prefix of the names of the storage specs.
 const SPECS: &str = "External Storage";
 
 /// Arguments of the suite.
 #[derive(Debug, Args)]
-pub(crate) struct External {
-    /// Only compare our files with the suite's source; needs no cluster
+pub(crate) struct K8sConformance {
+    /// Only check our configuration against the suite's source; needs no cluster
     #[arg(long)]
     check: bool,
-    /// A StorageClass of the cluster whose volumes are tested, instead of the one in e2e/k8s
+    /// Test volumes of an existing StorageClass instead of the one in e2e/k8s
     #[arg(long, value_name = "NAME")]
     class: Option<String>,
     /// Only specs whose name matches this; may be given several times
     #[arg(long, value_name = "REGEX")]
     only: Vec<String>,
-    /// So many specs at once
-    #[arg(long, value_name = "N", default_value_t = External::PARALLEL)]
+    /// Number of parallel specs
+    #[arg(long, value_name = "N", default_value_t = K8sConformance::PARALLEL)]
     parallel: u8,
-    /// The e2e.test of a Kubernetes release, instead of building it
+    /// Use this e2e.test instead of building it
     #[arg(long, value_name = "PROGRAM")]
     e2e_test: Option<PathBuf>,
-    /// The cluster; without it, the one that KUBECONFIG names
+    /// The kubeconfig of the cluster; KUBECONFIG by default
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
-    /// For e2e.test itself
+    /// Passed to e2e.test itself
     #[arg(last = true)]
     more: Vec<String>,
 }
 
-impl External {
+impl K8sConformance {
     const PARALLEL: u8 = 4;
 }
 
-/// What can be known without a cluster.
+/// Checks our configuration, without a cluster.
 ///
 /// # Errors
-/// When our files say what the suite does not know, or leave open what it asks.
+/// When it has keys that the suite does not know, or lacks required ones.
 fn check(context: &Context) -> Result<()> {
-    doctor::ready(context, Layer::External)?;
+    doctor::ready(context, Layer::K8sConformance)?;
     let go = Go::find(context).context("no Go")?;
-    prepared(context, &go).map(drop)
+    load_and_check(context, &go).map(drop)
 }
 
 /// Runs the suite.
 ///
 /// # Errors
-/// See [`check`]; and when a spec fails, none runs, or a skip fits none.
-pub(crate) fn run(context: &Context, external: &External) -> Result<()> {
-    if external.check {
+/// See [`check`]; and when a spec fails, no spec runs, or a skip matches no spec.
+pub(crate) fn run(context: &Context, args: &K8sConformance) -> Result<()> {
+    if args.check {
         return check(context);
     }
-    doctor::ready(context, Layer::External)?;
+    doctor::ready(context, Layer::K8sConformance)?;
     let go = Go::find(context).context("no Go")?;
-    let (definition, skips) = prepared(context, &go)?;
-    let program = match &external.e2e_test {
-        // As everything here: ginkgo starts it in another folder.
+    let (definition, skips) = load_and_check(context, &go)?;
+    let program = match &args.e2e_test {
+        // Absolute, because ginkgo starts it in another folder.
         Some(program) => path::absolute(program)?,
         None => program::build(context, &go, RELEASE)?,
     };
-    let folder = context.target.join("external");
+    let folder = context.target.join("k8s-conformance");
     fs::create_dir_all(&folder)?;
     let file = folder.join("testdriver.json");
-    fs::write(&file, definition.for_class(external.class.as_deref())?)?;
-    let useless = useless(context, &program, &file, &skips)?;
+    fs::write(&file, definition.for_class(args.class.as_deref())?)?;
+    let unused_skips = unused_skips(context, &program, &file, &skips)?;
     ensure!(
-        useless.is_empty(),
-        "{SKIPS} leaves out what is not there: {}",
-        useless.join(", ")
+        unused_skips.is_empty(),
+        "{SKIPS} has patterns that match no spec: {}",
+        unused_skips.join(", ")
     );
     let ginkgo = go.install(context, &GINKGO)?;
-    let mut step = Step::new(context, &ginkgo.to_string_lossy())
+    let mut cmd = Cmd::new(context, &ginkgo.to_string_lossy())
         .args(&[
             "run",
             "--no-color",
@@ -129,31 +129,31 @@ pub(crate) fn run(context: &Context, external: &External) -> Result<()> {
             "4h",
             "--procs",
         ])
-        .arg(external.parallel.to_string());
-    for focus in external.focus() {
-        step = step.arg("--focus").arg(focus);
+        .arg(args.parallel.to_string());
+    for focus in args.focus() {
+        cmd = cmd.arg("--focus").arg(focus);
     }
     for skip in &skips {
-        step = step.arg("--skip").arg(&skip.pattern);
+        cmd = cmd.arg("--skip").arg(&skip.pattern);
     }
-    step = step
+    cmd = cmd
         .arg(&program)
         .arg("--")
         .arg(format!("-storage.testdriver={}", file.display()))
-        // Where the definition's own file names begin.
+        // Relative paths in the definition start here.
         .arg(format!("-repo-root={}", context.root.display()))
         .arg(format!("-report-dir={}", folder.join("report").display()));
-    if let Some(kubeconfig) = &external.kubeconfig {
+    if let Some(kubeconfig) = &args.kubeconfig {
         let kubeconfig = path::absolute(kubeconfig)?;
-        step = step.arg(format!("-kubeconfig={}", kubeconfig.display()));
+        cmd = cmd.arg(format!("-kubeconfig={}", kubeconfig.display()));
     }
-    let (mut told, mut progress) = (None, Progress::default());
-    // All of what it says, for whoever wants more than a line for each spec.
+    let (mut passed, mut progress) = (None, Progress::default());
+    // The full output goes to a log; the terminal gets one line per spec.
     let log = folder.join("log");
     let mut all = File::create(&log).with_context(|| log.display().to_string())?;
     let mut written = Ok(());
-    let succeeded = step.args(&external.more).retell(|line| {
-        told = skips::passed(line).or(told);
+    let succeeded = cmd.args(&args.more).filter_lines(|line| {
+        passed = skips::passed(line).or(passed);
         if written.is_ok() {
             written = writeln!(all, "{line}");
         }
@@ -162,16 +162,16 @@ pub(crate) fn run(context: &Context, external: &External) -> Result<()> {
     written.with_context(|| log.display().to_string())?;
     ensure!(
         succeeded,
-        "the suite failed: {} and {} tell which specs, and all that was said",
+        "the suite failed, see the report in {} and the full output in {}",
         folder.join("report").display(),
         log.display()
     );
-    ensure!(told.is_some_and(|passed| passed > 0), "no spec was run");
+    ensure!(passed.is_some_and(|passed| passed > 0), "no spec ran");
     Ok(())
 }
 
-impl External {
-    /// What the names of specs must match: any of these.
+impl K8sConformance {
+    /// Regular expressions for the names of the specs to run.
     fn focus(&self) -> Vec<String> {
         let ours = SPECS.replace(' ', ".");
         if self.only.is_empty() {
@@ -184,8 +184,8 @@ impl External {
     }
 }
 
-/// Our files, when they fit the suite.
-fn prepared(context: &Context, go: &Go) -> Result<(Definition, Vec<Skip>)> {
+/// Loads our configuration, and checks it against the suite's source.
+fn load_and_check(context: &Context, go: &Go) -> Result<(Definition, Vec<Skip>)> {
     let read = |name: &str| {
         let path = context.root.join(name);
         fs::read_to_string(&path).with_context(|| path.display().to_string())
@@ -205,13 +205,13 @@ fn prepared(context: &Context, go: &Go) -> Result<(Definition, Vec<Skip>)> {
     wrong.extend(skips::problems(&skips));
     let class = definition.class_file();
     if !class.is_some_and(|file| context.root.join(file).is_file()) {
-        wrong.push(format!("StorageClass.FromFile: {class:?} is no file"));
+        wrong.push(format!("StorageClass.FromFile: there is no file {class:?}"));
     }
     for problem in &wrong {
-        println!("external: {problem}");
+        println!("k8s-conformance: {problem}");
     }
     println!(
-        "Kubernetes {RELEASE} knows {} capabilities of a driver, ours has {}; {} skips; {} problems",
+        "Kubernetes {RELEASE} has {} driver capabilities, our driver has {} of them; {} skips; {} problems",
         known.capabilities.len(),
         definition.granted(),
         skips.len(),
@@ -225,14 +225,14 @@ fn prepared(context: &Context, go: &Go) -> Result<(Definition, Vec<Skip>)> {
     Ok((definition, skips))
 }
 
-/// Skips that fit no spec: they have come too late, or say something else than they mean.
-fn useless(
+/// Skips that match no spec: outdated or misspelled.
+fn unused_skips(
     context: &Context,
     program: &Path,
     definition: &Path,
     skips: &[Skip],
 ) -> Result<Vec<String>> {
-    let listed = Step::new(context, &program.to_string_lossy())
+    let listed = Cmd::new(context, &program.to_string_lossy())
         .arg(format!("-storage.testdriver={}", definition.display()))
         .arg("-list-tests")
         .output()?;
@@ -247,5 +247,5 @@ fn useless(
         "{} has no spec of {SPECS}",
         program.display()
     );
-    skips::useless(skips, &specs)
+    skips::unused(skips, &specs)
 }

@@ -1,11 +1,8 @@
-//! Every chore of this workspace: `cargo ci TASK`. A laptop, the hosted pipeline and `.ci/run` call nothing else.
+//! The task runner of this workspace: `cargo ci TASK`. Developers, the hosted pipeline and `.ci/run` all use it.
 //!
-//! Each task installs what it lacks (as root), or names it and stops before it has done half of its work.
+//! Each task first installs what is missing (as root), or names it and stops.
 
-#![expect(
-    clippy::print_stdout,
-    reason = "a program of chores talks to its user on stdout"
-)]
+#![expect(clippy::print_stdout, reason = "a task runner prints to stdout")]
 
 mod all;
 mod chart;
@@ -26,11 +23,11 @@ mod model;
 mod mutation;
 mod nightly;
 mod peers;
-mod plane;
 mod release;
 mod run;
 mod skip;
 mod table;
+mod testbed;
 mod testing;
 mod tidy;
 mod vm;
@@ -43,7 +40,7 @@ use clap::{Parser, Subcommand};
 use context::Context;
 use doctor::need::Layer;
 
-/// Every chore of this workspace.
+/// The tasks of this workspace.
 #[derive(Debug, Parser)]
 #[command(bin_name = "cargo ci")]
 struct Cli {
@@ -53,76 +50,78 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Task {
-    /// What each layer of tests needs, and what is missing here
+    /// Check what a task needs, and what is missing on this machine
     Doctor {
-        /// The layer to judge
+        /// The task
         #[arg(value_enum, default_value = "all")]
         layer: Layer,
         /// Install what is missing (Debian and Ubuntu packages, Go programs); packages need root
         #[arg(long)]
         install: bool,
     },
-    /// Is the code formatted?
+    /// Check the formatting
     Fmt {
-        /// Format it
+        /// Format the code
         #[arg(long)]
         fix: bool,
     },
-    /// Clippy and rustdoc; a warning is an error
+    /// Run clippy and rustdoc; warnings are errors
     Lint,
-    /// Which crates the workspace may be made of: licences, sources, and with --advisories known faults
+    /// Check the licenses and sources of all crates, and with --advisories known vulnerabilities
     Deny(deny::Deny),
-    /// House rules: who may depend on whom, what lies where, nothing half-done; lists the assumptions
+    /// Check the house rules: dependencies between crates, file layout, links, unfinished code; lists the assumptions
     Tidy,
-    /// Is proto/csi.proto the CSI specification's?
+    /// Compare proto/csi.proto with the CSI specification
     Spec,
-    /// The Helm chart: lint, what comes of sets of values, the schemas of two releases of Kubernetes, the plain manifests
+    /// Check the Helm chart: lint, rendered values, the schemas of two Kubernetes releases, the plain manifests
     Chart(chart::Chart),
-    /// The hosted pipeline: actionlint, and whether it calls tasks that there are
+    /// Check the GitHub workflows: actionlint, existing tasks, pinned actions, permissions
     Workflows,
-    /// Kubernetes' own storage suite on the cluster that KUBECONFIG names; with --check only whether its files fit it
-    External(k8s_conformance::External),
-    /// All tests; those that need root say so and are counted when there is none
+    /// Run Kubernetes' storage conformance suite on the cluster of KUBECONFIG; with --check, only validate its configuration
+    #[command(alias = "external")]
+    K8sConformance(k8s_conformance::K8sConformance),
+    /// Run all tests; without root, those that need it are skipped and counted
     Test,
-    /// The stories with block devices, file systems and mounts (root)
+    /// Run the node tests with block devices, file systems and mounts (root)
     Node,
-    /// csi-sanity against the driver and both simulators (root)
+    /// Run csi-sanity against the driver and both simulators (root)
     Sanity,
-    /// The stories of claims, pods and sidecars: on a cluster, on one that kind makes, or on a stand-in
+    /// Run the Kubernetes stories (claims, pods, sidecars) on a cluster, on one made by kind, or on a fake Kubernetes
     K8s(k8s::K8s),
-    /// A Python library and a browser, made by others, against dsm-sim; installs them
+    /// Run third-party Python libraries and a browser against dsm-sim; installs them
     Clients,
-    /// Random requests against dsm-sim: it answers all, and what it refuses changes nothing
+    /// Fuzz dsm-sim: every request gets a reply, and refused requests change nothing
     Fuzz(fuzz::Fuzz),
-    /// Sequences of calls and mishaps against the shipped driver, and a look at everything after each step
+    /// Run random sequences of CSI calls and faults against the driver, and check the invariants after each step
     Model(model::Model),
-    /// The driver's processes die at each of their effects, in every call, and two controllers overlap at each of their requests:
-    /// does it do any harm?
+    /// Crash the driver at each side effect of every call, and interleave two controllers at each of their requests
     Crash(crash::Crash),
-    /// A matrix of what goes wrong while a volume grows, and what comes of it; as Markdown and as JSON
+    /// Run the matrix of faults during volume expansion; prints Markdown and writes JSON
     Faults(faults::Faults),
-    /// Stories of real iSCSI in virtual machines with a stock kernel; needs no root but for packages
+    /// Run the stories with real iSCSI in virtual machines with a stock kernel; root is needed only to install packages
     Vm(vm::Vm),
-    /// Other drivers, unmodified, against dsm-sim: what they cost a NAS next to ours, as a table and as JSON
+    /// Compare other drivers, unmodified, with ours on dsm-sim: DSM calls per CSI call, as a table and as JSON
     Peers(peers::Peers),
-    /// Do the properties catch bugs? Deliberate bugs in a copy of the driver, and who notices each; the copy is built for each
-    Sabotage(mutation::Sabotage),
-    /// DSM calls per CSI call, latency and memory, and how cost grows, as tables and as JSON (root for the node half)
+    /// Mutation testing: put deliberate bugs into a copy of the driver, and show which search program finds each
+    #[command(alias = "sabotage")]
+    Mutants(mutation::Mutants),
+    /// Measure DSM calls per CSI call, latency and memory, and how they grow, as tables and as JSON (root for the node part)
     Bench(demo::Bench),
-    /// Builds the images of the driver and both simulators, starts every program in them, and tells what is inside (root, where no
+    /// Build the images of the driver and both simulators, start every program in them, and list their contents (root, if no
     /// Docker engine runs)
     Images(images::Images),
-    /// What a tag publishes, for the hosted pipeline: archives of images, then what a registry is sent; publishes nothing itself
+    /// Build the artifacts of a release for the hosted pipeline: image archives, then OCI layouts; publishes nothing itself
     Release(release::Release),
-    /// Builds the images, then starts them as the chart does: a volume's life over TLS, restarts, rights (root)
+    /// Build the images, then run them as the chart does: a volume's lifecycle over TLS, restarts, permissions (root)
     Containers,
-    /// One volume's whole life, told in under 30 lines (root)
+    /// Show the lifecycle of one volume in under 30 lines (root)
     Demo(demo::Demo),
-    /// All that a pipeline has time for, with the time and the work of each: fmt, lint, deny, spec, chart, tidy, workflows, external (its
-    /// check), test, model, crash, faults, sabotage (a sample), fuzz, clients, sanity, k8s (on the stand-in), peers, containers, vm, demo
-    /// and bench (a sample)
+    /// Run every task of the pipeline, with the time of each: fmt, lint, deny, spec, chart, tidy, workflows, k8s-conformance
+    /// (--check), test, model, crash, faults, mutants (a sample), fuzz, clients, sanity, k8s (on the fake Kubernetes), peers,
+    /// containers, vm, demo and bench (a sample)
     All,
-    /// What takes hours: many sequences with a new seed, crashes and faults on devices, every deliberate bug, all stories of the virtual machines
+    /// Run the tasks that take hours: many sequences with a new seed, crashes and faults on devices, all mutants, all stories in
+    /// virtual machines
     Nightly(nightly::Nightly),
 }
 
@@ -137,7 +136,7 @@ fn main() -> ExitCode {
         Task::Spec => go::spec(&context),
         Task::Chart(chart) => chart::run(&context, chart),
         Task::Workflows => workflows::run(&context),
-        Task::External(external) => k8s_conformance::run(&context, external),
+        Task::K8sConformance(args) => k8s_conformance::run(&context, args),
         Task::Test => testing::test(&context),
         Task::Node => testing::node(&context),
         Task::Sanity => testing::sanity(&context),
@@ -149,7 +148,7 @@ fn main() -> ExitCode {
         Task::Vm(vm) => vm::run(&context, vm),
         Task::K8s(k8s) => k8s::run(&context, k8s),
         Task::Peers(peers) => peers::run(&context, peers),
-        Task::Sabotage(sabotage) => mutation::run(&context, sabotage),
+        Task::Mutants(args) => mutation::run(&context, args),
         Task::Bench(bench) => demo::bench(&context, bench),
         Task::Images(images) => images::run(&context, images),
         Task::Release(release) => release::run(&context, release),

@@ -1,4 +1,4 @@
-//! Sequences of calls and mishaps against the shipped driver.
+//! `cargo ci model`: random sequences of CSI calls and faults, checked against the reference model.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -8,34 +8,34 @@ use clap::Args;
 use crate::{
     context::Context,
     doctor::{self, need::Layer},
-    run::Step,
+    run::Cmd,
     testing::{build_optimized, build_programs},
 };
 
-/// Arguments of the model. What is not named here is the program's own: see `cargo ci model -- --help`.
+/// Arguments of `cargo ci model`. For the other options of the program itself, see `cargo ci model -- --help`.
 #[derive(Debug, Default, Args)]
 pub(crate) struct Model {
-    /// How many sequences
+    /// Number of sequences
     #[arg(long)]
     cases: Option<usize>,
-    /// Where luck begins: the same seed is the same sequences, and in memory the same run, byte for byte
+    /// Random seed: the same seed gives the same sequences, and in memory the same run, byte for byte
     #[arg(long)]
     seed: Option<u64>,
-    /// One that nobody has tried, taken from the clock
+    /// Take a new seed from the clock
     #[arg(long, conflicts_with = "seed")]
     new_seed: bool,
-    /// With processes, block devices and file systems (root)
+    /// Use processes, block devices and file systems instead of the in-memory test bed (root)
     #[arg(long)]
     real: bool,
-    /// For the program itself
+    /// Passed to the program itself
     #[arg(last = true)]
     more: Vec<String>,
 }
 
-/// Plays them.
+/// Runs the sequences.
 ///
 /// # Errors
-/// When a property is broken, or something is missing.
+/// When a property is violated, or something is missing.
 pub(crate) fn run(context: &Context, model: &Model) -> Result<()> {
     let program = if model.real {
         doctor::ready(context, Layer::Node)?;
@@ -45,17 +45,17 @@ pub(crate) fn run(context: &Context, model: &Model) -> Result<()> {
         build_optimized(context, &["model"])?;
         "release/model"
     };
-    let mut step = Step::new(context, &context.target.join(program).to_string_lossy());
+    let mut cmd = Cmd::new(context, &context.target.join(program).to_string_lossy());
     if let Some(cases) = model.cases {
-        step = step.arg("--cases").arg(cases.to_string());
+        cmd = cmd.arg("--cases").arg(cases.to_string());
     }
     let new = model.new_seed.then(SystemTime::now);
     let new = new.map(|now| now.duration_since(UNIX_EPOCH)).transpose()?;
     if let Some(seed) = model.seed.or(new.map(|since| since.as_secs())) {
-        step = step.arg("--seed").arg(seed.to_string());
+        cmd = cmd.arg("--seed").arg(seed.to_string());
     }
     if model.real {
-        step = step.arg("--real");
+        cmd = cmd.arg("--real");
     }
-    step.args(&model.more).show()
+    cmd.args(&model.more).run()
 }

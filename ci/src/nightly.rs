@@ -1,4 +1,4 @@
-//! What takes hours, all of it or in parts: a hosted pipeline gives each part a machine.
+//! `cargo ci nightly`: the tasks that take hours. The hosted pipeline runs each on its own machine with `--only`.
 
 use anyhow::{Result, bail};
 use clap::Args;
@@ -8,30 +8,27 @@ use crate::{
     context::Context,
 };
 
-/// Arguments of the long tasks.
+/// Arguments of the nightly tasks.
 #[derive(Debug, Default, Args)]
 pub(crate) struct Nightly {
-    /// Only this one: model, crash, faults, sabotage or vm; may be given several times
+    /// Only this task: model, crash, faults, mutants or vm; may be given several times
     #[arg(long, value_name = "TASK")]
     only: Vec<String>,
 }
 
-/// Runs them.
+/// Runs the selected tasks.
 ///
 /// # Errors
-/// When there is no such task, or one fails.
+/// When `--only` names an unknown task, or a task fails.
 pub(crate) fn run(context: &Context, nightly: &Nightly) -> Result<()> {
     let known = |name: &&String| NIGHTLY.iter().any(|task| task.name() == *name);
     if let Some(unknown) = nightly.only.iter().find(|name| !known(name)) {
         let names: Vec<&str> = NIGHTLY.iter().map(all::Task::name).collect();
-        bail!(
-            "there is no {unknown:?} among the long tasks: {}",
-            names.join(", ")
-        );
+        bail!("{unknown:?} is not a nightly task: {}", names.join(", "));
     }
-    let meant = |task: &&all::Task| {
+    let selected = |task: &&all::Task| {
         nightly.only.is_empty() || nightly.only.iter().any(|name| name == task.name())
     };
-    let tasks: Vec<all::Task> = NIGHTLY.into_iter().filter(|task| meant(&task)).collect();
+    let tasks: Vec<all::Task> = NIGHTLY.into_iter().filter(|task| selected(&task)).collect();
     all::run(context, &tasks)
 }

@@ -1,4 +1,4 @@
-//! Other drivers against dsm-sim, next to ours.
+//! `cargo ci peers`: compares other Synology CSI drivers with ours, all against dsm-sim.
 
 use std::path::PathBuf;
 
@@ -9,22 +9,22 @@ use crate::{
     context::Context,
     doctor::{self, need::Layer},
     go::{self, Go},
-    run::Step,
+    run::Cmd,
     testing::build_programs,
 };
 
 /// Arguments of the comparison.
 #[derive(Debug, Default, Args)]
 pub(crate) struct Peers {
-    /// The community driver (jparklab), built by hand: its module cannot be had from every proxy
+    /// The community driver (jparklab), built by hand: not every proxy serves its module
     #[arg(long, value_name = "PROGRAM")]
     community: Option<PathBuf>,
 }
 
-/// Builds what is needed, and compares.
+/// Builds the drivers and simulators, and runs the comparison.
 ///
 /// # Errors
-/// When something is missing or cannot be built, or dsm-sim is not what the others take it for.
+/// When something is missing or cannot be built, or another driver does not work with dsm-sim.
 pub(crate) fn run(context: &Context, peers: &Peers) -> Result<()> {
     doctor::ready(context, Layer::Peers)?;
     let go = Go::find(context).context("no Go")?;
@@ -32,7 +32,7 @@ pub(crate) fn run(context: &Context, peers: &Peers) -> Result<()> {
     let sanity = go::installed_sanity(context).context("no csi-sanity")?;
     build_programs(context)?;
     let program = context.target.join("debug/peers");
-    let mut step = Step::new(context, &program.to_string_lossy())
+    let mut cmd = Cmd::new(context, &program.to_string_lossy())
         .arg("--official")
         .arg(official)
         .arg("--official-version")
@@ -42,7 +42,7 @@ pub(crate) fn run(context: &Context, peers: &Peers) -> Result<()> {
         .arg("--report")
         .arg(context.target.join("bench/peers.json"));
     if let Some(community) = &peers.community {
-        step = step.arg("--community").arg(community);
+        cmd = cmd.arg("--community").arg(community);
     }
-    step.show()
+    cmd.run()
 }

@@ -1,13 +1,13 @@
-//! What a tag `v…` publishes: the images for two kinds of processor under one name each, the chart, and lists of what is inside.
+//! `cargo ci release`: builds what a tag `v…` publishes: multi-platform images for two architectures, the chart, and SBOMs.
 //!
 //! ```text
-//! build, on an amd64 and on an arm64 ─▶ target/built    NAME.tar, NAME.packages
+//! build, on amd64 and on arm64       ─▶ target/built    NAME.tar, NAME.packages
 //! pack, when both have ended         ─▶ target/packed   NAME/, charts/synology-csi/ (OCI layouts), NAME.spdx.json, digests, version
-//! ci/release/publish                 ─▶ a registry, what was packed and nothing else
+//! ci/release/publish                 ─▶ a registry: only what was packed
 //! ```
-//! Everything that runs code of dependencies (build scripts, this program) ends before anybody may publish or sign: `build` and `pack`
-//! know no registry. `publish` is a short script, so that the job with the rights compiles nothing; it names all by the digests
-//! that `pack` has written down.
+//! Everything that runs code of dependencies (build scripts, this program) runs in jobs that can neither publish nor sign:
+//! `build` and `pack` access no registry. `publish` is a short script, so that the privileged job compiles nothing. It uses the
+//! digests that `pack` has written.
 
 mod oci;
 mod sbom;
@@ -28,43 +28,43 @@ use crate::{
     doctor::{self, need::Layer},
     go::Go,
     images::{self, Images},
-    run::Step,
+    run::Cmd,
 };
 use oci::Layout;
 use sbom::Image;
 
-/// The kinds of processor, as images name them, and as Rust does.
+/// The architectures, as OCI and as Rust name them.
 const PROCESSORS: [(&str, &str); 2] = [("amd64", "x86_64"), ("arm64", "aarch64")];
 
-/// Where the chart lies in a registry.
+/// The chart's repository in a registry.
 const CHART: &str = "charts/synology-csi";
 
 /// Arguments of a release.
 #[derive(Debug, Args)]
 pub(crate) struct Release {
     #[command(subcommand)]
-    what: What,
-    /// The tag that is released; must name the version of the workspace and of the chart
+    part: Part,
+    /// The git tag; must match the version of the workspace and of the chart
     #[arg(long, global = true, value_name = "vN.N.N", default_value = "")]
     tag: String,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
-    /// Builds this machine's images, as archives in target/built
+enum Part {
+    /// Build the images for this machine's architecture, as archives in target/built
     Build {
         #[command(flatten)]
         images: Images,
     },
-    /// Makes of all processors' archives what a registry is sent, in target/packed; publishes nothing
+    /// Combine the archives of all architectures into OCI layouts, in target/packed; publishes nothing
     Pack {
-        /// Holds the folders amd64 and arm64, each what `build` has made on such a machine
+        /// Folder with the subfolders amd64 and arm64, each the output of `build` on such a machine
         #[arg(long, value_name = "FOLDER")]
         from: PathBuf,
     },
 }
 
-/// Makes a part of a release.
+/// Runs `build` or `pack`.
 ///
 /// # Errors
 /// When versions differ, or something cannot be built or read.
@@ -72,24 +72,28 @@ pub(crate) fn run(context: &Context, release: &Release) -> Result<()> {
     let chart = context.root.join("driver/deploy/chart/Chart.yaml");
     let chart = fs::read_to_string(&chart).with_context(|| chart.display().to_string())?;
     let version = version_of_tag(&release.tag, &chart)?;
-    match &release.what {
-        What::Build { images } => images::save(context, images, &context.target.join("built")),
-        What::Pack { from } => pack(context, &context.root.join(from), &chart, version),
+    match &release.part {
+        Part::Build { images } => images::save(context, images, &context.target.join("built")),
+        Part::Pack { from } => pack(context, &context.root.join(from), &chart, version),
     }
 }
 
-/// The version, when the tag, the workspace and the chart agree upon it.
+/// The version in a tag `vN.N.N`.
+///
+/// # Errors
+/// When the workspace or the chart has another version.
 fn version_of_tag<'a>(tag: &'a str, chart: &str) -> Result<&'a str> {
-    let version = tag
-        .strip_prefix('v')
-        .context("--tag: a tag begins with v")?;
+    let version = tag.strip_prefix('v').context("--tag must begin with v")?;
     let ours = env!("CARGO_PKG_VERSION");
-    ensure!(version == ours, "{tag}, but the workspace is {ours}");
+    ensure!(
+        version == ours,
+        "--tag is {tag}, but the workspace's version is {ours}"
+    );
     let chart: Value = serde_yaml_ng::from_str(chart)?;
     for key in ["version", "appVersion"] {
         ensure!(
             chart[key] == version,
-            "{tag}, but the chart's {key} is {}",
+            "--tag is {tag}, but the chart's {key} is {}",
             chart[key]
         );
     }
@@ -134,9 +138,9 @@ fn pack(context: &Context, from: &Path, chart: &str, version: &str) -> Result<()
         )?;
         let _ = writeln!(digests, "{digest} {name}");
     }
-    let about: Value = serde_yaml_ng::from_str(chart)?;
+    let chart_yaml: Value = serde_yaml_ng::from_str(chart)?;
     let packaged = package_chart(context, version)?;
-    let digest = Layout::create(folder.join(CHART))?.chart(&about, &packaged, version)?;
+    let digest = Layout::create(folder.join(CHART))?.chart(&chart_yaml, &packaged, version)?;
     let _ = writeln!(digests, "{digest} {CHART}");
     fs::write(folder.join("digests"), &digests)?;
     fs::write(folder.join("version"), format!("{version}\n"))?;
@@ -144,31 +148,31 @@ fn pack(context: &Context, from: &Path, chart: &str, version: &str) -> Result<()
     Ok(())
 }
 
-/// Who depends on whom, on any of the processors.
+/// `cargo metadata` with the dependencies on all architectures.
 fn metadata(context: &Context) -> Result<String> {
-    let mut step = Step::new(context, "cargo metadata --locked --format-version 1");
+    let mut cmd = Cmd::new(context, "cargo metadata --locked --format-version 1");
     for (_, processor) in PROCESSORS {
-        step = step
+        cmd = cmd
             .arg("--filter-platform")
             .arg(format!("{processor}-unknown-linux-gnu"));
     }
-    let said = step.output()?;
-    ensure!(said.success, "cargo metadata: {}", said.stderr);
-    Ok(said.stdout)
+    let output = cmd.output()?;
+    ensure!(output.success, "cargo metadata: {}", output.stderr);
+    Ok(output.stdout)
 }
 
-/// The chart, as helm packages it.
+/// Packages the chart with helm, and returns the path of the archive.
 fn package_chart(context: &Context, version: &str) -> Result<PathBuf> {
     doctor::ready(context, Layer::Chart)?;
     let go = Go::find(context).context("no Go")?;
     let folder = context.target.join("packaged");
     fs::create_dir_all(&folder)?;
-    Step::new(context, &chart::helm(context, &go)?.to_string_lossy())
+    Cmd::new(context, &chart::helm(context, &go)?.to_string_lossy())
         .arg("package")
         .arg(context.root.join("driver/deploy/chart"))
         .arg("--destination")
         .arg(&folder)
-        .quiet("Packaging the chart")?;
+        .run_quietly("Packaging the chart")?;
     Ok(folder.join(format!("synology-csi-{version}.tgz")))
 }
 
@@ -177,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_release_is_of_one_version() {
+    fn the_tag_must_match_all_versions() {
         let ours = env!("CARGO_PKG_VERSION");
         let tag = format!("v{ours}");
         let chart = format!("version: {ours}\nappVersion: \"{ours}\"\n");
@@ -210,9 +214,9 @@ mod tests {
         assert_eq!(packages, ["driver", "dsm-sim", "node-sim"]);
     }
 
-    /// What has a digest is copied by it, and bytes that change on the way are an error; a tag comes last, and never moves.
+    /// Everything is copied by digest, so that modified bytes are an error. The tag comes last, and never moves.
     #[test]
-    fn what_is_published_is_named_by_its_digest() {
+    fn everything_is_published_by_digest() {
         let script = include_str!("../release/publish");
         let copies: Vec<&str> = script
             .lines()

@@ -1,4 +1,4 @@
-//! Starting programs: the only place in this crate that does.
+//! [`Cmd`] starts every program that this crate runs, with its output shown, captured, or behind a progress line.
 
 use std::{
     ffi::OsStr,
@@ -20,35 +20,33 @@ use nix::{
 
 use crate::context::Context;
 
-/// How long what a killed program has said may take to arrive.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How long to wait for buffered output after a program was killed.
+const OUTPUT_GRACE: Duration = Duration::from_secs(2);
 
-/// One program to run, from the workspace's root and without input.
+/// A program to run. By default in the workspace's root directory and without standard input.
 #[derive(Debug)]
-pub(crate) struct Step {
+pub(crate) struct Cmd {
     command: Command,
-    shown: String,
+    line: String,
     terminal: bool,
-    limit: Option<Duration>,
+    timeout: Option<Duration>,
 }
 
-/// What a program said.
+/// The result of a program whose output was captured.
 #[derive(Debug)]
 pub(crate) struct Output {
-    /// It ended with exit code 0.
+    /// The exit code was 0.
     pub(crate) success: bool,
-    /// Its exit code; `None` when a signal ended it.
+    /// The exit code; `None` if it was killed by a signal.
     pub(crate) code: Option<i32>,
-    /// It was killed because it took longer than [`Step::within`] allows.
-    pub(crate) overran: bool,
-    /// Its standard output.
+    /// It was killed after the [`Cmd::timeout`].
+    pub(crate) timed_out: bool,
     pub(crate) stdout: String,
-    /// Its standard error.
     pub(crate) stderr: String,
 }
 
-impl Step {
-    /// `line` is split at blanks; arguments with blanks go through [`Step::arg`].
+impl Cmd {
+    /// `line` is split at spaces. Pass arguments that contain spaces through [`Cmd::arg`].
     pub(crate) fn new(context: &Context, line: &str) -> Self {
         let mut words = line.split(' ');
         #[expect(
@@ -64,8 +62,7 @@ impl Step {
         if let Some(kubeconfig) = &context.kubeconfig {
             command.env("KUBECONFIG", kubeconfig);
         }
-        // `cargo run` describes the ci crate in the environment. Build scripts that watch these variables (ring's does)
-        // would run again each time they come and go.
+        // `cargo run` sets these for the ci crate. Build scripts that watch them (ring's does) would rerun whenever they change.
         for name in [
             "CARGO_MANIFEST_DIR",
             "CARGO_MANIFEST_PATH",
@@ -81,14 +78,14 @@ impl Step {
         }
         Self {
             command,
-            shown: line.to_owned(),
+            line: line.to_owned(),
             terminal: context.terminal,
-            limit: None,
+            timeout: None,
         }
     }
 
     pub(crate) fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
-        self.shown = format!("{} {}", self.shown, arg.as_ref().to_string_lossy());
+        self.line = format!("{} {}", self.line, arg.as_ref().to_string_lossy());
         self.command.arg(arg);
         self
     }
@@ -102,102 +99,110 @@ impl Step {
         self
     }
 
-    pub(crate) fn directory(mut self, directory: &Path) -> Self {
+    pub(crate) fn current_dir(mut self, directory: &Path) -> Self {
         self.command.current_dir(directory);
         self
     }
 
-    /// Lets the program read what the user types.
+    /// Inherits standard input.
     pub(crate) fn interactive(mut self) -> Self {
         self.command.stdin(Stdio::inherit());
         self
     }
 
-    /// Lets [`Step::quiet`] and [`Step::watch`] kill it, and what it has started, when it takes longer.
-    pub(crate) fn within(mut self, limit: Duration) -> Self {
+    /// Makes [`Cmd::run_quietly`] and [`Cmd::output_with_progress`] kill its process group after this time.
+    pub(crate) fn timeout(mut self, timeout: Duration) -> Self {
         self.command.process_group(0);
-        self.limit = Some(limit);
+        self.timeout = Some(timeout);
         self
     }
 
-    /// Runs it in full view.
+    /// Runs it with its output on the terminal.
     ///
     /// # Errors
-    /// When it cannot be started or ends with another code than 0.
-    pub(crate) fn show(mut self) -> Result<()> {
+    /// When it cannot be started, or its exit code is not 0.
+    pub(crate) fn run(mut self) -> Result<()> {
         let status = self
             .command
             .status()
-            .with_context(|| format!("cannot start `{}`", self.shown))?;
-        success(status, &self.shown)
+            .with_context(|| format!("cannot start `{}`", self.line))?;
+        check_status(status, &self.line)
     }
 
-    /// Runs it in full view and hands every line of its standard output on.
+    /// Runs it with its output on the terminal, and passes every line of standard output to `each`. Returns whether the exit code
+    /// was 0.
     ///
     /// # Errors
-    /// When it cannot be started or its output cannot be read. Its exit code is the answer: true for 0.
+    /// When it cannot be started, or its output cannot be read.
     pub(crate) fn tee(self, mut each: impl FnMut(&str)) -> Result<bool> {
-        self.retell(|line| {
+        self.filter_lines(|line| {
             each(line);
             Some(line.to_owned())
         })
     }
 
-    /// Like [`Step::tee`], but of each line only what is answered is shown.
+    /// Like [`Cmd::tee`], but prints what `each` returns instead of the line.
     ///
     /// # Errors
-    /// See [`Step::tee`].
-    pub(crate) fn retell(mut self, mut each: impl FnMut(&str) -> Option<String>) -> Result<bool> {
-        let mut child = self.spawn(Stdio::piped(), Stdio::inherit())?;
+    /// See [`Cmd::tee`].
+    pub(crate) fn filter_lines(
+        mut self,
+        mut each: impl FnMut(&str) -> Option<String>,
+    ) -> Result<bool> {
+        let mut child = self.spawn_with(Stdio::piped(), Stdio::inherit())?;
         let stdout = child.stdout.take().context("standard output is piped")?;
-        let mut shown = io::stdout().lock();
+        let mut to = io::stdout().lock();
         for line in lines(stdout) {
             if let Some(line) = each(&line?) {
-                writeln!(shown, "{line}")?;
+                writeln!(to, "{line}")?;
             }
         }
         Ok(child.wait()?.success())
     }
 
-    /// Runs it behind one progress line; what it said is shown only when it fails.
+    /// Runs it behind a progress line. Its output is printed only if it fails.
     ///
     /// # Errors
-    /// When it cannot be started or ends with another code than 0.
-    pub(crate) fn quiet(mut self, title: &str) -> Result<()> {
-        let output = self.watch(title)?;
+    /// When it cannot be started, or its exit code is not 0.
+    pub(crate) fn run_quietly(mut self, title: &str) -> Result<()> {
+        let output = self.output_with_progress(title)?;
         if !output.success {
             print!("{}{}", output.stdout, output.stderr);
-            bail!("`{}` failed", self.shown);
+            bail!("`{}` failed", self.line);
         }
         Ok(())
     }
 
-    /// Like [`Step::quiet`], but a failure is data.
+    /// Runs it behind a progress line and returns its output, whatever the exit code.
     ///
     /// # Errors
     /// When it cannot be started.
-    pub(crate) fn watch(&mut self, title: &str) -> Result<Output> {
-        let mut child = self.spawn(Stdio::piped(), Stdio::piped())?;
-        let receiver = listen(&mut child)?;
+    pub(crate) fn output_with_progress(&mut self, title: &str) -> Result<Output> {
+        let mut child = self.spawn_with(Stdio::piped(), Stdio::piped())?;
+        let receiver = read_lines(&mut child)?;
         let mut progress = Progress::start(title, self.terminal);
         let (mut stdout, mut stderr) = (String::new(), String::new());
-        let mut overran = false;
+        let mut timed_out = false;
         loop {
             match receiver.recv_timeout(Duration::from_millis(200)) {
-                Ok(Said::Out(line)) => keep(&mut stdout, &line),
-                Ok(Said::Err(line)) => {
-                    keep(&mut stderr, &line);
-                    line.trim().clone_into(&mut progress.latest);
+                Ok(OutputLine::Out(line)) => push_line(&mut stdout, &line),
+                Ok(OutputLine::Err(line)) => {
+                    push_line(&mut stderr, &line);
+                    line.trim().clone_into(&mut progress.latest_line);
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             let time = progress.since.elapsed();
-            if overran && self.limit.is_some_and(|limit| time > limit + LAST_WORDS) {
+            if timed_out
+                && self
+                    .timeout
+                    .is_some_and(|timeout| time > timeout + OUTPUT_GRACE)
+            {
                 break;
             }
-            if !overran && self.limit.is_some_and(|limit| time > limit) {
-                overran = true;
+            if !timed_out && self.timeout.is_some_and(|timeout| time > timeout) {
+                timed_out = true;
                 kill_group(&child)?;
             }
             progress.draw();
@@ -207,30 +212,30 @@ impl Step {
         Ok(Output {
             success: status.success(),
             code: status.code(),
-            overran,
+            timed_out,
             stdout,
             stderr,
         })
     }
 
-    /// Starts it and goes on; what it says goes to a file.
+    /// Starts it without waiting. Its output goes to the file `log`.
     ///
     /// # Errors
     /// When it cannot be started.
-    pub(crate) fn background(mut self, log: &Path) -> Result<Child> {
+    pub(crate) fn spawn_to_log(mut self, log: &Path) -> Result<Child> {
         let log = File::create(log).with_context(|| log.display().to_string())?;
-        self.spawn(log.try_clone()?.into(), log.into())
+        self.spawn_with(log.try_clone()?.into(), log.into())
     }
 
-    /// Starts it in full view, and goes on.
+    /// Starts it without waiting, with its output on the terminal.
     ///
     /// # Errors
     /// When it cannot be started.
-    pub(crate) fn foreground(mut self) -> Result<Child> {
-        self.spawn(Stdio::inherit(), Stdio::inherit())
+    pub(crate) fn spawn(mut self) -> Result<Child> {
+        self.spawn_with(Stdio::inherit(), Stdio::inherit())
     }
 
-    /// Runs it unseen.
+    /// Runs it and returns its output, whatever the exit code.
     ///
     /// # Errors
     /// When it cannot be started.
@@ -238,78 +243,82 @@ impl Step {
         let output = self
             .command
             .output()
-            .with_context(|| format!("cannot start `{}`", self.shown))?;
+            .with_context(|| format!("cannot start `{}`", self.line))?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         Ok(Output {
             success: output.status.success(),
             code: output.status.code(),
-            overran: false,
+            timed_out: false,
             stdout: text(&output.stdout),
             stderr: text(&output.stderr),
         })
     }
 
-    fn spawn(&mut self, stdout: Stdio, stderr: Stdio) -> Result<Child> {
+    fn spawn_with(&mut self, stdout: Stdio, stderr: Stdio) -> Result<Child> {
         let spawned = self.command.stdout(stdout).stderr(stderr).spawn();
-        spawned.with_context(|| format!("cannot start `{}`", self.shown))
+        spawned.with_context(|| format!("cannot start `{}`", self.line))
     }
 }
 
-fn success(status: ExitStatus, shown: &str) -> Result<()> {
+fn check_status(status: ExitStatus, line: &str) -> Result<()> {
     if !status.success() {
-        bail!("`{shown}` failed ({status})");
+        bail!("`{line}` failed ({status})");
     }
     Ok(())
 }
 
-/// Kills a program that [`Step::within`] made the leader of its group, and the group.
+/// Kills the process group of a program with a [`Cmd::timeout`], which is its leader.
 fn kill_group(child: &Child) -> Result<()> {
-    // It has not been waited for, so its number is still its own; an error says that it has ended just now.
+    // It has not been waited for, so its PID is not reused. An error means that it has just ended.
     let _ = killpg(Pid::from_raw(child.id().try_into()?), Signal::SIGKILL);
     Ok(())
 }
 
-enum Said {
+enum OutputLine {
     Out(String),
     Err(String),
 }
 
-/// Everything that a program says, line by line, until nobody is left who could say more.
-fn listen(child: &mut Child) -> Result<Receiver<Said>> {
+/// Lines of standard output and standard error, until every process that holds the pipes has ended.
+fn read_lines(child: &mut Child) -> Result<Receiver<OutputLine>> {
     let (sender, receiver) = mpsc::channel();
     let stdout = child.stdout.take().context("standard output is piped")?;
     let stderr = child.stderr.take().context("standard error is piped")?;
-    forward(stdout, sender.clone(), Said::Out);
-    forward(stderr, sender, Said::Err);
+    forward(stdout, sender.clone(), OutputLine::Out);
+    forward(stderr, sender, OutputLine::Err);
     Ok(receiver)
 }
 
-fn forward(from: impl Read + Send + 'static, to: Sender<Said>, said: fn(String) -> Said) {
+fn forward(
+    from: impl Read + Send + 'static,
+    to: Sender<OutputLine>,
+    stream: fn(String) -> OutputLine,
+) {
     thread::spawn(move || {
         for line in lines(from).map_while(Result::ok) {
-            // The receiver goes away only when the whole task fails; then nobody needs the line.
-            let _ = to.send(said(line));
+            // The receiver is dropped only if the whole task fails. The line is then not needed.
+            let _ = to.send(stream(line));
         }
     });
 }
 
-/// Lines as text, whatever bytes they hold.
+/// Lines as text; invalid UTF-8 is replaced.
 fn lines(from: impl Read) -> impl Iterator<Item = io::Result<String>> {
     BufReader::new(from)
         .split(b'\n')
         .map(|line| line.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
 }
 
-fn keep(text: &mut String, line: &str) {
+fn push_line(text: &mut String, line: &str) {
     text.push_str(line);
     text.push('\n');
 }
 
-/// One line that says what is being done, for how long, and the program's latest words.
+/// A progress line: title, elapsed time, and the program's latest line.
 struct Progress<'a> {
     title: &'a str,
     since: Instant,
-    latest: String,
+    latest_line: String,
     terminal: bool,
 }
 
@@ -321,7 +330,7 @@ impl<'a> Progress<'a> {
         Self {
             title,
             since: Instant::now(),
-            latest: String::new(),
+            latest_line: String::new(),
             terminal,
         }
     }
@@ -334,9 +343,9 @@ impl<'a> Progress<'a> {
             "{} … {} s  {}",
             self.title,
             self.since.elapsed().as_secs(),
-            self.latest
+            self.latest_line
         );
-        // Most terminals are at least this wide; a wrapped line could not be drawn over.
+        // Most terminals are at least this wide. A wrapped line could not be overwritten.
         let text: String = text
             .chars()
             .filter(|letter| !letter.is_control())

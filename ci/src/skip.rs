@@ -1,30 +1,29 @@
-//! Counting: what the test binaries report, and what tests said they could not do here.
+//! Counts test results, and the tests that were skipped.
 //!
-//! A test that cannot run appends `SKIP: <test>: <reason>` to the file named by `SKIP_LOG` and returns; libtest
-//! counts it as passed, so the log is the only place that tells.
+//! A test that cannot run on this machine appends `SKIP: <test>: <reason>` to the file named by `SKIP_LOG` and returns. libtest
+//! counts it as passed, so skips are known only from that log.
 
 use std::collections::BTreeSet;
 
 use crate::doctor::machine::Privileges;
 
-/// One line of the log.
+/// A line of the log.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Skip {
-    /// The test's name.
     pub(crate) test: String,
-    /// What it lacked.
+    /// What was missing.
     pub(crate) reason: String,
 }
 
 impl Skip {
-    /// May this test be skipped by a process with these privileges? Without root, any may. With root only growth of a
-    /// mounted ext4, and only where the capability for it is really missing.
+    /// Whether a process with these privileges may skip this test. Without root, any test may be skipped. With root, only growth
+    /// of a mounted ext4, and only if `CAP_SYS_RESOURCE` is missing.
     pub(crate) fn allowed(&self, privileges: Privileges) -> bool {
         !privileges.root || (self.reason.contains("CAP_SYS_RESOURCE") && !privileges.sys_resource)
     }
 }
 
-/// Reads the log; each skip counts once, however often it was said.
+/// Parses the log. Repeated lines count once.
 pub(crate) fn parse_log(text: &str) -> BTreeSet<Skip> {
     text.lines()
         .filter(|line| !line.trim().is_empty())
@@ -34,7 +33,7 @@ pub(crate) fn parse_log(text: &str) -> BTreeSet<Skip> {
 
 fn parse_line(line: &str) -> Skip {
     let rest = line.trim().strip_prefix("SKIP: ").unwrap_or(line);
-    // A line in another form still counts: a skip must never vanish for its spelling.
+    // A malformed line still counts: a skip must never be lost.
     let (test, reason) = rest.split_once(": ").unwrap_or((rest, "no reason given"));
     Skip {
         test: test.to_owned(),
@@ -45,14 +44,13 @@ fn parse_line(line: &str) -> Skip {
 /// Totals over all test binaries of one run.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Counts {
-    /// Passed, skipped ones included.
+    /// Includes skipped tests.
     pub(crate) passed: usize,
-    /// Failed.
     pub(crate) failed: usize,
 }
 
 impl Counts {
-    /// Adds a line such as `test result: ok. 3 passed; 1 failed; 0 ignored; …`; any other line is no news.
+    /// Adds a line such as `test result: ok. 3 passed; 1 failed; 0 ignored; …`. Ignores any other line.
     pub(crate) fn read(&mut self, line: &str) {
         let Some((_, result)) = line.split_once("test result: ") else {
             return;
@@ -61,7 +59,7 @@ impl Counts {
         self.failed += number_before(result, " failed");
     }
 
-    /// The closing line.
+    /// The summary line.
     pub(crate) fn line(self, skips: &BTreeSet<Skip>) -> String {
         let tests: BTreeSet<&str> = skips.iter().map(|skip| skip.test.as_str()).collect();
         let passed = self.passed.saturating_sub(tests.len());

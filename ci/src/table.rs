@@ -1,6 +1,6 @@
 //! Plain text tables.
 
-/// Columns as wide as their widest cell, two blanks apart, nothing after the last cell of a line.
+/// Columns are as wide as their widest cell, two spaces apart. No trailing spaces.
 pub(crate) fn render<const N: usize>(header: [&str; N], rows: &[[String; N]]) -> String {
     let header = header.map(str::to_owned);
     let all = || std::iter::once(&header).chain(rows);

@@ -1,4 +1,4 @@
-//! The tests: all of them, or the layers that need root.
+//! `cargo ci test`, `node`, `sanity` and `clients`: runs tests, counts skips, and builds the programs that tests start.
 
 use std::path::PathBuf;
 use std::{fs, process};
@@ -9,14 +9,14 @@ use crate::{
     context::Context,
     doctor::{self, need::Layer},
     go,
-    run::Step,
+    run::Cmd,
     skip::{self, Counts},
 };
 
-/// Every test of the workspace. Without root, those that need it say so and are counted.
+/// All tests of the workspace. Without root, those that need it are skipped and counted.
 ///
 /// # Errors
-/// When one fails, when one is skipped that could have run, or when something indispensable is missing.
+/// When a test fails, or is skipped without need, or something required is missing.
 pub(crate) fn test(context: &Context) -> Result<()> {
     if !context.privileges.root {
         println!(
@@ -24,53 +24,53 @@ pub(crate) fn test(context: &Context) -> Result<()> {
         );
     }
     doctor::ready(context, Layer::Test)?;
-    // The conformance suite takes minutes, other people's programs are many packages, images take an engine: each has a task of its own.
+    // These have their own tasks: csi-sanity takes minutes, third-party clients need many packages, images need a Docker engine.
     let rest = ["conforms_with", "outsider_", "contained_"].map(|part| ["--skip", part]);
-    let tests = Step::new(context, "cargo test --locked --workspace --no-fail-fast --");
+    let tests = Cmd::new(context, "cargo test --locked --workspace --no-fail-fast --");
     run(context, tests, rest.as_flattened())
 }
 
-/// The stories with block devices.
+/// The node tests with block devices.
 ///
 /// # Errors
-/// See [`test()`]; root is indispensable.
+/// See [`test()`]; root is required.
 pub(crate) fn node(context: &Context) -> Result<()> {
     doctor::ready(context, Layer::Node)?;
-    run(context, one(context, "node"), &[])
+    run(context, test_binary(context, "node"), &[])
 }
 
-/// csi-sanity, and the controller's stories once more, told on a NAS that others use, too.
+/// csi-sanity, and the controller tests again, on a NAS with other users' LUNs and targets.
 ///
 /// # Errors
-/// See [`test()`]; root and Go are indispensable.
+/// See [`test()`]; root and Go are required.
 pub(crate) fn sanity(context: &Context) -> Result<()> {
     doctor::ready(context, Layer::Sanity)?;
-    run(context, one(context, "sanity"), &["--nocapture"])?;
-    let stories = one(context, "controller").env("E2E_NAS", "shared");
+    run(context, test_binary(context, "sanity"), &["--nocapture"])?;
+    let stories = test_binary(context, "controller").env("E2E_NAS", "shared");
     run(context, stories, &[])
 }
 
-/// Other people's programs against dsm-sim: two Python libraries and a browser.
+/// Third-party clients against dsm-sim: two Python libraries and a browser.
 ///
 /// # Errors
-/// See [`test()`]; or a library cannot be fetched.
+/// See [`test()`]; or when a library cannot be downloaded.
 pub(crate) fn clients(context: &Context) -> Result<()> {
     doctor::ready(context, Layer::Clients)?;
     python(context)?;
-    run(context, one(context, "clients"), &["--nocapture"])
+    run(context, test_binary(context, "clients"), &["--nocapture"])
 }
 
-/// A Python of its own with the libraries in it.
+/// A Python virtual environment with the libraries.
 fn python(context: &Context) -> Result<PathBuf> {
     let folder = context.tools().join("python");
     let python = folder.join("bin/python");
-    // The last thing that an installation makes.
+    // Written last, when the installation is complete.
     let installed = folder.join(LIBRARIES.join(","));
     if !installed.is_file() {
-        Step::new(context, "virtualenv --clear --quiet")
+        Cmd::new(context, "virtualenv --clear --quiet")
             .arg(&folder)
-            .quiet("Making a Python environment")?;
-        Step::new(context, &python.to_string_lossy())
+            .run_quietly("Making a Python environment")?;
+        Cmd::new(context, &python.to_string_lossy())
             .args(&[
                 "-m",
                 "pip",
@@ -79,7 +79,7 @@ fn python(context: &Context) -> Result<PathBuf> {
                 "--disable-pip-version-check",
             ])
             .args(&LIBRARIES)
-            .quiet(&format!("Installing {}", LIBRARIES.join(", ")))?;
+            .run_quietly(&format!("Installing {}", LIBRARIES.join(", ")))?;
         fs::write(&installed, "")?;
     }
     Ok(python)
@@ -90,56 +90,56 @@ fn python(context: &Context) -> Result<PathBuf> {
 /// # Errors
 /// When one does not compile.
 pub(crate) fn build_programs(context: &Context) -> Result<()> {
-    Step::new(context, "cargo build --locked --workspace --bins")
-        .quiet("Building the driver, the simulators and the harness")
+    Cmd::new(context, "cargo build --locked --workspace --bins")
+        .run_quietly("Building the driver, the simulators and the harness")
 }
 
-/// Builds these programs with optimization, and no others: each takes a minute of a processor. Features are those of the whole
-/// workspace: with others, half of all crates would be built twice.
+/// Builds only these programs, optimized: each takes a minute of CPU time. `--workspace` selects the same features as everywhere:
+/// otherwise half of all crates would be built twice.
 ///
 /// # Errors
 /// When one does not compile.
 pub(crate) fn build_optimized(context: &Context, programs: &[&str]) -> Result<()> {
     let bins = programs.iter().flat_map(|name| ["--bin", name]);
-    Step::new(context, "cargo build --locked --release --workspace")
+    Cmd::new(context, "cargo build --locked --release --workspace")
         .args(&bins.collect::<Vec<_>>())
-        .quiet(&format!("Building {}", programs.join(", ")))
+        .run_quietly(&format!("Building {}", programs.join(", ")))
 }
 
-/// What the harness starts, whichever of its programs.
-pub(crate) const STARTED: [&str; 4] = ["synology-csi", "dsm-sim", "node-sim", "janitor"];
+/// The programs that every search program of e2e may start.
+pub(crate) const STARTED_PROGRAMS: [&str; 4] = ["synology-csi", "dsm-sim", "node-sim", "janitor"];
 
-/// The releases of N4S4's and of Home Assistant's library that are tested with.
+/// The tested releases of N4S4's and of Home Assistant's library.
 const LIBRARIES: [&str; 2] = ["synology-api==0.9.4", "py-synologydsm-api==2.11.0"];
 
-/// One program of tests.
-fn one(context: &Context, name: &str) -> Step {
+/// `cargo test` for one test binary.
+fn test_binary(context: &Context, name: &str) -> Cmd {
     let line = format!("cargo test --locked --workspace --test {name} --no-fail-fast --");
-    Step::new(context, &line)
+    Cmd::new(context, &line)
 }
 
-/// Builds everything, runs a `cargo test` that ends with `--` with `more` after that, and counts.
+/// Builds all programs, runs a `cargo test … --` with `more` appended, and counts the results.
 ///
 /// # Errors
-/// When one fails, when one is skipped that could have run, or when none ran.
-pub(crate) fn run(context: &Context, step: Step, more: &[&str]) -> Result<()> {
+/// When a test fails, or is skipped without need, or when no test ran.
+pub(crate) fn run(context: &Context, cmd: Cmd, more: &[&str]) -> Result<()> {
     build_programs(context)?;
-    // Others may run tests at the same time.
+    // One log per process, because others may run tests at the same time.
     let log = context.target.join(format!("skips-{}.log", process::id()));
     fs::write(&log, "").with_context(|| format!("{}: was it made by root?", log.display()))?;
-    let mut step = step
+    let mut cmd = cmd
         .arg("--color")
         .arg(if context.terminal { "always" } else { "never" });
-    step = step.args(more).env("SKIP_LOG", &log);
+    cmd = cmd.args(more).env("SKIP_LOG", &log);
     if let Some(sanity) = go::installed_sanity(context) {
-        step = step.env("CSI_SANITY", sanity);
+        cmd = cmd.env("CSI_SANITY", sanity);
     }
     let python = context.tools().join("python/bin/python");
     if python.is_file() {
-        step = step.env("CLIENTS_PYTHON", python);
+        cmd = cmd.env("CLIENTS_PYTHON", python);
     }
     let mut counts = Counts::default();
-    let passed = step.tee(|line| counts.read(line))?;
+    let passed = cmd.tee(|line| counts.read(line))?;
     let skips = skip::parse_log(&fs::read_to_string(&log)?);
     fs::remove_file(&log)?;
     let forbidden = skips
@@ -159,7 +159,7 @@ pub(crate) fn run(context: &Context, step: Step, more: &[&str]) -> Result<()> {
         bail!("a test failed");
     }
     if forbidden > 0 {
-        bail!("{forbidden} skipped that root must be able to run");
+        bail!("{forbidden} tests were skipped that can run as root");
     }
     if counts.passed == 0 {
         bail!("no test ran");

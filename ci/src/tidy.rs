@@ -1,4 +1,4 @@
-//! House rules that no compiler checks.
+//! `cargo ci tidy`: the house rules that no compiler checks.
 
 mod circle;
 mod citation;
@@ -18,10 +18,10 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{chart, context::Context, run::Step};
+use crate::{chart, context::Context, run::Cmd};
 use source::File;
 
-/// What lies at the top of the repository, dot-files and build output apart.
+/// The top level of the repository, except dotfiles and build output.
 const TOP: [&str; 10] = [
     "Cargo.lock",
     "Cargo.toml",
@@ -35,12 +35,12 @@ const TOP: [&str; 10] = [
     "proto",
 ];
 
-/// Lists what is assumed about a NAS, then every breach of the rules.
+/// Lists the assumptions about a NAS, then all violations of the rules.
 ///
 /// # Errors
-/// When there is a breach.
+/// When a rule is violated.
 pub(crate) fn run(context: &Context) -> Result<()> {
-    let metadata = Step::new(
+    let metadata = Cmd::new(
         context,
         "cargo metadata --locked --format-version 1 --no-deps --offline",
     )
@@ -63,31 +63,34 @@ pub(crate) fn run(context: &Context) -> Result<()> {
     breaches.extend(command::breaches(&files));
 
     let assumed: Vec<String> = files.iter().flat_map(source::assumed).collect();
-    println!("{} assumptions to try first on a real NAS:", assumed.len());
-    for mark in &assumed {
-        println!("  {mark}");
+    println!(
+        "{} assumptions to verify first on a real NAS:",
+        assumed.len()
+    );
+    for assumption in &assumed {
+        println!("  {assumption}");
     }
-    let proof = dsm::proof(&files);
-    for line in proof.lines() {
+    let coverage = dsm::coverage(&files);
+    for line in coverage.lines() {
         println!("{line}");
     }
-    breaches.extend(proof.breaches);
+    breaches.extend(coverage.breaches);
     match chart::stale_manifests(context)? {
         Some(stale) => breaches.extend(stale),
         None => println!(
-            "the plain manifests were not compared with the chart: no helm yet (cargo ci chart installs it)"
+            "the plain manifests were not compared with the chart: helm is not installed (cargo ci chart installs it)"
         ),
     }
     for breach in &breaches {
         println!("tidy: {breach}");
     }
     println!(
-        "{} files looked at, {} breaches",
+        "{} files checked, {} violations",
         files.len(),
         breaches.len()
     );
     if !breaches.is_empty() {
-        bail!("{} breaches of the house rules", breaches.len());
+        bail!("{} violations of the house rules", breaches.len());
     }
     Ok(())
 }
@@ -111,7 +114,7 @@ fn top_level(entries: &BTreeSet<String>) -> Vec<String> {
         .collect()
 }
 
-/// Every text file below the root, by its path from there, in order.
+/// All text files below the root, sorted by relative path.
 fn read_tree(root: &Path) -> Result<Vec<File>> {
     let mut files = Vec::new();
     let mut directories = vec![root.to_owned()];
@@ -133,7 +136,7 @@ fn read_tree(root: &Path) -> Result<Vec<File>> {
     Ok(files)
 }
 
-/// A file's text; `None` for one that is no text.
+/// A file's text; `None` if it is not UTF-8.
 fn read_text(path: &PathBuf) -> Result<Option<String>> {
     let bytes = fs::read(path).with_context(|| path.display().to_string())?;
     Ok(String::from_utf8(bytes).ok())

@@ -1,4 +1,4 @@
-//! The stories of real iSCSI: builds what the machines run, then lets the harness boot them.
+//! `cargo ci vm`: builds the programs for the virtual machines, then lets e2e boot them and run the stories with real iSCSI.
 
 use std::{
     fs,
@@ -12,67 +12,67 @@ use serde_json::Value;
 use crate::{
     context::Context,
     doctor::{self, need::Layer},
-    run::Step,
-    testing::{STARTED, build_optimized},
+    run::Cmd,
+    testing::{STARTED_PROGRAMS, build_optimized},
 };
 
-/// Arguments of the virtual machines.
+/// Arguments of `cargo ci vm`.
 #[derive(Debug, Default, Args)]
 pub(crate) struct Vm {
-    /// Only stories whose name contains this, for instance lio/chap, and / for all; may be given several times
+    /// Only stories whose name contains this, for instance lio/chap, or / for all; may be given several times
     #[arg(long, value_name = "TEXT")]
     only: Vec<String>,
-    /// Random schedules of the wrong-disk story on each target; without it 100
+    /// Number of random schedules of the wrong-disk story on each target; by default 100
     #[arg(long)]
     cases: Option<u32>,
-    /// Where random schedules begin; printed by each run
+    /// Random seed of the schedules; printed by each run
     #[arg(long)]
     seed: Option<u64>,
-    /// Keep the logs of stories that went well, too
+    /// Also keep the logs of stories that passed
     #[arg(long)]
     keep_logs: bool,
-    /// Boot another kernel than Debian 12's: the newest of a suite of Debian's, for instance trixie or bookworm-backports, or one
-    /// whose packages are unpacked in a folder (a path with a /, with boot/ and lib/modules/ in it)
+    /// Boot another kernel than Debian 12's: the newest of a Debian suite, for instance trixie or bookworm-backports, or one from
+    /// a folder with unpacked packages (a path with a /, which contains boot/ and lib/modules/)
     #[arg(long, value_name = "SUITE|DIR")]
     kernel: Option<String>,
-    /// Do not try KVM
+    /// Do not use KVM
     #[arg(long)]
     no_kvm: bool,
-    /// Boot, print how long it took, and stop
+    /// Boot, print how long it took, and exit
     #[arg(long)]
     boot_only: bool,
 }
 
-/// Tells the stories. Optimized programs: each instruction costs ten times as much without KVM.
+/// Runs the stories. The programs are optimized, because each instruction costs ten times as much without KVM.
 ///
 /// # Errors
 /// When something is missing, or a story fails.
 pub(crate) fn run(context: &Context, vm: &Vm) -> Result<()> {
     for folder in [&context.root, &context.target] {
-        must_be_seen(&folder.canonicalize().unwrap_or_else(|_| folder.clone()))?;
+        check_visible_to_guest(&folder.canonicalize().unwrap_or_else(|_| folder.clone()))?;
     }
     doctor::ready(context, Layer::Vm)?;
-    build_optimized(context, &[STARTED.as_slice(), &["vm"]].concat())?;
+    build_optimized(context, &[STARTED_PROGRAMS.as_slice(), &["vm"]].concat())?;
     let program = context.target.join("release/vm");
-    let mut step = Step::new(context, &program.to_string_lossy())
+    let mut cmd = Cmd::new(context, &program.to_string_lossy())
         .arg("run")
         .arg("--folder")
         .arg(context.target.join("vm"));
     if vm.only.is_empty() || vm.only.iter().any(|part| part.starts_with("loop")) {
-        step = step.arg("--node-tests").arg(node_tests(context)?);
+        cmd = cmd.arg("--node-tests").arg(node_tests(context)?);
     }
-    step.args(&vm.arguments()).show()
+    cmd.args(&vm.arguments()).run()
 }
 
-/// What the guest puts file systems of its own over (`e2e/src/vm/guest.rs`): it does not see what the host has there.
-const OWN: [&str; 5] = ["/tmp", "/run", "/dev", "/proc", "/sys"];
+/// Where the guest mounts its own file systems (`e2e/src/vm/guest.rs`): it does not see the host's files there.
+const GUEST_MOUNTS: [&str; 5] = ["/tmp", "/run", "/dev", "/proc", "/sys"];
 
-/// The guest runs the programs where they lie.
-fn must_be_seen(folder: &Path) -> Result<()> {
-    let folder_of_its_own = OWN.iter().find(|own| folder.starts_with(own));
-    if let Some(own) = folder_of_its_own {
+/// Checks that the guest can see a folder. It runs the programs from their location on the host.
+fn check_visible_to_guest(folder: &Path) -> Result<()> {
+    let hidden_by = GUEST_MOUNTS.iter().find(|mount| folder.starts_with(mount));
+    if let Some(mount) = hidden_by {
         bail!(
-            "{} lies in {own}, which the virtual machines put a file system of their own over: they would find no programs there. \
+            "{} is in {mount}, where the virtual machines mount their own file system: they would not find the programs there. \
              Move the checkout (and CARGO_TARGET_DIR) to another folder",
             folder.display()
         );
@@ -112,29 +112,26 @@ impl Vm {
     }
 }
 
-/// The test program with the stories of the loop plane. It is the one that `cargo ci test` runs, and only waits for what it starts, so it
-/// need not be optimized; beside optimized programs it starts those.
+/// The test binary `node`, which is run in the guest, too. It is the one that `cargo ci test` builds: it need not be optimized,
+/// because it only waits for the programs that it starts. It is copied next to the optimized programs, so that it starts those.
 fn node_tests(context: &Context) -> Result<PathBuf> {
-    let mut step = Step::new(
+    let mut cmd = Cmd::new(
         context,
         "cargo test --locked --workspace --test node --no-run --message-format json",
     );
-    let built = step.watch("Building the stories of the loop plane")?;
+    let built = cmd.output_with_progress("Building the node tests")?;
     if !built.success {
-        bail!(
-            "the stories of the loop plane do not compile:\n{}",
-            built.stderr
-        );
+        bail!("the node tests do not compile:\n{}", built.stderr);
     }
     let built = executable(&built.stdout).context("cargo names no test program")?;
-    let place = context.target.join("release/loop-stories");
-    // A machine may still run the one before.
-    let _ = fs::remove_file(&place);
-    fs::copy(&built, &place).with_context(|| built.display().to_string())?;
-    Ok(place)
+    let copy = context.target.join("release/loop-stories");
+    // A virtual machine may still run the previous one.
+    let _ = fs::remove_file(&copy);
+    fs::copy(&built, &copy).with_context(|| built.display().to_string())?;
+    Ok(copy)
 }
 
-/// What cargo says it has built.
+/// The path of the test binary in cargo's JSON messages.
 fn executable(messages: &str) -> Option<PathBuf> {
     messages
         .lines()
@@ -148,34 +145,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn folders_that_the_guest_does_not_see_are_refused_by_name() {
+    fn folders_that_the_guest_does_not_see_are_refused() {
         for hidden in [
             "/tmp/checkout",
             "/tmp",
             "/run/user/1000/x/target",
             "/dev/shm/x",
         ] {
-            let told = must_be_seen(Path::new(hidden)).unwrap_err().to_string();
+            let error = check_visible_to_guest(Path::new(hidden))
+                .unwrap_err()
+                .to_string();
             assert!(
-                told.starts_with(hidden) && told.contains("CARGO_TARGET_DIR"),
-                "{told}"
+                error.starts_with(hidden) && error.contains("CARGO_TARGET_DIR"),
+                "{error}"
             );
         }
         for seen in ["/srv/tmp/checkout", "/tmpfs/x", "/var/tmp/x"] {
-            assert!(must_be_seen(Path::new(seen)).is_ok(), "{seen}");
+            assert!(check_visible_to_guest(Path::new(seen)).is_ok(), "{seen}");
         }
     }
 
-    /// Each place that the guest mounts something at for itself is one of the list, or below one; but for its iSCSI's.
+    /// Each mount point of the guest is in the list, or below one of it; except /etc/iscsi.
     #[test]
-    fn the_list_is_the_guests() {
+    fn the_list_has_all_mounts_of_the_guest() {
         let guest = include_str!("../../e2e/src/vm/guest.rs");
         let list = guest.split_once("for (at, options) in [").unwrap().1;
         let list = list.split_once("] {").unwrap().0;
         let places: Vec<&str> = list.split('"').filter(|it| it.starts_with('/')).collect();
         assert!(places.contains(&"/tmp"), "{places:?}");
         for place in places.iter().filter(|place| **place != "/etc/iscsi") {
-            assert!(must_be_seen(Path::new(place)).is_err(), "{place}");
+            assert!(check_visible_to_guest(Path::new(place)).is_err(), "{place}");
         }
     }
 

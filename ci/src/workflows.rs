@@ -1,7 +1,7 @@
-//! The hosted pipeline in `.github/workflows`: what actionlint says of it, and rules of our own.
+//! `cargo ci workflows`: checks the GitHub workflows in `.github/workflows` with actionlint and our own rules.
 //!
-//! A pipeline cannot be tried from here, so what can be known beforehand is checked: each task and each of its options is one of
-//! [`crate::Cli`], and what comes from elsewhere is named by its content.
+//! Workflows cannot be run locally, so everything that can be checked statically is checked: each task and option exists in
+//! [`crate::Cli`], and actions and images are pinned by hash.
 
 mod call;
 mod rule;
@@ -16,7 +16,7 @@ use crate::{
     doctor::{self, need::Layer},
     go::{Go, Pinned},
     k8s::nodes,
-    run::Step,
+    run::Cmd,
 };
 
 const ACTIONLINT: Pinned = Pinned {
@@ -26,15 +26,15 @@ const ACTIONLINT: Pinned = Pinned {
     version: "v1.7.12",
 };
 
-/// Judges every workflow.
+/// Checks all workflows.
 ///
 /// # Errors
-/// When there is none, or something is wrong with one.
+/// When there is no workflow, or one has a problem.
 pub(crate) fn run(context: &Context) -> Result<()> {
     doctor::ready(context, Layer::Workflows)?;
     let go = Go::find(context).context("no Go")?;
     let files = files(context)?;
-    ensure!(!files.is_empty(), ".github/workflows holds no workflow");
+    ensure!(!files.is_empty(), ".github/workflows has no workflow");
     let rows = all::names();
     let mut wrong = lint(context, &go, &files)?;
     let mut texts = String::new();
@@ -53,7 +53,9 @@ pub(crate) fn run(context: &Context) -> Result<()> {
     wrong.extend(nodes::untried(&texts));
     let kind = go.module(context, nodes::KIND.module, nodes::KIND.version)?;
     let source = kind.join("pkg/apis/config/defaults/image.go");
-    nodes::must_be_of(&fs::read_to_string(&source).with_context(|| source.display().to_string())?)?;
+    nodes::check_default_image(
+        &fs::read_to_string(&source).with_context(|| source.display().to_string())?,
+    )?;
     for problem in &wrong {
         println!("workflows: {problem}");
     }
@@ -66,7 +68,7 @@ pub(crate) fn run(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// The workflows, in order.
+/// The paths of all workflows, sorted.
 fn files(context: &Context) -> Result<Vec<PathBuf>> {
     let folder = context.root.join(".github/workflows");
     let mut files = Vec::new();
@@ -83,18 +85,18 @@ fn files(context: &Context) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// What actionlint says, a line each. It could call programs that not every machine has; here it never does.
+/// actionlint's findings, one line each. Without shellcheck and pyflakes, which not every machine has.
 fn lint(context: &Context, go: &Go, files: &[PathBuf]) -> Result<Vec<String>> {
     let program = go.install(context, &ACTIONLINT)?;
-    let said = Step::new(context, &program.to_string_lossy())
+    let output = Cmd::new(context, &program.to_string_lossy())
         .args(&["-no-color", "-oneline", "-shellcheck=", "-pyflakes="])
         .args(files)
         .output()?;
-    // 1 tells that there are findings; anything else, that it could not look.
+    // Exit code 1 means findings; anything else, a failure of actionlint.
     ensure!(
-        matches!(said.code, Some(0 | 1)),
+        matches!(output.code, Some(0 | 1)),
         "actionlint: {}",
-        said.stderr
+        output.stderr
     );
-    Ok(said.stdout.lines().map(str::to_owned).collect())
+    Ok(output.stdout.lines().map(str::to_owned).collect())
 }

@@ -1,5 +1,5 @@
-//! How much work a task was: the processor time of its process and of all that it has waited for, and so on down. What outlives its
-//! parents, as a daemon does, is not counted.
+//! CPU time of a task: of its process and of all descendants that were waited for. A daemon that outlives its parent is not
+//! counted.
 
 use std::{fs, process::Child, time::Duration};
 
@@ -9,28 +9,29 @@ use nix::{
     unistd::Pid,
 };
 
-/// User and system time together.
+/// The sum of user and system time.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Usage(pub(super) Duration);
 
-/// What Linux counts in, for every processor (`USER_HZ`).
+/// The unit of `/proc/PID/stat` (`USER_HZ`), the same on every architecture.
 const TICK: Duration = Duration::from_millis(10);
 
-/// Waits for a process, adds what it has used to `work`, and answers whether it ended with 0.
+/// Waits for a process, adds its CPU time to `cpu_time`, and returns whether its exit code was 0.
 ///
 /// # Errors
-/// Linux does not tell.
-pub(super) fn wait(mut child: Child, work: &mut Usage) -> Result<bool> {
+/// When `/proc/PID/stat` cannot be read.
+pub(super) fn wait(mut child: Child, cpu_time: &mut Usage) -> Result<bool> {
     let pid = Pid::from_raw(child.id().try_into()?);
-    // It has ended, and still has a number: until it is waited for, its times can be read.
+    // With WNOWAIT it stays a zombie, so that /proc/PID/stat can still be read.
     waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT)?;
     let file = format!("/proc/{pid}/stat");
     let text = fs::read_to_string(&file).with_context(|| file.clone())?;
-    work.0 += read(&text).with_context(|| format!("{file}: {text}"))?;
+    cpu_time.0 += read(&text).with_context(|| format!("{file}: {text}"))?;
     Ok(child.wait()?.success())
 }
 
-/// utime, stime, cutime and cstime of `/proc/PID/stat`. The program's name stands in parentheses, and may hold any of them, and blanks.
+/// The sum of utime, stime, cutime and cstime of `/proc/PID/stat`. The program's name, in parentheses, may itself contain
+/// parentheses and spaces.
 fn read(stat: &str) -> Option<Duration> {
     let (_, rest) = stat.rsplit_once(") ")?;
     let fields: Vec<&str> = rest.split_whitespace().skip(11).take(4).collect();
@@ -44,7 +45,7 @@ fn read(stat: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{context::Context, run::Step};
+    use crate::{context::Context, run::Cmd};
 
     #[test]
     fn the_four_times_are_added_whatever_the_program_is_called() {
@@ -56,15 +57,15 @@ mod tests {
     }
 
     #[test]
-    fn work_of_a_process_and_of_its_children_is_counted_and_its_code_is_told() {
+    fn cpu_time_includes_children_and_the_exit_code_is_returned() {
         let context = Context::read().unwrap();
-        let mut work = Usage::default();
-        // The work is a child's: the first shell only waits for it.
+        let mut cpu_time = Usage::default();
+        // The child shell does the work; the first one only waits for it.
         let busy = "sh -c 'i=0; while [ $i -lt 500000 ]; do i=$((i + 1)); done'; exit 3";
-        let child = Step::new(&context, "sh -c").arg(busy).foreground().unwrap();
-        assert!(!wait(child, &mut work).unwrap());
-        assert!(work.0 > Duration::ZERO, "{work:?}");
-        let child = Step::new(&context, "true").foreground().unwrap();
-        assert!(wait(child, &mut work).unwrap());
+        let child = Cmd::new(&context, "sh -c").arg(busy).spawn().unwrap();
+        assert!(!wait(child, &mut cpu_time).unwrap());
+        assert!(cpu_time.0 > Duration::ZERO, "{cpu_time:?}");
+        let child = Cmd::new(&context, "true").spawn().unwrap();
+        assert!(wait(child, &mut cpu_time).unwrap());
     }
 }

@@ -1,16 +1,16 @@
-//! A set of values and what is expected of it: a file in `driver/deploy/tests`.
+//! A test case of the chart: a file in `driver/deploy/tests` with values and expectations on the rendered objects.
 //!
 //! ```yaml
-//! about: why somebody would set these
-//! files: [values-talos.yaml]     # of the chart, before the values
-//! bare: true                     # not on top of driver/deploy/manifests/values.yaml
+//! about: why one would set these values
+//! files: [values-talos.yaml]     # values files of the chart, before `values`
+//! bare: true                     # without driver/deploy/manifests/values.yaml
 //! values: {controller: {replicas: 2}}
-//! there: {synology-csi-chap-key: {key: a2V5}}    # Secrets that the cluster has; without, helm asks no cluster
-//! refused: text                  # helm refuses it, and says this; or
+//! there: {synology-csi-chap-key: {key: a2V5}}    # existing Secrets of the cluster; if omitted, helm renders without a cluster
+//! refused: text                  # helm fails with this text in its error message; or
 //! expect:
 //!   - in: Deployment/synology-csi-controller
 //!     at: /spec/template/spec/containers/driver/args    # "/" in a key is ~1; an element of a list is its number or name
-//!     has: --mode=controller     # is, has, hasNot; without: it is there
+//!     has: --mode=controller     # is, has or hasNot; if omitted, it must exist
 //!   - in: PodDisruptionBudget/synology-csi-controller
 //!     absent: true
 //! ```
@@ -21,24 +21,23 @@ use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
 use serde_json::Value;
 
-/// A set of values.
+/// A test case.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct Case {
-    /// For whoever reads the file.
+    /// For readers of the file.
     about: String,
-    /// Files of the chart.
+    /// Values files of the chart.
     #[serde(default)]
     pub(super) files: Vec<String>,
-    /// Not on top of the values of the plain manifest.
+    /// Without the values of the plain manifest.
     #[serde(default)]
     pub(super) bare: bool,
-    /// The values.
     #[serde(default = "nothing")]
     pub(super) values: Value,
-    /// The Secrets that the cluster has in the release's namespace: names, and their data. `None`: there is no cluster to ask.
+    /// Existing Secrets in the release's namespace, as name and data. `None`: helm renders without a cluster.
     pub(super) there: Option<BTreeMap<String, Value>>,
-    /// What helm says when it refuses the set.
+    /// Part of helm's error message, if helm must fail.
     pub(super) refused: Option<String>,
     #[serde(default)]
     expect: Vec<Expectation>,
@@ -63,10 +62,10 @@ fn nothing() -> Value {
     Value::Object(serde_json::Map::new())
 }
 
-/// All sets in a folder, by the names of their files.
+/// All cases in a folder, sorted by file name.
 ///
 /// # Errors
-/// A file cannot be read, or is no set.
+/// When a file cannot be read, or is not a valid case.
 pub(super) fn read_all(folder: &Path) -> Result<Vec<(String, Case)>> {
     let mut cases = Vec::new();
     for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
@@ -81,22 +80,25 @@ pub(super) fn read_all(folder: &Path) -> Result<Vec<(String, Case)>> {
 
 fn read(text: &str) -> Result<Case> {
     let case: Case = serde_yaml_ng::from_str(text)?;
-    ensure!(!case.about.is_empty(), "about: say what it is for");
+    ensure!(
+        !case.about.is_empty(),
+        "about: describe the purpose of the case"
+    );
     ensure!(
         case.refused.is_some() == case.expect.is_empty(),
-        "either it is refused, or something is expected"
+        "a case needs either `refused` or `expect`"
     );
     Ok(case)
 }
 
 impl Case {
-    /// How many things are expected.
+    /// Number of expectations.
     pub(super) fn expectations(&self) -> usize {
         self.expect.len() + usize::from(self.refused.is_some())
     }
 
-    /// What is not as expected.
-    pub(super) fn judge(&self, objects: &[Value]) -> Vec<String> {
+    /// The expectations that are not met.
+    pub(super) fn check(&self, objects: &[Value]) -> Vec<String> {
         self.expect
             .iter()
             .filter_map(|expectation| expectation.problem(objects))
@@ -108,22 +110,22 @@ impl Expectation {
     fn problem(&self, objects: &[Value]) -> Option<String> {
         let place = format!("{} {}", self.object, self.at);
         let object = objects.iter().find(|object| name_of(object) == self.object);
-        let found = object.and_then(|object| look(object, &self.at));
+        let found = object.and_then(|object| value_at(object, &self.at));
         let Some(found) = found else {
             return (!self.absent).then(|| format!("{place}: not there"));
         };
-        let told = |what: &str| Some(format!("{place}: {what}; it is {found}"));
+        let problem = |what: &str| Some(format!("{place}: {what}; it is {found}"));
         if self.absent {
-            return told("should not be there");
+            return problem("should not be there");
         }
         if let Some(is) = self.is.as_ref().filter(|is| *is != found) {
-            return told(&format!("should be {is}"));
+            return problem(&format!("should be {is}"));
         }
-        if let Some(part) = self.has.as_ref().filter(|part| !holds(found, part)) {
-            return told(&format!("should have {part}"));
+        if let Some(part) = self.has.as_ref().filter(|part| !contains(found, part)) {
+            return problem(&format!("should have {part}"));
         }
-        if let Some(part) = self.has_not.as_ref().filter(|part| holds(found, part)) {
-            return told(&format!("should not have {part}"));
+        if let Some(part) = self.has_not.as_ref().filter(|part| contains(found, part)) {
+            return problem(&format!("should not have {part}"));
         }
         None
     }
@@ -139,8 +141,8 @@ pub(super) fn name_of(object: &Value) -> String {
     )
 }
 
-/// What is at a path.
-pub(super) fn look<'a>(value: &'a Value, path: &str) -> Option<&'a Value> {
+/// The value at a path such as `/spec/containers/driver/args`.
+pub(super) fn value_at<'a>(value: &'a Value, path: &str) -> Option<&'a Value> {
     path.split('/').skip(1).try_fold(value, |value, part| {
         match (value.as_array(), part.parse()) {
             (Some(elements), Ok(number)) => elements.get::<usize>(number),
@@ -150,7 +152,7 @@ pub(super) fn look<'a>(value: &'a Value, path: &str) -> Option<&'a Value> {
     })
 }
 
-fn holds(whole: &Value, part: &Value) -> bool {
+fn contains(whole: &Value, part: &Value) -> bool {
     match (whole, part) {
         (Value::Array(elements), part) => elements.contains(part),
         (Value::String(text), Value::String(part)) => text.contains(part.as_str()),
@@ -172,11 +174,11 @@ mod tests {
             "spec": {"replicas": 2, "containers": [{"name": "driver", "args": ["--a", "--b"]}]},
         })];
         let case = format!("about: x\nexpect:\n  - {{in: Deployment/a, {expect}}}\n");
-        read(&case).unwrap().judge(&objects)
+        read(&case).unwrap().check(&objects)
     }
 
     #[test]
-    fn expectations_that_are_met() {
+    fn met_expectations_are_no_problem() {
         for met in [
             "at: /spec/replicas, is: 2",
             "at: /spec/containers/driver/args, has: --a",
@@ -191,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn expectations_that_are_not() {
+    fn unmet_expectations_are_problems() {
         for missed in [
             "at: /spec/replicas, is: 3",
             "at: /spec/replicas, absent: true",
@@ -204,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_set_that_expects_nothing_or_misspells_is_no_set() {
+    fn a_case_without_expectations_or_with_unknown_keys_is_invalid() {
         assert!(read("about: x\nvalues: {}\n").is_err());
         assert!(read("about: x\nrefused: y\nexpects: []\n").is_err());
         assert!(read("about: ''\nrefused: y\n").is_err());

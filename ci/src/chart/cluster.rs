@@ -1,4 +1,4 @@
-//! A cluster as far as helm asks about it while it renders: a release, and the Secrets that are there. So `lookup` finds something.
+//! A fake Kubernetes API server for helm: a version and Secrets, so that the template function `lookup` finds something.
 
 use std::{
     io::{self, BufRead as _, BufReader, Write as _},
@@ -9,27 +9,27 @@ use std::{
 
 use serde_json::{Value, json};
 
-/// Helm asks on this machine and at once.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Timeout for reading a request, which comes from a local helm.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Serves until this process ends.
+/// The address of a server that runs until this process ends.
 #[derive(Debug)]
 pub(super) struct Cluster {
     address: SocketAddr,
 }
 
 impl Cluster {
-    /// One of this release of Kubernetes, with these objects of kind Secret.
+    /// Starts a server for this Kubernetes release, with these Secrets.
     ///
     /// # Errors
-    /// There is no free port.
+    /// When there is no free port.
     pub(super) fn start(release: &str, secrets: Vec<Value>) -> io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let address = listener.local_addr()?;
         let release = release.to_owned();
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                // Who goes away in the middle of an answer does not want it.
+                // The client may have closed the connection.
                 let _ = serve(stream, &release, &secrets);
             }
         });
@@ -42,7 +42,7 @@ impl Cluster {
 }
 
 fn serve(mut stream: TcpStream, release: &str, secrets: &[Value]) -> io::Result<()> {
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(READ_TIMEOUT))?;
     let mut lines = BufReader::new(stream.try_clone()?).lines();
     let first = lines.next().transpose()?.unwrap_or_default();
     for line in lines {
@@ -52,7 +52,7 @@ fn serve(mut stream: TcpStream, release: &str, secrets: &[Value]) -> io::Result<
     }
     let path = first.split(' ').nth(1).unwrap_or_default();
     let path = path.split('?').next().unwrap_or_default();
-    let found = answer(path, release, secrets);
+    let found = response(path, release, secrets);
     let status = if found.is_some() {
         "200 OK"
     } else {
@@ -69,7 +69,7 @@ fn serve(mut stream: TcpStream, release: &str, secrets: &[Value]) -> io::Result<
     )
 }
 
-fn answer(path: &str, release: &str, secrets: &[Value]) -> Option<Value> {
+fn response(path: &str, release: &str, secrets: &[Value]) -> Option<Value> {
     match path {
         "/version" => {
             let mut parts = release.split('.');
@@ -83,11 +83,14 @@ fn answer(path: &str, release: &str, secrets: &[Value]) -> Option<Value> {
             "kind": "APIResourceList", "groupVersion": "v1",
             "resources": [{"name": "secrets", "namespaced": true, "kind": "Secret", "verbs": ["get"]}],
         })),
-        _ => secrets.iter().find(|secret| place(secret) == path).cloned(),
+        _ => secrets
+            .iter()
+            .find(|secret| api_path(secret) == path)
+            .cloned(),
     }
 }
 
-fn place(secret: &Value) -> String {
+fn api_path(secret: &Value) -> String {
     let text = |field: &str| secret["metadata"][field].as_str().unwrap_or_default();
     let (namespace, name) = (text("namespace"), text("name"));
     format!("/api/v1/namespaces/{namespace}/secrets/{name}")
@@ -98,10 +101,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_tells_its_release_and_its_secrets_and_nothing_else() {
+    fn it_serves_its_version_and_its_secrets_and_nothing_else() {
         let secret = json!({"kind": "Secret", "metadata": {"name": "a", "namespace": "ns"}});
-        let there = [secret.clone()];
-        let ask = |path| answer(path, "1.37.2", &there);
+        let secrets = [secret.clone()];
+        let ask = |path| response(path, "1.37.2", &secrets);
         assert_eq!(ask("/api/v1/namespaces/ns/secrets/a"), Some(secret));
         assert_eq!(ask("/api/v1/namespaces/other/secrets/a"), None);
         assert_eq!(ask("/version").unwrap()["minor"], "37");

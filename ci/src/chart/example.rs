@@ -1,13 +1,13 @@
-//! The manifests in `driver/deploy/examples`: whether the driver would take their StorageClasses, and whether they fit together. Whether
-//! Kubernetes would take them, the schemas say.
+//! Checks the manifests in `driver/deploy/examples`: whether the driver accepts their StorageClasses, and whether they refer to
+//! each other correctly. The schemas check the rest.
 
 use serde_json::Value;
 
-use super::case::{look, name_of};
+use super::case::{name_of, value_at};
 
 /// Below `driver/deploy`.
 pub(super) const FOLDER: &str = "examples";
-/// The class of the article that this project was made from, as users have it and as it is tested.
+/// The StorageClass of the article that this project started from: the example for users, and the tested one.
 pub(super) const ARTICLE: [&str; 2] = [
     "driver/deploy/examples/storageclass.yaml",
     "e2e/k8s/article.yaml",
@@ -16,47 +16,47 @@ pub(super) const ARTICLE: [&str; 2] = [
 pub(crate) const PARAMETERS: &str = "driver/src/request/parameters.rs";
 /// The provisioner of all classes.
 const PROVISIONER: &str = "csi.synology.com";
-/// The class that the chart makes when nobody tells it of others.
-const OF_THE_CHART: &str = "synology";
-/// Keys that the sidecars read, and the driver passes over.
-const OF_THE_SIDECARS: &str = "csi.storage.k8s.io/";
+/// The chart's default StorageClass.
+const CHART_CLASS: &str = "synology";
+/// Prefix of the parameters that the sidecars read, and the driver ignores.
+const SIDECAR_PREFIX: &str = "csi.storage.k8s.io/";
 
-/// A file, and the objects in it.
+/// The path of a file, and the objects in it.
 pub(super) type Example = (String, Vec<Value>);
 
-/// The parameters of a StorageClass that the driver knows, by its source; none when the list is not where it was.
+/// The StorageClass parameters in the driver's source. Empty if the list is not found.
 pub(crate) fn parameters(source: &str) -> Vec<&str> {
-    let behind = source.split_once("const KNOWN: &str =");
-    let list = behind.and_then(|(_, it)| it.split('"').nth(1));
+    let rest = source.split_once("const KNOWN: &str =");
+    let list = rest.and_then(|(_, it)| it.split('"').nth(1));
     list.unwrap_or_default()
         .split(", ")
         .filter(|name| !name.is_empty())
         .collect()
 }
 
-/// Everything that is wrong with them.
+/// All problems of the examples.
 pub(super) fn breaches(examples: &[Example], parameters: &[&str]) -> Vec<String> {
     let mut found = Vec::new();
     if parameters.is_empty() {
-        found.push(format!("{PARAMETERS}: lists no parameters as KNOWN"));
+        found.push(format!("{PARAMETERS}: no parameters found in KNOWN"));
     }
     let classes = names(examples, "StorageClass");
     let claims = names(examples, "PersistentVolumeClaim");
     for (file, objects) in examples {
         if objects.is_empty() {
-            found.push(format!("{file}: holds no object"));
+            found.push(format!("{file}: has no object"));
         }
         for object in objects {
             let name = name_of(object);
-            let mut tell = |problem: String| found.push(format!("{file}: {name}: {problem}"));
+            let mut report = |problem: String| found.push(format!("{file}: {name}: {problem}"));
             if object["kind"] == "StorageClass" {
                 if object["provisioner"] != PROVISIONER {
-                    tell(format!("its provisioner is not {PROVISIONER}"));
+                    report(format!("its provisioner is not {PROVISIONER}"));
                 }
                 let given = object["parameters"].as_object().into_iter().flatten();
                 for (key, _) in given {
-                    if !key.starts_with(OF_THE_SIDECARS) && !parameters.contains(&key.as_str()) {
-                        tell(format!("the driver knows no parameter {key}"));
+                    if !key.starts_with(SIDECAR_PREFIX) && !parameters.contains(&key.as_str()) {
+                        report(format!("the driver has no parameter {key}"));
                     }
                 }
             }
@@ -64,18 +64,18 @@ pub(super) fn breaches(examples: &[Example], parameters: &[&str]) -> Vec<String>
                 let class = claim["spec"]["storageClassName"]
                     .as_str()
                     .unwrap_or_default();
-                if class != OF_THE_CHART && !classes.contains(&class) {
-                    tell(format!("no example makes the StorageClass {class:?}"));
+                if class != CHART_CLASS && !classes.contains(&class) {
+                    report(format!("no example defines the StorageClass {class:?}"));
                 }
             }
-            for volume in look(object, "/spec/volumes")
+            for volume in value_at(object, "/spec/volumes")
                 .and_then(Value::as_array)
                 .into_iter()
                 .flatten()
             {
                 let claim = volume["persistentVolumeClaim"]["claimName"].as_str();
                 if let Some(claim) = claim.filter(|claim| !claims.contains(claim)) {
-                    tell(format!("no example makes the claim {claim:?}"));
+                    report(format!("no example defines the claim {claim:?}"));
                 }
             }
         }
@@ -83,22 +83,22 @@ pub(super) fn breaches(examples: &[Example], parameters: &[&str]) -> Vec<String>
     found
 }
 
-/// What differs between the article's class as users have it and as it is tested.
+/// An error message if the article's StorageClass in the examples differs from the tested one.
 pub(super) fn article(example: &[Value], tested: &[Value]) -> Option<String> {
     (example.is_empty() || example != tested).then(|| {
         format!(
-            "{}: not the StorageClass in {}, which is the article's word for word",
+            "{}: differs from the StorageClass in {}, which is a verbatim copy of the article's",
             ARTICLE[0], ARTICLE[1]
         )
     })
 }
 
-/// A claim, or those that a StatefulSet makes.
+/// A claim, or the claim templates of a StatefulSet.
 fn claims_in(object: &Value) -> Vec<&Value> {
     if object["kind"] == "PersistentVolumeClaim" {
         return vec![object];
     }
-    let templates = look(object, "/spec/volumeClaimTemplates").and_then(Value::as_array);
+    let templates = value_at(object, "/spec/volumeClaimTemplates").and_then(Value::as_array);
     templates.into_iter().flatten().collect()
 }
 
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn examples_that_fit_together_are_good() {
+    fn examples_with_correct_references_are_good() {
         let sidecars =
             json!({"location": "/volume1", "csi.storage.k8s.io/node-stage-secret-name": "x"});
         check(
@@ -164,27 +164,27 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_named_with_its_file() {
+    fn wrong_parameters_and_references_are_reported_with_their_file() {
         check(
             vec![class(&json!({"locaton": "/volume1"}))],
-            &["StorageClass/fast: the driver knows no parameter locaton"],
+            &["StorageClass/fast: the driver has no parameter locaton"],
         );
         let mut other = class(&json!({}));
         other["provisioner"] = json!("csi.san.synology.com");
         check(vec![other], &["provisioner"]);
         check(
             vec![claim("slow")],
-            &["no example makes the StorageClass \"slow\""],
+            &["no example defines the StorageClass \"slow\""],
         );
         check(
             vec![set("slow")],
-            &["StatefulSet/s: no example makes the StorageClass"],
+            &["StatefulSet/s: no example defines the StorageClass"],
         );
         check(
             vec![pod("second")],
-            &["no example makes the claim \"second\""],
+            &["no example defines the claim \"second\""],
         );
-        check(vec![], &["holds no object"]);
+        check(vec![], &["has no object"]);
     }
 
     #[test]
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn the_articles_class_is_the_one_that_is_tested() {
+    fn the_articles_storage_class_must_equal_the_tested_one() {
         let (given, other) = ([class(&json!({}))], [class(&json!({"type": "BLUN"}))]);
         assert_eq!(article(&given, &given), None);
         assert!(article(&given, &other).is_some() && article(&[], &[]).is_some());

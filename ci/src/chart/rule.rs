@@ -1,20 +1,21 @@
-//! What holds for everything that the chart renders, whatever the values.
+//! Rules for all objects that the chart renders, whatever the values: unique names, pinned images, least privilege, no leaked
+//! Secrets.
 
 use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::case::{look, name_of};
+use super::case::{name_of, value_at};
 
-/// How the kind and name of the one object begin and end whose pods have a container with privileges: this one.
+/// The only privileged container: kind and name suffix of its object, and its name.
 const PRIVILEGED: (&str, &str, &str) = ("DaemonSet/", "-node", "driver");
-/// And of the one whose pods are held to the strictest of the Pod Security Standards.
+/// The object whose pods must meet the restricted Pod Security Standard: kind and name suffix.
 const RESTRICTED: (&str, &str) = ("Deployment/", "-controller");
 
-/// The fewest bytes that the driver takes for a key of CHAP.
-const LEAST: usize = 32;
+/// The driver's minimum length of a CHAP key, in bytes.
+const MIN_KEY_BYTES: usize = 32;
 
-/// Everything that is wrong with these objects, rendered for a release in `namespace`.
+/// All violations in these objects, rendered for a release in `namespace`.
 pub(super) fn breaches(objects: &[Value], namespace: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut names = BTreeSet::new();
@@ -22,28 +23,32 @@ pub(super) fn breaches(objects: &[Value], namespace: &str) -> Vec<String> {
         let name = name_of(object);
         let place = object["metadata"]["namespace"].as_str();
         if !names.insert((name.clone(), place)) {
-            found.push(format!("{name}: there are two"));
+            found.push(format!("{name}: defined twice"));
         }
-        // Secrets with CHAP names lie with those who use them, and so do the roles to read them.
+        // CHAP Secrets may be in other namespaces, and so are the Roles that allow reading them.
         let is_role_for_chap = name.starts_with("Role") && name.contains("-chap-");
         if place.is_some_and(|place| place != namespace) && !is_role_for_chap {
-            found.push(format!("{name}: in another namespace than the release"));
+            found.push(format!("{name}: not in the release's namespace"));
         }
         if reads_any_secret(object) {
-            found.push(format!("{name}: may read Secrets that it does not name"));
+            found.push(format!(
+                "{name}: allows reading Secrets without naming them"
+            ));
         }
-        if let Some(pod) = look(object, "/spec/template") {
+        if let Some(pod) = value_at(object, "/spec/template") {
             found.extend(pod_breaches(&name, object, pod));
             if !is(&name, RESTRICTED.0, RESTRICTED.1) && mounts_secret(&pod["spec"]) {
-                found.push(format!("{name}: only the controller's pods have Secrets"));
+                found.push(format!(
+                    "{name}: only the controller's pods may use Secrets"
+                ));
             }
         }
     }
-    found.extend(told_keys(objects));
+    found.extend(leaked_keys(objects));
     found
 }
 
-/// No volume of a Secret, and no variable from one.
+/// Whether a pod uses a Secret, as a volume or in an environment variable.
 fn mounts_secret(pod: &Value) -> bool {
     let of_secret = |volume: &Value| {
         let sources = list(&volume["projected"]["sources"]);
@@ -61,8 +66,8 @@ fn mounts_secret(pod: &Value) -> bool {
             .any(reads_secret)
 }
 
-/// Keys of CHAP that stand anywhere but in their Secret: as they are, or as a Secret writes them.
-fn told_keys(objects: &[Value]) -> Vec<String> {
+/// CHAP keys that occur outside of their Secret, plain or in base64.
+fn leaked_keys(objects: &[Value]) -> Vec<String> {
     let is_secret = |object: &Value| object["kind"] == "Secret";
     let mut found = Vec::new();
     for secret in objects.iter().filter(|it| is_secret(it)) {
@@ -73,14 +78,14 @@ fn told_keys(objects: &[Value]) -> Vec<String> {
         let written = secret["data"].as_object().into_iter().flatten();
         for encoded in written.filter_map(|(_, value)| value.as_str()) {
             let key = decoded(encoded).unwrap_or_default();
-            if key.len() < LEAST {
-                found.push(format!("{name}: holds what is no key"));
+            if key.len() < MIN_KEY_BYTES {
+                found.push(format!("{name}: contains an invalid key"));
                 continue;
             }
-            let tells = |text: &str| text.contains(encoded) || text.contains(&key);
+            let leaks = |text: &str| text.contains(encoded) || text.contains(&key);
             for object in objects.iter().filter(|it| !is_secret(it)) {
-                if any_text(object, &tells) {
-                    found.push(format!("{}: tells the key in {name}", name_of(object)));
+                if any_text(object, &leaks) {
+                    found.push(format!("{}: contains the key of {name}", name_of(object)));
                 }
             }
         }
@@ -88,18 +93,18 @@ fn told_keys(objects: &[Value]) -> Vec<String> {
     found
 }
 
-fn any_text(value: &Value, holds: &impl Fn(&str) -> bool) -> bool {
+fn any_text(value: &Value, matches: &impl Fn(&str) -> bool) -> bool {
     match value {
-        Value::String(text) => holds(text),
-        Value::Array(elements) => elements.iter().any(|element| any_text(element, holds)),
+        Value::String(text) => matches(text),
+        Value::Array(elements) => elements.iter().any(|element| any_text(element, matches)),
         Value::Object(fields) => fields
             .iter()
-            .any(|(key, value)| holds(key) || any_text(value, holds)),
+            .any(|(key, value)| matches(key) || any_text(value, matches)),
         Value::Null | Value::Bool(_) | Value::Number(_) => false,
     }
 }
 
-/// The text that a Secret holds; `None` when it is no base64, or no text.
+/// Decodes base64; `None` if it is not base64, or not UTF-8.
 fn decoded(base64: &str) -> Option<String> {
     let digit = |byte: u8| {
         let digit = match byte {
@@ -112,13 +117,13 @@ fn decoded(base64: &str) -> Option<String> {
         };
         Some(u32::from(digit))
     };
-    let (mut bytes, mut held, mut bits) = (Vec::new(), 0_u32, 0);
+    let (mut bytes, mut buffer, mut bits) = (Vec::new(), 0_u32, 0);
     for byte in base64.trim_end_matches('=').bytes() {
-        held = held << 6 | digit(byte)?;
+        buffer = buffer << 6 | digit(byte)?;
         bits += 6;
         if bits >= 8 {
             bits -= 8;
-            bytes.push(u8::try_from(held >> bits & 0xff).ok()?);
+            bytes.push(u8::try_from(buffer >> bits & 0xff).ok()?);
         }
     }
     String::from_utf8(bytes).ok()
@@ -126,7 +131,7 @@ fn decoded(base64: &str) -> Option<String> {
 
 fn pod_breaches(name: &str, object: &Value, pod: &Value) -> Vec<String> {
     let mut found = Vec::new();
-    let selector = look(object, "/spec/selector/matchLabels").and_then(Value::as_object);
+    let selector = value_at(object, "/spec/selector/matchLabels").and_then(Value::as_object);
     let labels = &pod["metadata"]["labels"];
     let is_selected = selector.is_some_and(|selector| {
         !selector.is_empty() && selector.iter().all(|(key, value)| labels[key] == *value)
@@ -144,28 +149,31 @@ fn pod_breaches(name: &str, object: &Value, pod: &Value) -> Vec<String> {
         .chain(list(&spec["initContainers"]))
     {
         let who = container["name"].as_str().unwrap_or_default();
-        let mut tell = |problem: &str| found.push(format!("{name} {who}: {problem}"));
+        let mut report = |problem: &str| found.push(format!("{name} {who}: {problem}"));
         if !is_pinned(container["image"].as_str().unwrap_or_default()) {
-            tell("its image has no tag, or one that moves");
+            report("its image has no tag, or the tag latest");
         }
         for mount in list(&container["volumeMounts"]) {
             if !volumes.contains(mount["name"].as_str().unwrap_or_default()) {
-                tell(&format!("mounts {}, which is no volume", mount["name"]));
+                report(&format!(
+                    "mounts {}, which is not a volume of the pod",
+                    mount["name"]
+                ));
             }
         }
         let security = &container["securityContext"];
         if security["privileged"] == true {
             let (kind, end, container) = PRIVILEGED;
             if !(is(name, kind, end) && who == container) {
-                tell("is privileged");
+                report("is privileged");
             }
         } else if !has_no_privilege(security) || !is_confined(spec, security) {
-            tell("has more rights than it needs");
+            report("has more privileges than it needs");
         }
     }
     if is(name, RESTRICTED.0, RESTRICTED.1) && !is_restricted(spec) {
         found.push(format!(
-            "{name}: the strictest Pod Security Standard would not admit it"
+            "{name}: violates the restricted Pod Security Standard"
         ));
     }
     found
@@ -190,30 +198,30 @@ fn has_no_privilege(security: &Value) -> bool {
         && security["capabilities"].get("add").is_none()
 }
 
-/// The runtime's filter of system calls, said by the container or by its pod.
+/// Whether the container or its pod sets the runtime's default seccomp profile.
 fn is_confined(pod: &Value, container: &Value) -> bool {
     let profile = |security: &Value| security["seccompProfile"]["type"].clone();
     let own = profile(container);
-    let holds = if own.is_null() {
+    let effective = if own.is_null() {
         profile(&pod["securityContext"])
     } else {
         own
     };
-    holds == "RuntimeDefault"
+    effective == "RuntimeDefault"
 }
 
-/// A role that may read Secrets names each.
+/// Whether a Role allows access to Secrets without naming them.
 fn reads_any_secret(role: &Value) -> bool {
-    let is_any = |rule: &Value| {
+    let unrestricted = |rule: &Value| {
         list(&rule["resources"])
             .iter()
             .any(|it| it == "secrets" || it == "*")
             && list(&rule["resourceNames"]).is_empty()
     };
-    list(&role["rules"]).iter().any(is_any)
+    list(&role["rules"]).iter().any(unrestricted)
 }
 
-/// What the pod as a whole has to say; what its containers have to say is [`has_no_privilege`].
+/// The pod-level part of the restricted Pod Security Standard. The container-level part is [`has_no_privilege`].
 fn is_restricted(spec: &Value) -> bool {
     let security = &spec["securityContext"];
     let shares = ["hostNetwork", "hostPID", "hostIPC"];
@@ -251,12 +259,12 @@ mod tests {
     }
 
     #[test]
-    fn a_good_pod_breaks_no_rule() {
+    fn a_good_pod_violates_no_rule() {
         assert_eq!(breaches(&[controller()], "ns"), Vec::<String>::new());
     }
 
     #[test]
-    fn each_rule_is_seen_to_be_broken() {
+    fn each_violation_is_reported() {
         let pod = "/spec/template/spec";
         for (path, value) in [
             ("/metadata/namespace".to_owned(), json!("other")),
@@ -292,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn who_reads_secrets_names_them() {
+    fn roles_must_name_the_secrets_they_read() {
         let role = |rule: Value| json!({"kind": "Role", "metadata": {"name": "x", "namespace": "ns"}, "rules": [rule]});
         let found = |rule: Value| breaches(&[role(rule)], "ns").len();
         assert_eq!(
@@ -309,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_for_the_controller_alone() {
+    fn each_use_of_a_secret_is_detected() {
         for (path, value) in [
             ("volumes/0", json!({"secret": {}})),
             (
@@ -335,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_nowhere_but_in_its_secret() {
+    fn a_key_outside_of_its_secret_is_reported() {
         let secret = json!({
             "kind": "Secret", "metadata": {"name": "x-chap-key", "namespace": "ns"},
             "data": {"key": "YS1wbGFudGVkLWtleS1vZi10aGlydHktdHdvLWJ5dGVzIQ=="},

@@ -1,12 +1,12 @@
-//! JSON schemas from Kubernetes' OpenAPI document: one file for each kind, with all that it refers to, in which an unknown
-//! field is an error. Named as kubeconform looks them up: `deployment-apps-v1.json`.
+//! Generates strict JSON schemas from Kubernetes' OpenAPI document: one self-contained file per kind, in which unknown fields are
+//! errors. The file names are those that kubeconform looks up: `deployment-apps-v1.json`.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Map, Value, json};
 
-/// Made last: a folder without it was not finished.
+/// This file is written last. A folder without it is incomplete.
 pub(super) const COMPLETE: &str = "complete";
 
 const REFERENCE: &str = "#/definitions/";
@@ -14,7 +14,7 @@ const REFERENCE: &str = "#/definitions/";
 /// Writes the schemas of all kinds into `folder`.
 ///
 /// # Errors
-/// The document cannot be read or is of another form, or a file cannot be written.
+/// When the document cannot be read or has another structure, or a file cannot be written.
 pub(super) fn write(openapi: &Path, folder: &Path) -> Result<()> {
     let text = fs::read_to_string(openapi).with_context(|| openapi.display().to_string())?;
     let document: Value = serde_json::from_str(&text)?;
@@ -39,7 +39,7 @@ pub(super) fn write(openapi: &Path, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A kind of objects.
+/// A kind of Kubernetes object.
 #[derive(Debug)]
 struct Kind {
     group: String,
@@ -48,7 +48,7 @@ struct Kind {
 }
 
 impl Kind {
-    /// The one that a definition describes. Options and the like are of many groups at once, and are no objects.
+    /// The kind that a definition describes. `None` for types such as options, which belong to many groups and are not objects.
     fn of(definition: &Value) -> Option<Self> {
         let kinds = definition["x-kubernetes-group-version-kind"].as_array()?;
         let [only] = kinds.as_slice() else {
@@ -72,7 +72,7 @@ impl Kind {
         }
     }
 
-    /// kubeconform takes the first part of the group.
+    /// The file name. kubeconform uses the first part of the group.
     fn file(&self) -> String {
         let group = self.group.split('.').next().unwrap_or_default();
         let parts = [self.name.as_str(), group, self.version.as_str()];
@@ -83,10 +83,10 @@ impl Kind {
 
     fn schema(&self, name: &str, definitions: &Map<String, Value>) -> Value {
         let mut used = BTreeSet::new();
-        collect(name, definitions, &mut used);
+        collect_references(name, definitions, &mut used);
         let mut strict: Map<String, Value> = used
             .into_iter()
-            .map(|name| (name.to_owned(), made_strict(name, &definitions[name])))
+            .map(|name| (name.to_owned(), strict_definition(name, &definitions[name])))
             .collect();
         if let Some(own) = strict.get_mut(name) {
             own["required"] = json!(["apiVersion", "kind", "metadata"]);
@@ -101,12 +101,18 @@ impl Kind {
     }
 }
 
-/// The names of a definition and of all that it refers to.
-fn collect<'a>(name: &'a str, definitions: &'a Map<String, Value>, used: &mut BTreeSet<&'a str>) {
+/// Collects the names of a definition and of all definitions that it refers to.
+fn collect_references<'a>(
+    name: &'a str,
+    definitions: &'a Map<String, Value>,
+    used: &mut BTreeSet<&'a str>,
+) {
     if let Some(definition) = definitions.get(name)
         && used.insert(name)
     {
-        references(definition, &mut |name| collect(name, definitions, used));
+        references(definition, &mut |name| {
+            collect_references(name, definitions, used)
+        });
     }
 }
 
@@ -125,8 +131,8 @@ fn references<'a>(value: &'a Value, each: &mut impl FnMut(&'a str)) {
     }
 }
 
-fn made_strict(name: &str, definition: &Value) -> Value {
-    // These two are written as text or as numbers; the document says text.
+fn strict_definition(name: &str, definition: &Value) -> Value {
+    // These two may be strings or numbers, but the document only has string.
     if name.ends_with(".IntOrString") {
         return json!({"type": ["string", "integer"]});
     }
@@ -153,7 +159,7 @@ mod tests {
             "Meta": {"properties": {"name": {"type": "string"}}},
             "Spec": {"properties": {"again": {"$ref": "#/definitions/Spec"}, "port": {"$ref": "#/definitions/x.IntOrString"}}},
             "x.IntOrString": {"type": "string", "format": "int-or-string"},
-            "Stranger": {"properties": {}},
+            "NoKind": {"properties": {}},
             "Options": {
                 "properties": {"metadata": {}},
                 "x-kubernetes-group-version-kind": [{"group": "", "version": "v1", "kind": "O"}, {"group": "a", "version": "v1", "kind": "O"}],
@@ -162,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_schema_is_whole_and_strict() {
+    fn a_schema_is_self_contained_and_strict() {
         let document = document();
         let definitions = document.as_object().unwrap();
         let name = "io.k8s.api.apps.v1.Deployment";
@@ -179,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_called_as_kubeconform_asks_for_them() {
+    fn file_names_are_those_that_kubeconform_looks_up() {
         let file = |group: &str, name: &str| {
             let kind = Kind {
                 group: group.to_owned(),
@@ -197,9 +203,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_of_many_groups_is_no_kind() {
+    fn types_of_many_groups_or_without_metadata_are_no_kind() {
         let document = document();
         assert!(Kind::of(&document["Options"]).is_none());
-        assert!(Kind::of(&document["Stranger"]).is_none());
+        assert!(Kind::of(&document["NoKind"]).is_none());
     }
 }

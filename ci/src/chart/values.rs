@@ -1,24 +1,24 @@
-//! Whether the chart's README describes each value that there is, with its default, and none that is not. Text in, breaches out.
+//! Checks that the chart's README describes each value with its default, and no value that does not exist. No I/O.
 //!
-//! A value is a row of a table under the head `Value`: its path, its default, its meaning. `nas[].url` is a key of the elements of a list, and
-//! `*` stands for one part of a path: `sidecars.*.image`.
+//! A value is a row of a table with the header `Value`: path, default, meaning. `nas[].url` is a key of the elements of a list,
+//! and `*` is a wildcard for one part of a path: `sidecars.*.image`.
 
 use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-/// Where it all stands.
+/// The documentation of the values.
 pub(super) const README: &str = "driver/deploy/chart/README.md";
-/// What helm judges values by.
+/// The schema that helm validates values with.
 pub(super) const SCHEMA: &str = "driver/deploy/chart/values.schema.json";
 /// The defaults.
 pub(super) const VALUES: &str = "driver/deploy/chart/values.yaml";
 
-/// Definitions of the schema whose parts are Kubernetes' own, or free: such a value is described as a whole.
+/// Definitions of the schema whose fields are defined by Kubernetes, or free-form. Such a value has one row for all its fields.
 const WHOLE: [&str; 4] = ["parameters", "resources", "texts", "toleration"];
 const REFERENCE: &str = "#/definitions/";
 
-/// What is wrong with the README.
+/// All problems of the README.
 pub(super) fn breaches(readme: &str, schema: &Value, values: &Value) -> Vec<String> {
     let mut tree = Tree::default();
     tree.add(schema, &schema["definitions"], "");
@@ -35,9 +35,9 @@ pub(super) fn breaches(readme: &str, schema: &Value, values: &Value) -> Vec<Stri
                 row.line, row.path
             ));
         }
-        if let Some((told, is)) = row.wrong_default(values) {
+        if let Some((documented, actual)) = row.wrong_default(values) {
             found.push(format!(
-                "{README}:{}: says that the default of {} is {told}, but in {VALUES} it is {is}",
+                "{README}:{}: says that the default of {} is {documented}, but in {VALUES} it is {actual}",
                 row.line, row.path
             ));
         }
@@ -52,12 +52,12 @@ pub(super) fn breaches(readme: &str, schema: &Value, values: &Value) -> Vec<Stri
     found
 }
 
-/// The paths of a schema.
+/// The paths in a schema.
 #[derive(Debug, Default)]
 struct Tree {
-    /// Those of values.
+    /// Paths of values.
     leaves: BTreeSet<String>,
-    /// Those of objects and lists whose parts are values.
+    /// Paths of objects and lists that contain values.
     inner: BTreeSet<String>,
 }
 
@@ -82,7 +82,7 @@ impl Tree {
     }
 }
 
-/// A schema, or the definition that it refers to; `None` for one that is described as a whole.
+/// A schema, or the definition that it refers to; `None` for those of [`WHOLE`].
 fn resolved<'a>(schema: &'a Value, definitions: &'a Value) -> Option<&'a Value> {
     let only = match schema["allOf"].as_array().map(Vec::as_slice) {
         Some([only]) => only,
@@ -98,7 +98,7 @@ fn resolved<'a>(schema: &'a Value, definitions: &'a Value) -> Option<&'a Value> 
     }
 }
 
-/// The paths of what has a default; objects of which the schema knows no parts are values.
+/// Collects the paths with a default. Objects whose fields are not in the schema count as values.
 fn defaults(values: &Value, path: &str, leaves: &BTreeSet<String>, wanted: &mut BTreeSet<String>) {
     match values.as_object() {
         Some(parts) if !parts.is_empty() && !leaves.contains(path) => {
@@ -120,26 +120,26 @@ fn join(path: &str, key: &str) -> String {
     }
 }
 
-/// A value as the README has it.
+/// A value in a table of the README.
 #[derive(Debug)]
 struct Row {
     line: usize,
     path: String,
-    /// In backquotes, as YAML; none where it is told in words.
+    /// The text in backquotes, which is YAML; `None` if the default is described in words.
     default: Option<String>,
 }
 
 impl Row {
-    /// What the row says, and how it is.
+    /// If the default is wrong: the documented and the actual one.
     fn wrong_default(&self, values: &Value) -> Option<(String, String)> {
-        let told = self.default.as_ref()?;
+        let documented = self.default.as_ref()?;
         if self.path.contains(['*', '[']) {
             return None;
         }
-        let is = self.path.split('.').try_fold(values, |it, key| it.get(key));
-        let is = is.unwrap_or(&Value::Null);
-        let read: Option<Value> = serde_yaml_ng::from_str(told).ok();
-        (read.as_ref() != Some(is)).then(|| (told.clone(), is.to_string()))
+        let actual = self.path.split('.').try_fold(values, |it, key| it.get(key));
+        let actual = actual.unwrap_or(&Value::Null);
+        let read: Option<Value> = serde_yaml_ng::from_str(documented).ok();
+        (read.as_ref() != Some(actual)).then(|| (documented.clone(), actual.to_string()))
     }
 }
 
@@ -162,18 +162,18 @@ fn rows(readme: &str) -> Vec<Row> {
     rows
 }
 
-/// What stands in backquotes.
+/// The texts in backquotes.
 fn quoted(cell: &str) -> impl Iterator<Item = &str> {
     cell.split('`').skip(1).step_by(2)
 }
 
-/// The path is meant by one in which parts may be `*`.
-fn covers(told: &str, path: &str) -> bool {
-    let (told, path) = (told.split('.'), path.split('.'));
-    told.clone().count() == path.clone().count()
-        && told
+/// Whether a documented path, in which parts may be `*`, matches a path.
+fn covers(documented: &str, path: &str) -> bool {
+    let (documented, path) = (documented.split('.'), path.split('.'));
+    documented.clone().count() == path.clone().count()
+        && documented
             .zip(path)
-            .all(|(told, part)| told == "*" || told == part)
+            .all(|(documented, part)| documented == "*" || documented == part)
 }
 
 #[cfg(test)]
@@ -210,7 +210,7 @@ mod tests {
                        | `node.image.*` | | x |\n| `node.resources` | `{limits: {cpu: 1}}` | x |\n";
 
     #[test]
-    fn a_readme_with_all_values_is_good() {
+    fn a_readme_with_all_values_has_no_problem() {
         assert_eq!(found(ALL), Vec::<String>::new());
         // Several in one row.
         let together = ALL.replace("`node.image.*`", "`node.image.tag`, `node.image.digest`");
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn each_value_that_is_left_out_is_named() {
+    fn each_missing_value_is_reported() {
         for (number, left_out) in ["name", "nas", "nas[].url", "node.image.digest"]
             .iter()
             .enumerate()
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_is_none_and_a_default_that_is_another_are_found_with_their_line() {
+    fn unknown_values_and_wrong_defaults_are_reported_with_their_line() {
         let more = found(&format!("{ALL}| `node.colour` | | x |\n"));
         assert_eq!(more.len(), 1, "{more:?}");
         assert!(

@@ -1,12 +1,12 @@
-//! Debian packages: which ones, by which command, and what apt's failures mean.
+//! Installs Debian packages with apt-get, and explains its failures.
 
 use std::collections::BTreeSet;
 
 use anyhow::{Result, bail};
 
-use crate::{context::Context, run::Step};
+use crate::{context::Context, run::Cmd};
 
-/// The one line to type for these packages. Empty when there is nothing to install.
+/// The command line that installs these packages; empty if there are none.
 pub(crate) fn line(packages: &BTreeSet<&str>, root: bool) -> String {
     if packages.is_empty() {
         return String::new();
@@ -15,30 +15,30 @@ pub(crate) fn line(packages: &BTreeSet<&str>, root: bool) -> String {
     format!("{sudo}apt-get update && {sudo}{}", install(packages))
 }
 
-/// Installs them; fetches the package lists first, since a fresh container has none.
+/// Installs packages. Updates the package lists first, because a fresh container has none.
 ///
 /// # Errors
-/// When apt cannot, with what to do about it.
+/// When apt-get fails, with the reason.
 pub(crate) fn packages(context: &Context, packages: &BTreeSet<&str>) -> Result<()> {
     if packages.is_empty() {
         return Ok(());
     }
     let names: Vec<&str> = packages.iter().copied().collect();
     let installing = format!("Installing {}", names.join(", "));
-    let mut said = String::new();
+    let mut log = String::new();
     for (command, title) in [
         ("apt-get update", "Fetching the package lists"),
         (&install(packages), &installing),
     ] {
-        let mut step = Step::new(context, command)
+        let mut cmd = Cmd::new(context, command)
             .env("DEBIAN_FRONTEND", "noninteractive")
             .env("LC_ALL", "C");
-        let output = step.watch(title)?;
-        // `update` exits 0 when every mirror is out of reach, and its warnings alone tell why `install` fails then.
-        said.push_str(&output.stdout);
-        said.push_str(&output.stderr);
+        let output = cmd.output_with_progress(title)?;
+        // `update` exits with 0 even if no mirror is reachable. Only its warnings then explain why `install` fails.
+        log.push_str(&output.stdout);
+        log.push_str(&output.stderr);
         if !output.success {
-            bail!("`{command}` failed: {}", explain(&said));
+            bail!("`{command}` failed: {}", explain(&log));
         }
     }
     Ok(())
@@ -52,8 +52,8 @@ fn install(packages: &BTreeSet<&str>) -> String {
     )
 }
 
-/// Why apt failed, from what it said.
-fn explain(said: &str) -> String {
+/// Why apt-get failed, from its output.
+fn explain(log: &str) -> String {
     const NO_NETWORK: [&str; 6] = [
         "Temporary failure resolving",
         "Could not resolve",
@@ -62,18 +62,15 @@ fn explain(said: &str) -> String {
         "Network is unreachable",
         "Connection timed out",
     ];
-    if NO_NETWORK.iter().any(|sign| said.contains(sign)) {
-        return "the network is down, or the package mirror is out of reach".into();
+    if NO_NETWORK.iter().any(|sign| log.contains(sign)) {
+        return "the network is down, or the package mirror is unreachable".into();
     }
-    if said.contains("Could not get lock") {
+    if log.contains("Could not get lock") {
         return "another package manager is running; try again when it is done".into();
     }
-    let errors: Vec<&str> = said
-        .lines()
-        .filter(|line| line.starts_with("E: "))
-        .collect();
+    let errors: Vec<&str> = log.lines().filter(|line| line.starts_with("E: ")).collect();
     if errors.is_empty() {
-        "it gave no reason".into()
+        "it printed no error".into()
     } else {
         errors.join("; ")
     }
@@ -84,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_line_names_every_package_once_and_asks_for_root_when_needed() {
+    fn the_command_names_each_package_once_and_uses_sudo_without_root() {
         let packages = BTreeSet::from(["xfsprogs", "btrfs-progs", "xfsprogs"]);
         assert_eq!(
             line(&packages, false),
@@ -109,6 +106,6 @@ mod tests {
             explain("Reading…\nE: Unable to locate package nope\n"),
             "E: Unable to locate package nope"
         );
-        assert_eq!(explain(""), "it gave no reason");
+        assert_eq!(explain(""), "it printed no error");
     }
 }

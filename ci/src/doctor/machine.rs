@@ -1,23 +1,23 @@
-//! What the machine says of itself, parsed. Reads nothing: text in, facts out.
+//! Parsers for the files in which Linux describes the machine: /proc, os-release, modules.dep. No I/O.
 
 use std::collections::BTreeSet;
 
 const CAP_SYS_ADMIN: u32 = 21;
 const CAP_SYS_RESOURCE: u32 = 24;
 
-/// What a process may do.
+/// Privileges of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Privileges {
     /// Its effective user is root.
     pub(crate) root: bool,
-    /// It may mount and set up loop devices; root in a plain container may not.
+    /// `CAP_SYS_ADMIN`: it may mount, and set up loop devices. Root in an unprivileged container lacks it.
     pub(crate) sys_admin: bool,
-    /// It may grow a mounted ext4 (the kernel asks for `CAP_SYS_RESOURCE`).
+    /// `CAP_SYS_RESOURCE`: it may grow a mounted ext4.
     pub(crate) sys_resource: bool,
 }
 
 impl Privileges {
-    /// Reads `/proc/self/status`.
+    /// Parses `/proc/self/status`.
     pub(crate) fn parse(status: &str) -> Option<Self> {
         let value = |name: &str| {
             status
@@ -40,14 +40,14 @@ impl Privileges {
 /// A Linux distribution, as `/etc/os-release` names it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Distribution {
-    /// For people, e.g. `Debian GNU/Linux 12 (bookworm)`.
+    /// For display, e.g. `Debian GNU/Linux 12 (bookworm)`.
     pub(crate) name: String,
-    /// It has apt: Debian, Ubuntu and what derives from them.
+    /// It has apt: Debian, Ubuntu and their derivatives.
     pub(crate) debian: bool,
 }
 
 impl Distribution {
-    /// Reads `/etc/os-release`; unknown stays empty and not Debian.
+    /// Parses `/etc/os-release`. If it is missing: no name, not Debian.
     pub(crate) fn parse(os_release: &str) -> Self {
         let value = |name: &str| {
             let line = os_release
@@ -69,7 +69,7 @@ impl Distribution {
     }
 }
 
-/// The file systems of `/proc/filesystems`. A file system that is built as a module is there only once it is loaded.
+/// The file systems in `/proc/filesystems`. One that is a module is listed only once it is loaded.
 pub(crate) fn filesystems(proc_filesystems: &str) -> BTreeSet<&str> {
     proc_filesystems
         .lines()
@@ -77,7 +77,7 @@ pub(crate) fn filesystems(proc_filesystems: &str) -> BTreeSet<&str> {
         .collect()
 }
 
-/// Is there a module for this file system? `list` is `modules.dep` or `modules.builtin` of the running kernel.
+/// Whether the kernel has a module for this file system. `list` is `modules.dep` or `modules.builtin` of the running kernel.
 pub(crate) fn has_module(list: &str, filesystem: &str) -> bool {
     let file = format!("/{filesystem}.ko");
     list.lines()
@@ -85,7 +85,7 @@ pub(crate) fn has_module(list: &str, filesystem: &str) -> bool {
         .any(|path| path.contains(&file))
 }
 
-/// The `InitiatorName` of `initiatorname.iscsi`, when it has one.
+/// The `InitiatorName` in `initiatorname.iscsi`, if there is one.
 pub(crate) fn initiator_name(file: &str) -> Option<&str> {
     file.lines()
         .find_map(|line| line.trim().strip_prefix("InitiatorName="))
@@ -93,12 +93,12 @@ pub(crate) fn initiator_name(file: &str) -> Option<&str> {
         .filter(|name| !name.is_empty())
 }
 
-/// A Go release.
+/// A Go release: major and minor version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct GoVersion(pub(crate) u32, pub(crate) u32);
 
 impl GoVersion {
-    /// Reads `go env GOVERSION`: `go1.26.8`, `go1.22rc1`, `devel go1.27-abc`.
+    /// Parses `go env GOVERSION`: `go1.26.8`, `go1.22rc1`, `devel go1.27-abc`.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let (_, version) = text.split_once("go")?;
         let mut parts = version.split('.');
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn file_systems_are_the_last_word_of_each_line() {
+    fn file_systems_are_the_last_field_of_each_line() {
         let known = filesystems("nodev\tsysfs\n\text4\n\txfs\n");
         assert!(known.contains("ext4") && known.contains("xfs") && known.contains("sysfs"));
         assert!(!known.contains("btrfs") && !known.contains("nodev"));

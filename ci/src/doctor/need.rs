@@ -1,25 +1,25 @@
-//! Which layer needs what: the table that doctor judges a machine by.
+//! What each task needs: the table behind `cargo ci doctor`.
 
 use clap::ValueEnum;
 
-/// A layer of tests, or another thing one may want to do here.
+/// A layer of tests, or another task with needs of its own. The value names are those of the tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Layer {
     /// All that `cargo test` runs
     Test,
     /// csi-sanity
     Sanity,
-    /// Stories with block devices and mounts
+    /// The node tests with block devices and mounts
     Node,
     /// The demo
     Demo,
-    /// Stories of real iSCSI in virtual machines
+    /// The stories with real iSCSI in virtual machines
     Vm,
-    /// Other people's programs against dsm-sim
+    /// Third-party clients of dsm-sim
     Clients,
-    /// Other drivers against dsm-sim
+    /// The comparison with other drivers
     Peers,
-    /// The measurements
+    /// The benchmarks
     Bench,
     /// The comparison with the CSI specification
     Spec,
@@ -27,11 +27,12 @@ pub(crate) enum Layer {
     Chart,
     /// The hosted pipeline
     Workflows,
-    /// Kubernetes' own storage suite
-    External,
+    /// Kubernetes' storage conformance suite
+    #[value(name = "k8s-conformance", alias = "external")]
+    K8sConformance,
     /// The images of the programs
     Images,
-    /// The images, started as the chart starts them
+    /// The images, run as by the chart
     Containers,
     /// Formatting and lints
     Lint,
@@ -39,43 +40,43 @@ pub(crate) enum Layer {
     All,
 }
 
-/// One thing a machine has or has not.
+/// A property of the machine, or a program, that layers need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Need {
-    /// A cargo subcommand, with the rustup component that brings it.
+    /// A cargo subcommand, and the rustup component that provides it.
     Component(&'static str, &'static str),
     /// The effective user is root.
     Root,
-    /// Mounting is allowed; root in a plain container may not.
+    /// `CAP_SYS_ADMIN`, to mount. Root in an unprivileged container lacks it.
     SysAdmin,
-    /// `/dev/loop-control` opens.
+    /// `/dev/loop-control` can be opened.
     LoopDevices,
-    /// A Debian package, and its programs that are used.
+    /// A Debian package, and those of its programs that we use.
     Programs(&'static str, &'static [&'static str]),
-    /// A file system of the kernel.
+    /// Kernel support for a file system.
     Filesystem(&'static str),
-    /// A Go that can build what we pin, or fetch one that can.
+    /// A Go that can build the pinned programs, or fetch a Go that can.
     Go,
     /// csi-sanity in the pinned version.
     CsiSanity,
     /// `CAP_SYS_RESOURCE`.
     SysResource,
-    /// The node's own iSCSI name.
+    /// The node's iSCSI initiator name.
     InitiatorName,
 }
 
-/// How much a layer wants it.
+/// How strongly a layer needs something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Weight {
-    /// Good to know; never in the way.
+    /// Optional: reported, but not required.
     Note,
-    /// Indispensable for root. Without root, the tests that use it are skipped anyway.
+    /// Required as root. Without root, the tests that use it are skipped anyway.
     WithRoot,
-    /// Indispensable.
+    /// Required.
     Must,
 }
 
-/// Everything, in the order in which doctor lists it.
+/// All needs, in the order of doctor's table.
 pub(crate) const NEEDS: &[Need] = &[
     Need::Component("fmt", "rustfmt"),
     Need::Component("clippy", "clippy"),
@@ -114,7 +115,7 @@ pub(crate) const NEEDS: &[Need] = &[
     Need::InitiatorName,
 ];
 
-/// Packages that only the virtual machines use.
+/// Packages that are needed only for the virtual machines.
 const FOR_VM: [&str; 11] = [
     "qemu-system-x86",
     "dpkg",
@@ -129,11 +130,11 @@ const FOR_VM: [&str; 11] = [
     "multipath-tools",
 ];
 
-/// Packages that only images are made with. Beside it an engine of our own wants dockerd, where none runs, and a base of our own
-/// mmdebstrap, where no registry is in reach: whoever comes to that gets them.
+/// Packages that are needed only to build images. dockerd, if no engine runs, and mmdebstrap, if no registry is reachable, are
+/// installed on demand.
 const FOR_IMAGES: [&str; 1] = ["docker.io"];
 
-/// Packages that only other people's programs use.
+/// Packages that are needed only for third-party clients.
 const FOR_CLIENTS: [&str; 3] = ["chromium", "chromium-driver", "virtualenv"];
 
 const SINGLE: [Layer; 15] = [
@@ -148,14 +149,14 @@ const SINGLE: [Layer; 15] = [
     Layer::Spec,
     Layer::Chart,
     Layer::Workflows,
-    Layer::External,
+    Layer::K8sConformance,
     Layer::Images,
     Layer::Containers,
     Layer::Lint,
 ];
 
 impl Need {
-    /// What doctor calls it.
+    /// The name in doctor's table.
     pub(crate) fn name(self) -> String {
         match self {
             Self::Component(subcommand, _) => format!("cargo {subcommand}"),
@@ -171,11 +172,11 @@ impl Need {
         }
     }
 
-    /// How much `layer` wants it; `None` when it does not care.
+    /// How strongly `layer` needs it; `None` if it does not.
     pub(crate) fn weight(self, layer: Layer) -> Option<Weight> {
         use Layer::{
-            All, Bench, Chart, Clients, Containers, Demo, External, Images, Lint, Node, Peers,
-            Sanity, Spec, Test, Vm, Workflows,
+            All, Bench, Chart, Clients, Containers, Demo, Images, K8sConformance, Lint, Node,
+            Peers, Sanity, Spec, Test, Vm, Workflows,
         };
         if layer == All {
             return SINGLE
@@ -185,15 +186,16 @@ impl Need {
         }
         match self {
             Self::Component(..) => (layer == Lint).then_some(Weight::Must),
-            Self::Go if matches!(layer, Spec | Chart | Workflows | External) => Some(Weight::Must),
+            Self::Go if matches!(layer, Spec | Chart | Workflows | K8sConformance) => {
+                Some(Weight::Must)
+            }
             Self::Go | Self::CsiSanity => matches!(layer, Sanity | Peers).then_some(Weight::Must),
-            // The guest has what the host has installed; it is root there, and brings its own kernel.
-            // The tests of node-sim's target side start a tgtd; its initiator side is compared with the real iscsiadm.
+            // The tests of node-sim's target side start a tgtd; those of its initiator side compare it with the real iscsiadm.
             Self::Programs("tgt" | "open-iscsi", _) if layer == Test => Some(Weight::WithRoot),
             Self::Programs(package, _) if FOR_IMAGES.contains(&package) => {
                 matches!(layer, Images | Containers).then_some(Weight::Must)
             }
-            // It brings up the network of the engine.
+            // To bring up the loopback interface of the private engine.
             Self::Programs("iproute2", _) if layer == Containers => Some(Weight::Must),
             Self::Programs(package, _) if FOR_CLIENTS.contains(&package) => {
                 (layer == Clients).then_some(Weight::Must)
@@ -201,6 +203,7 @@ impl Need {
             Self::Programs(package, _) if FOR_VM.contains(&package) => {
                 (layer == Vm).then_some(Weight::Must)
             }
+            // The guest uses the programs that are installed on the host. It runs as root, with its own kernel.
             Self::Programs(..) if layer == Vm => Some(Weight::Must),
             Self::Root
             | Self::SysAdmin
@@ -208,22 +211,22 @@ impl Need {
             | Self::Programs(..)
             | Self::Filesystem(_) => match layer {
                 Sanity | Node | Demo | Bench => Some(Weight::Must),
-                // The driver's image brings its tools; the kernel is the machine's.
+                // The driver's image contains the tools; the kernel is the machine's.
                 Containers => (!matches!(self, Self::Programs(..))).then_some(Weight::Must),
                 Test if self == Self::Root => Some(Weight::Note),
                 Test => Some(Weight::WithRoot),
-                Spec | Chart | Workflows | External | Images | Lint | Vm | Clients | Peers
-                | All => None,
+                Spec | Chart | Workflows | K8sConformance | Images | Lint | Vm | Clients
+                | Peers | All => None,
             },
             Self::SysResource | Self::InitiatorName => (!matches!(
                 layer,
-                Spec | Chart | Workflows | External | Images | Lint | Vm | Clients | Peers
+                Spec | Chart | Workflows | K8sConformance | Images | Lint | Vm | Clients | Peers
             ))
             .then_some(Weight::Note),
         }
     }
 
-    /// The layers that cannot do without it, for people.
+    /// The names of the layers that require it, for doctor's table.
     pub(crate) fn wanted_by(self) -> String {
         let wanting = |layer: &Layer| {
             self.weight(*layer)
@@ -239,7 +242,7 @@ impl Need {
 }
 
 impl Layer {
-    /// As it is typed.
+    /// The name on the command line.
     pub(crate) fn name(self) -> String {
         self.to_possible_value()
             .map(|value| value.get_name().to_owned())
@@ -252,7 +255,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_plain_tests_need_nothing_without_root() {
+    fn the_tests_need_nothing_without_root() {
         for need in NEEDS {
             assert_ne!(
                 need.weight(Layer::Test),
@@ -264,14 +267,14 @@ mod tests {
     }
 
     #[test]
-    fn what_one_layer_must_have_all_must_have() {
+    fn layer_all_needs_what_any_layer_needs() {
         assert_eq!(Need::Root.weight(Layer::All), Some(Weight::Must));
         assert_eq!(Need::Go.weight(Layer::All), Some(Weight::Must));
         assert_eq!(Need::SysResource.weight(Layer::All), Some(Weight::Note));
         assert_eq!(Need::Go.weight(Layer::Demo), None);
         assert_eq!(
             Need::Go.wanted_by(),
-            "sanity peers spec chart workflows external"
+            "sanity peers spec chart workflows k8s-conformance"
         );
     }
 }

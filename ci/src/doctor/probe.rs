@@ -1,9 +1,9 @@
-//! Looking for one thing at a time, and knowing what helps when it is not there.
+//! Checks for one need at a time, and knows the remedy if it is missing.
 
 use std::fs::{self, OpenOptions};
 
 use super::{machine, need::Need};
-use crate::{context::Context, go, run::Step};
+use crate::{context::Context, go, run::Cmd};
 
 /// How to get what is missing.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -12,16 +12,16 @@ pub(super) enum Remedy {
     Package(&'static str),
     /// A command line.
     Command(String),
-    /// Be root.
+    /// Run as root.
     Root,
-    /// Only words.
+    /// Advice without a command.
     Advice(&'static str),
 }
 
-/// What is there, or why not and what helps.
+/// What was found; or the reason why it is missing, and the remedy.
 pub(super) type Probe = Result<String, (String, Remedy)>;
 
-/// Looks for one thing.
+/// Checks for one need.
 pub(super) fn probe(context: &Context, need: Need) -> Probe {
     let privileges = context.privileges;
     let absent = |why: &str, remedy: Remedy| Err((why.to_owned(), remedy));
@@ -29,7 +29,7 @@ pub(super) fn probe(context: &Context, need: Need) -> Probe {
         Need::Component(subcommand, component) => component_of_rust(context, subcommand, component),
         Need::Root if privileges.root => Ok("yes".into()),
         Need::Root => absent(
-            "not root: what needs block devices and mounts cannot run",
+            "not root: tests with block devices and mounts cannot run",
             Remedy::Root,
         ),
         Need::SysAdmin if privileges.sys_admin => Ok("granted".into()),
@@ -80,7 +80,7 @@ fn programs_of(context: &Context, package: &'static str, programs: &[&str]) -> P
 }
 
 fn component_of_rust(context: &Context, subcommand: &str, component: &str) -> Probe {
-    let output = Step::new(context, &format!("cargo {subcommand} --version")).output();
+    let output = Cmd::new(context, &format!("cargo {subcommand} --version")).output();
     match output {
         Ok(output) if output.success => Ok(output.stdout.trim().to_owned()),
         Ok(_) | Err(_) => {
@@ -102,7 +102,7 @@ fn loop_devices(context: &Context) -> Probe {
     };
     let mut opened = open();
     if opened.is_err() && context.privileges.root {
-        let _ = Step::new(context, "modprobe loop").output();
+        let _ = Cmd::new(context, "modprobe loop").output();
         opened = open();
     }
     match opened {
@@ -120,10 +120,10 @@ fn kernel_filesystem(context: &Context, filesystem: &str) -> Probe {
         return Ok("in /proc/filesystems".into());
     }
     if context.privileges.root {
-        let _ = Step::new(context, &format!("modprobe {filesystem}")).output();
-        // A container often lacks modprobe or /lib/modules, but the kernel itself loads the module when a mount names the
-        // file system. This mount always fails: /dev/null is no block device.
-        let _ = Step::new(context, &format!("mount -t {filesystem} /dev/null /mnt")).output();
+        let _ = Cmd::new(context, &format!("modprobe {filesystem}")).output();
+        // Containers often lack modprobe or /lib/modules, but the kernel itself loads the module for a mount with this file
+        // system type. This mount always fails, because /dev/null is not a block device.
+        let _ = Cmd::new(context, &format!("mount -t {filesystem} /dev/null /mnt")).output();
         if listed(filesystem) {
             return Ok("a module, loaded just now".into());
         }
@@ -151,7 +151,7 @@ fn module_exists(filesystem: &str) -> bool {
     })
 }
 
-/// Only real iSCSI needs a name of the node's own; the simulated node brings one.
+/// Only real iSCSI needs an initiator name; node-sim has its own.
 fn initiator_name() -> Probe {
     let file = fs::read_to_string("/etc/iscsi/initiatorname.iscsi").unwrap_or_default();
     match machine::initiator_name(&file) {

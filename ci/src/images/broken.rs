@@ -1,4 +1,4 @@
-//! An image that is broken on purpose: whoever finds nothing wrong with it would find nothing wrong with a real one.
+//! Negative test of the image checks: an image that is broken on purpose must fail them.
 
 use std::{
     fs::{self, Permissions},
@@ -10,16 +10,16 @@ use anyhow::{Context as _, Result, ensure};
 use super::{IMAGES, engine::Engine, tag, try_programs};
 use crate::context::Context;
 
-/// The program that is broken, and an image that has it.
+/// The program to break, and an image that contains it.
 const PROGRAM: &str = "blockdev";
 const IMAGE: &str = "node-sim";
-/// How programs name what they want of their C library, up to its version.
-const WANTS: &[u8] = b"GLIBC_2.";
+/// Prefix of the symbol versions that a program requires from glibc.
+const VERSION_PREFIX: &[u8] = b"GLIBC_2.";
 
-/// Puts a program into an image of its own that wants another C library than there is, and expects that it is noticed.
+/// Builds an image with a program that requires a newer glibc, and checks that it is refused.
 ///
 /// # Errors
-/// When it is not, or cannot be tried.
+/// When it is not refused, or cannot be built.
 pub(super) fn must_be_refused(context: &Context, engine: &Engine<'_>) -> Result<()> {
     let image = IMAGES.iter().find(|image| image.name == IMAGE);
     let image = image.context("there is no such image")?;
@@ -29,7 +29,7 @@ pub(super) fn must_be_refused(context: &Context, engine: &Engine<'_>) -> Result<
     let folder = context.target.join("images/broken");
     fs::create_dir_all(&folder)?;
     let broken = folder.join(PROGRAM);
-    fs::write(&broken, of_another_library(&fs::read(&healthy)?)?)?;
+    fs::write(&broken, with_other_libc(&fs::read(&healthy)?)?)?;
     fs::set_permissions(&broken, Permissions::from_mode(0o755))?;
     let file = format!("FROM {}\nCOPY {PROGRAM} /usr/sbin/{PROGRAM}\n", tag(IMAGE));
     fs::write(folder.join("Dockerfile"), file)?;
@@ -38,30 +38,30 @@ pub(super) fn must_be_refused(context: &Context, engine: &Engine<'_>) -> Result<
         .build()?
         .args(&["--tag", &broken])
         .arg(&folder)
-        .quiet("Building an image that is broken on purpose")?;
-    let tried = try_programs(engine, image, &broken);
-    engine.step("image rm").arg(&broken).output()?;
-    let told = tried
+        .run_quietly("Building an image that is broken on purpose")?;
+    let result = try_programs(engine, image, &broken);
+    engine.docker("image rm").arg(&broken).output()?;
+    let error = result
         .err()
         .map(|refusal| format!("{refusal:#}"))
         .unwrap_or_default();
     ensure!(
-        told.contains(PROGRAM) && told.contains("its loader says"),
-        "an image with a {PROGRAM} that cannot start was not refused for that, but: {told:?}"
+        error.contains(PROGRAM) && error.contains("its loader says"),
+        "an image with a {PROGRAM} that cannot start was not refused for that reason; the error is {error:?}"
     );
-    println!("A broken image is refused: {told}");
+    println!("A broken image is refused: {error}");
     Ok(())
 }
 
-/// A program that asks for versions of the C library that nobody has made: `GLIBC_9.` in place of `GLIBC_2.`.
-fn of_another_library(program: &[u8]) -> Result<Vec<u8>> {
+/// Makes a program require a nonexistent glibc: replaces `GLIBC_2.` by `GLIBC_9.`.
+fn with_other_libc(program: &[u8]) -> Result<Vec<u8>> {
     let mut changed = program.to_vec();
-    let places: Vec<usize> = (0..program.len().saturating_sub(WANTS.len()))
-        .filter(|at| program[*at..].starts_with(WANTS))
+    let offsets: Vec<usize> = (0..program.len().saturating_sub(VERSION_PREFIX.len()))
+        .filter(|at| program[*at..].starts_with(VERSION_PREFIX))
         .collect();
-    ensure!(!places.is_empty(), "it wants nothing of a C library");
-    for at in places {
-        changed[at + WANTS.len() - 2] = b'9';
+    ensure!(!offsets.is_empty(), "the program requires no glibc version");
+    for at in offsets {
+        changed[at + VERSION_PREFIX.len() - 2] = b'9';
     }
     Ok(changed)
 }
@@ -71,10 +71,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_version_that_it_wants_becomes_another() {
+    fn every_required_glibc_version_is_replaced() {
         let program = b"\0libc.so.6\0GLIBC_2.34\0GLIBC_2.2.5\0.text";
-        let changed = of_another_library(program).unwrap();
+        let changed = with_other_libc(program).unwrap();
         assert_eq!(changed, b"\0libc.so.6\0GLIBC_9.34\0GLIBC_9.2.5\0.text");
-        assert!(of_another_library(b"static").is_err());
+        assert!(with_other_libc(b"static").is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! A Docker engine: the one that runs on this machine, or a private one for as long as it is needed.
+//! A Docker engine: the one that runs on this machine, or a private dockerd that ends with this process.
 
 use std::{
     fs::{self, File},
@@ -15,57 +15,57 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::{context::Context, doctor, run::Step};
+use crate::{context::Context, doctor, run::Cmd};
 
-/// How long a private engine may take to answer.
-const STARTS: Duration = Duration::from_secs(60);
-const LOOK_AGAIN: Duration = Duration::from_millis(200);
+/// How long a private engine may take to start.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Which network a private engine gives its containers.
+/// The network of a private engine's containers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Network {
-    /// The machine's, and no other: builds fetch packages.
-    Machine,
-    /// One that the machine does not see: bridges, addresses and ports are the engine's own, and end with it. No way leads out
-    /// of it, and in only with [`Engine::runner`].
-    Own,
+    /// The host's, because image builds download packages.
+    Host,
+    /// A network namespace of its own, with bridges, addresses and ports that end with the engine. It has no connection to the
+    /// outside; [`Engine::runner`] runs a program inside.
+    Isolated,
 }
 
-/// An engine that answers.
+/// A running engine.
 pub(crate) struct Engine<'a> {
     context: &'a Context,
     private: Option<Private>,
 }
 
-/// An engine that was started here.
+/// An engine that this process has started.
 struct Private {
-    /// Where the client finds it.
+    /// `DOCKER_HOST` for its clients.
     host: String,
-    /// `unshare`: what it started, and whatever that has started, ends with it.
-    keeper: Child,
+    /// The `unshare` process. All its descendants end with it.
+    unshare: Child,
     network: Network,
-    /// Nobody else may start one with the same data.
+    /// Keeps other processes from starting an engine with the same data.
     _lock: File,
 }
 
 impl<'a> Engine<'a> {
-    /// Finds one, or starts one below the target directory.
+    /// Uses the running engine, or starts a private one with its data below the target directory.
     ///
     /// # Errors
-    /// When none runs and none can be started.
-    pub(crate) fn reach(context: &'a Context, network: Network) -> Result<Self> {
+    /// When no engine runs and none can be started.
+    pub(crate) fn connect_or_start(context: &'a Context, network: Network) -> Result<Self> {
         let mut engine = Self {
             context,
             private: None,
         };
-        let asked = engine.step("info").output()?;
-        if asked.success {
+        let info = engine.docker("info").output()?;
+        if info.success {
             return Ok(engine);
         }
         ensure!(
             context.privileges.root,
-            "no Docker engine can be used here, and only root can start one: {}",
-            asked.stderr.trim()
+            "no Docker engine is usable here, and only root can start one: {}",
+            info.stderr.trim()
         );
         doctor::provide(context, "docker.io", "dockerd")?;
         let folder = context.target.join("docker");
@@ -73,53 +73,54 @@ impl<'a> Engine<'a> {
         let log = folder.join("log");
         engine.private = Some(Private::start(context, &folder, &log, network)?);
         engine.wait(&log)?;
-        if network == Network::Own {
+        if network == Network::Isolated {
             let inside = engine.runner()?;
-            Step::new(context, &inside.join(" "))
+            Cmd::new(context, &inside.join(" "))
                 .args(&["ip", "link", "set", "lo", "up"])
-                .quiet("Giving the engine a network of its own")?;
+                .run_quietly("Bringing up the engine's network")?;
         }
         Ok(engine)
     }
 
     #[expect(
         clippy::disallowed_methods,
-        reason = "the one wait of this program: for a daemon, between two looks, with a bound"
+        reason = "the only sleep of this program: polls for a daemon, with a timeout"
     )]
     fn wait(&mut self, log: &Path) -> Result<()> {
         let start = Instant::now();
-        while !self.answers()? {
-            let keeper = self.private.as_mut().map(|private| &mut private.keeper);
-            let ended = keeper.map(Child::try_wait).transpose()?;
-            if start.elapsed() > STARTS || ended.flatten().is_some() {
-                let said = fs::read_to_string(log).unwrap_or_default();
-                let last: Vec<&str> = said.lines().rev().take(5).collect();
-                bail!("no Docker engine comes up; its last words: {last:?}");
+        while !self.responds()? {
+            let unshare = self.private.as_mut().map(|private| &mut private.unshare);
+            let ended = unshare.map(Child::try_wait).transpose()?;
+            if start.elapsed() > START_TIMEOUT || ended.flatten().is_some() {
+                let log_text = fs::read_to_string(log).unwrap_or_default();
+                let last: Vec<&str> = log_text.lines().rev().take(5).collect();
+                bail!("the Docker engine does not start; the end of its log: {last:?}");
             }
-            // sleep: between two looks.
-            sleep(LOOK_AGAIN);
+            // sleep: poll interval.
+            sleep(POLL_INTERVAL);
         }
         Ok(())
     }
 
-    fn answers(&self) -> Result<bool> {
-        Ok(self.step("info").output()?.success)
+    fn responds(&self) -> Result<bool> {
+        Ok(self.docker("info").output()?.success)
     }
 
-    /// A call of its client; `line` is split at blanks.
-    pub(crate) fn step(&self, line: &str) -> Step {
-        self.known_to(Step::new(self.context, &format!("docker {line}")))
+    /// A command of its client; `line` is split at spaces.
+    pub(crate) fn docker(&self, line: &str) -> Cmd {
+        self.with_docker_host(Cmd::new(self.context, &format!("docker {line}")))
     }
 
-    /// Tells a program where the engine is, when that is not where it looks by itself.
-    pub(crate) fn known_to(&self, step: Step) -> Step {
+    /// Sets `DOCKER_HOST` of a program, if the engine is a private one.
+    pub(crate) fn with_docker_host(&self, cmd: Cmd) -> Cmd {
         match &self.private {
-            Some(private) => step.env("DOCKER_HOST", &private.host),
-            None => step,
+            Some(private) => cmd.env("DOCKER_HOST", &private.host),
+            None => cmd,
         }
     }
 
-    /// What a program that speaks with containers is to be started by. Nothing, when it reaches them from where it is.
+    /// The command that runs a program inside the engine's network namespace, so that it reaches the containers. Empty if the
+    /// engine is not isolated.
     ///
     /// # Errors
     /// When the engine has ended.
@@ -127,24 +128,24 @@ impl<'a> Engine<'a> {
         let own = self
             .private
             .as_ref()
-            .filter(|it| it.network == Network::Own);
+            .filter(|it| it.network == Network::Isolated);
         own.map_or(Ok(Vec::new()), |private| {
             let network = format!("--net=/proc/{}/ns/net", private.daemon()?);
             Ok(vec!["nsenter".to_owned(), network])
         })
     }
 
-    /// `docker build`. Some clients lack the plugin that the newer builder needs; the older one does too.
+    /// `docker build`. Falls back to the legacy builder if the client lacks the buildx plugin.
     ///
     /// # Errors
     /// When there is no client.
-    pub(crate) fn build(&self) -> Result<Step> {
-        let newer = self.step("buildx version").output()?.success;
-        let step = self.step("build --network host");
+    pub(crate) fn build(&self) -> Result<Cmd> {
+        let newer = self.docker("buildx version").output()?.success;
+        let cmd = self.docker("build --network host");
         Ok(if newer {
-            step
+            cmd
         } else {
-            step.env("DOCKER_BUILDKIT", "0")
+            cmd.env("DOCKER_BUILDKIT", "0")
         })
     }
 }
@@ -155,24 +156,24 @@ impl Private {
         let lock = File::create(folder.join("lock"))?;
         lock.try_lock()
             .context("another cargo ci has started a Docker engine with the same data")?;
-        // One that was killed leaves its number and its containerd's, which count in a namespace that is gone: the next one would
-        // take its own processes for those.
-        let (number, exec) = (folder.join("pid"), folder.join("exec"));
-        remove(&number, |it| fs::remove_file(it))?;
+        // A killed engine leaves its PID file and containerd's. Their PIDs are those of a PID namespace that is gone: the next
+        // engine would mistake its own processes for them.
+        let (pid_file, exec) = (folder.join("pid"), folder.join("exec"));
+        remove(&pid_file, |it| fs::remove_file(it))?;
         remove(&exec, |it| fs::remove_dir_all(it))?;
-        // And networks, which the next one would bring to life again, perhaps on the machine.
+        // And networks, which the next engine would restore, perhaps on the host.
         remove(&folder.join("data/network"), |it| fs::remove_dir_all(it))?;
-        // However this process ends, unshare ends with it, and with unshare its child, which is the first process of a
-        // namespace: the kernel ends all others in it. Mounts and networks go with the last of them.
-        let keeper =
+        // However this process ends, unshare is killed with it, and with unshare its child, the init process of a PID namespace:
+        // the kernel then kills all other processes in it. Mounts and networks are released with the last of them.
+        let unshare =
             "setpriv --pdeathsig KILL unshare --fork --pid --kill-child --mount --mount-proc";
-        let mut step = Step::new(context, keeper);
-        step = match network {
-            Network::Machine => step.args(&["dockerd", "--bridge", "none"]),
-            // Ports are forwarded by a process, and not by rules: it takes no part of the kernel that may be missing.
-            Network::Own => step.args(&["--net", "dockerd", "--ip-forward=false"]),
+        let mut cmd = Cmd::new(context, unshare);
+        cmd = match network {
+            Network::Host => cmd.args(&["dockerd", "--bridge", "none"]),
+            // Ports are forwarded by a userland proxy, not by iptables, because the kernel may lack netfilter modules.
+            Network::Isolated => cmd.args(&["--net", "dockerd", "--ip-forward=false"]),
         };
-        let keeper = step
+        let unshare = cmd
             .args(&["--iptables=false", "--ip6tables=false"])
             .args(&["--host", &host])
             .arg("--data-root")
@@ -180,24 +181,24 @@ impl Private {
             .arg("--exec-root")
             .arg(&exec)
             .arg("--pidfile")
-            .arg(&number)
-            .background(log)?;
+            .arg(&pid_file)
+            .spawn_to_log(log)?;
         Ok(Self {
             host,
-            keeper,
+            unshare,
             network,
             _lock: lock,
         })
     }
 
-    /// The engine's process, as the machine counts them.
+    /// The engine's PID in the host's PID namespace.
     fn daemon(&self) -> Result<Pid> {
-        let keeper = self.keeper.id();
-        let file = format!("/proc/{keeper}/task/{keeper}/children");
+        let unshare = self.unshare.id();
+        let file = format!("/proc/{unshare}/task/{unshare}/children");
         let children = fs::read_to_string(&file).context(file)?;
         let first = children.split_whitespace().next();
-        let number = first.context("the Docker engine has ended")?.parse()?;
-        Ok(Pid::from_raw(number))
+        let pid_file = first.context("the Docker engine has ended")?.parse()?;
+        Ok(Pid::from_raw(pid_file))
     }
 }
 
@@ -212,13 +213,13 @@ fn remove(path: &Path, how: impl FnOnce(&Path) -> io::Result<()>) -> Result<()> 
 
 impl Drop for Private {
     fn drop(&mut self) {
-        // It stops its containers and writes down what it knows. unshare ends when it has ended.
-        let asked = self
+        // On SIGTERM it stops its containers and saves its state. unshare ends when it has ended.
+        let terminated = self
             .daemon()
             .and_then(|pid| Ok(kill(pid, Signal::SIGTERM)?));
-        if asked.is_err() {
-            let _ = self.keeper.kill();
+        if terminated.is_err() {
+            let _ = self.unshare.kill();
         }
-        let _ = self.keeper.wait();
+        let _ = self.unshare.wait();
     }
 }

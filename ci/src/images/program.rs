@@ -1,8 +1,9 @@
-//! The programs that go into images. They are linked statically: the C library of the machine that builds them is part of them, so that
-//! it does not matter how old that of the image is (`ci/images/rustc`).
+//! Builds the programs that go into images. They are linked statically (`ci/images/rustc`), so that the age of an image's C
+//! library does not matter.
 //!
-//! Two looks make sure of it: at the file, which must not ask for a loader, and at what a program says in its image. A loader that
-//! finds too old a C library ends with 1, as many a healthy program does that was asked for its version, so codes are not enough.
+//! Two checks: the ELF file must not name a loader, and the program's output in the image must not be a loader error. A loader
+//! that finds too old a C library exits with 1, like some healthy programs that print their version, so the exit code is not
+//! enough.
 
 use std::{
     fs,
@@ -13,29 +14,29 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{
     context::Context,
-    run::{Output, Step},
+    run::{Cmd, Output},
     testing::build_optimized,
 };
 
-/// What a loader says when it cannot start a program, whatever code it ends with.
-const LOADER: [&str; 4] = [
+/// Messages of a loader that cannot start a program, whatever its exit code.
+const LOADER_ERRORS: [&str; 4] = [
     "error while loading shared libraries",
     "' not found (required by ",
     "cannot open shared object file",
     "no version information available",
 ];
 
-/// The type of a program header that names a loader (`PT_INTERP`).
+/// The type of the program header that names the loader (`PT_INTERP`).
 const INTERPRETER: u32 = 3;
 
-/// Builds the programs of these names; the folder that they are in.
+/// Builds these programs, and returns their folder.
 ///
 /// # Errors
-/// When one does not compile, or is not static.
+/// When one does not compile, or is not linked statically.
 pub(super) fn build(context: &Context, names: &[&str]) -> Result<PathBuf> {
     build_optimized(context, names).context(
-        "where the linker misses -lc, the C library's archive is not there: \
-         it is in libc6-dev (Debian, Ubuntu) or glibc-static (Fedora)",
+        "if the linker does not find -lc, install the static C library: \
+         libc6-dev (Debian, Ubuntu) or glibc-static (Fedora)",
     )?;
     let folder = context.target.join("release");
     for name in names {
@@ -46,38 +47,38 @@ pub(super) fn build(context: &Context, names: &[&str]) -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// The C library that becomes part of the programs, as `NAME VERSION`.
+/// The C library that is linked into the programs, as `NAME VERSION`.
 ///
 /// # Errors
-/// When the machine does not tell.
+/// When `getconf` does not report it.
 pub(super) fn c_library(context: &Context) -> Result<String> {
-    let told = Step::new(context, "getconf GNU_LIBC_VERSION").output()?;
-    let told = told.stdout.trim().to_owned();
+    let version = Cmd::new(context, "getconf GNU_LIBC_VERSION").output()?;
+    let version = version.stdout.trim().to_owned();
     ensure!(
-        told.starts_with("glibc "),
-        "`getconf GNU_LIBC_VERSION` does not tell which C library is linked into the programs: {told:?}"
+        version.starts_with("glibc "),
+        "`getconf GNU_LIBC_VERSION` does not name the C library that is linked into the programs: {version:?}"
     );
-    Ok(told)
+    Ok(version)
 }
 
 fn must_be_static(path: &Path, bytes: &[u8]) -> Result<()> {
     if let Some(loader) = loader(bytes).with_context(|| path.display().to_string())? {
         bail!(
-            "{} asks for the loader {loader}, and with it for a C library that an image may not have: it must be linked statically",
+            "{} needs the loader {loader}, and thus a C library that an image may not have: it must be linked statically",
             path.display()
         );
     }
     Ok(())
 }
 
-/// The loader that a program for a 64-bit little-endian processor asks for.
+/// The loader named in a 64-bit little-endian ELF file; `None` if it is static.
 ///
 /// # Errors
-/// When it is no such program.
+/// When it is not such a file.
 fn loader(program: &[u8]) -> Result<Option<String>> {
     ensure!(
         program.starts_with(b"\x7fELF\x02\x01"),
-        "no program for a 64-bit little-endian processor"
+        "not a 64-bit little-endian ELF file"
     );
     let number = |at: usize, size: usize| -> Result<usize> {
         let bytes = program.get(at..at + size).context("it is cut off")?;
@@ -100,25 +101,25 @@ fn loader(program: &[u8]) -> Result<Option<String>> {
     Ok(None)
 }
 
-/// Whether a program has started, by what it said when it was asked for its version. `code` is what it ends with then.
+/// Checks that a program started, from its output when asked for its version. `code` is its expected exit code.
 ///
 /// # Errors
-/// Why not.
-pub(super) fn has_started(said: &Output, code: i32) -> Result<()> {
-    let words = format!("{}{}", said.stdout, said.stderr);
-    let words = words.trim();
-    if let Some(line) = words
+/// The reason why it did not start.
+pub(super) fn has_started(output: &Output, code: i32) -> Result<()> {
+    let text = format!("{}{}", output.stdout, output.stderr);
+    let text = text.trim();
+    if let Some(line) = text
         .lines()
-        .find(|line| LOADER.iter().any(|sign| line.contains(sign)))
+        .find(|line| LOADER_ERRORS.iter().any(|sign| line.contains(sign)))
     {
         bail!("its loader says: {line}");
     }
     ensure!(
-        said.code == Some(code),
-        "it ended with {:?} and not {code}: {words}",
-        said.code
+        output.code == Some(code),
+        "exit code {:?}, expected {code}: {text}",
+        output.code
     );
-    ensure!(!words.is_empty(), "it said nothing, not even its version");
+    ensure!(!text.is_empty(), "it printed nothing, not even its version");
     Ok(())
 }
 
@@ -126,7 +127,7 @@ pub(super) fn has_started(said: &Output, code: i32) -> Result<()> {
 mod tests {
     use super::*;
 
-    /// A program with these program headers, each a type and what it points to.
+    /// An ELF file with these program headers, each a type and its content.
     fn program(headers: &[(u32, &str)]) -> Vec<u8> {
         let mut bytes = b"\x7fELF\x02\x01".to_vec();
         bytes.resize(64, 0);
@@ -149,60 +150,61 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_asks_for_a_loader_is_refused_by_its_name() {
+    fn a_program_with_a_loader_is_refused() {
         let own = program(&[(1, "code"), (2, "dynamic")]);
         assert!(must_be_static(Path::new("a"), &own).is_ok());
         let shared = program(&[(1, "code"), (3, "/lib64/ld-linux-x86-64.so.2\0")]);
-        let told = must_be_static(Path::new("a/synology-csi"), &shared).unwrap_err();
-        let told = told.to_string();
+        let error = must_be_static(Path::new("a/synology-csi"), &shared).unwrap_err();
+        let error = error.to_string();
         assert!(
-            told.contains("a/synology-csi") && told.contains("/lib64/ld-linux-x86-64.so.2, and"),
-            "{told}"
+            error.contains("a/synology-csi") && error.contains("/lib64/ld-linux-x86-64.so.2, and"),
+            "{error}"
         );
     }
 
     #[test]
-    fn what_is_no_program_is_an_error_and_not_static() {
+    fn a_file_that_is_not_elf_is_an_error() {
         let whole = program(&[(1, "code"), (3, "/lib/ld.so\0")]);
         for bad in [&b"#!/bin/sh\n"[..], &whole[..60], &whole[..130]] {
             assert!(must_be_static(Path::new("a"), bad).is_err());
         }
     }
 
-    /// Tests find programs by variables that a plain shell drops, because of the hyphen in their names.
+    /// Tests find programs through these variables. Some shells drop them because of the hyphen in their names.
     #[test]
-    fn the_compiler_hears_where_programs_are() {
+    fn the_rustc_wrapper_passes_on_variables_with_a_hyphen() {
         let context = Context::read().unwrap();
         let wrapper = context.root.join("ci/images/rustc");
-        let step = Step::new(&context, &format!("{} env", wrapper.display()));
-        let told = step.env("CARGO_BIN_EXE_synology-csi", "here").output();
+        let cmd = Cmd::new(&context, &format!("{} env", wrapper.display()));
+        let output = cmd.env("CARGO_BIN_EXE_synology-csi", "here").output();
         assert!(
-            told.unwrap()
+            output
+                .unwrap()
                 .stdout
                 .contains("CARGO_BIN_EXE_synology-csi=here")
         );
     }
 
-    fn said(code: Option<i32>, stdout: &str, stderr: &str) -> Output {
+    fn output(code: Option<i32>, stdout: &str, stderr: &str) -> Output {
         Output {
             success: code == Some(0),
             code,
-            overran: false,
+            timed_out: false,
             stdout: stdout.to_owned(),
             stderr: stderr.to_owned(),
         }
     }
 
-    /// What cargo asks the compiler, and what it tells it to build.
+    /// The arguments are some of those that cargo passes to rustc.
     #[test]
-    fn only_programs_of_ours_are_linked_statically() {
+    fn only_our_programs_are_linked_statically() {
         let context = Context::read().unwrap();
         let passed_on = |arguments: &str| {
             let wrapper = context.root.join("ci/images/rustc");
-            let step = Step::new(&context, &format!("{} echo", wrapper.display()));
-            step.arg(arguments).output().unwrap().stdout
+            let cmd = Cmd::new(&context, &format!("{} echo", wrapper.display()));
+            cmd.arg(arguments).output().unwrap().stdout
         };
-        // One word is enough to see what is added.
+        // All arguments in one word: `echo` shows what the wrapper adds.
         for name in super::super::names() {
             let line = format!(
                 "--crate-name {} --edition=2024 src/main.rs --crate-type bin --emit=link",
@@ -226,29 +228,29 @@ mod tests {
     }
 
     #[test]
-    fn a_program_has_started_when_it_tells_its_version_and_ends_as_it_does() {
-        assert!(has_started(&said(Some(0), "mount 2.38\n", ""), 0).is_ok());
-        assert!(has_started(&said(Some(1), "", "Usage: resize2fs …\n"), 1).is_ok());
+    fn a_program_has_started_if_its_output_and_exit_code_are_as_expected() {
+        assert!(has_started(&output(Some(0), "mount 2.38\n", ""), 0).is_ok());
+        assert!(has_started(&output(Some(1), "", "Usage: resize2fs …\n"), 1).is_ok());
         for (bad, code) in [
-            (said(Some(127), "", "exec: not found\n"), 0),
-            (said(Some(1), "", "Usage: …\n"), 0),
-            (said(None, "", ""), 0),
-            (said(Some(0), "", " \n"), 0),
+            (output(Some(127), "", "exec: not found\n"), 0),
+            (output(Some(1), "", "Usage: …\n"), 0),
+            (output(None, "", ""), 0),
+            (output(Some(0), "", " \n"), 0),
         ] {
             assert!(has_started(&bad, code).is_err(), "{bad:?}");
         }
     }
 
-    /// As the loaders of glibc and of musl say it; their codes are those of healthy programs, too.
+    /// Messages of the loaders of glibc and musl. Healthy programs may end with the same exit codes.
     #[test]
-    fn a_loader_that_gives_up_is_seen_whatever_its_code() {
-        for words in [
+    fn loader_errors_are_detected_whatever_the_exit_code() {
+        for text in [
             "node-sim: /lib/x86_64-linux-gnu/libc.so.6: version `GLIBC_2.39' not found (required by node-sim)\n",
             "mount: error while loading shared libraries: libmount.so.1: cannot open shared object file: No such file or directory\n",
         ] {
             for code in [0, 1] {
-                let told = has_started(&said(Some(code), "", words), code).unwrap_err();
-                assert!(told.to_string().contains(words.trim()), "{told}");
+                let error = has_started(&output(Some(code), "", text), code).unwrap_err();
+                assert!(error.to_string().contains(text.trim()), "{error}");
             }
         }
     }

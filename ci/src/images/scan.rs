@@ -1,4 +1,4 @@
-//! What is inside of an image.
+//! Scans the files of an image: size, packages, setuid files and shells.
 
 use std::{
     fs::{self, File},
@@ -11,41 +11,40 @@ use tar::{Archive, EntryType};
 use super::engine::Engine;
 use crate::context::Context;
 
-/// Where `collect` writes down the packages that an image is made of.
+/// The list of packages that `ci/images/collect` writes.
 const PACKAGES: &str = "usr/share/doc/packages";
 const SHELLS: [&str; 9] = [
     "ash", "bash", "busybox", "csh", "dash", "ksh", "sh", "tcsh", "zsh",
 ];
 
-/// What is inside of an image.
+/// The contents of an image.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Content {
-    /// The sizes of its files together.
+    /// Total size of its files.
     pub(super) bytes: u64,
-    /// Its files.
+    /// Number of its files.
     pub(super) files: usize,
-    /// Its packages, each with its version.
+    /// `NAME VERSION` of each package.
     pub(super) packages: Vec<String>,
-    /// Files that give whoever starts them the rights of another.
+    /// Files with the setuid or setgid bit.
     pub(super) setuid: Vec<String>,
-    /// Programs that take commands.
     pub(super) shells: Vec<String>,
 }
 
 impl Content {
-    /// Looks through an image of the engine.
+    /// Scans an image of the engine.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// When it cannot be exported or read.
     pub(super) fn of(context: &Context, engine: &Engine<'_>, image: &str) -> Result<Self> {
         let file = context.target.join("images/content.tar");
-        let made = engine.step("create").arg(image).output()?;
-        let container = made.stdout.trim();
-        let exported = engine.step("export --output").arg(&file).arg(container);
+        let created = engine.docker("create").arg(image).output()?;
+        let container = created.stdout.trim();
+        let exported = engine.docker("export --output").arg(&file).arg(container);
         let result = exported
-            .quiet(&format!("Looking through {image}"))
+            .run_quietly(&format!("Scanning {image}"))
             .and_then(|()| Self::read(Archive::new(File::open(&file)?)));
-        engine.step("rm").arg(container).output()?;
+        engine.docker("rm").arg(container).output()?;
         fs::remove_file(&file)?;
         result
     }
@@ -55,15 +54,15 @@ impl Content {
         for entry in archive.entries()? {
             let mut entry = entry?;
             let path = entry.path()?.into_owned();
-            let (shown, mode) = (path.display().to_string(), entry.header().mode()?);
+            let (path_text, mode) = (path.display().to_string(), entry.header().mode()?);
             let name = path.file_name().and_then(|name| name.to_str());
             let kind = entry.header().entry_type();
             if kind == EntryType::Directory {
                 continue;
             }
-            // A link to another program is a program too: busybox is nothing else.
+            // Symbolic links count too: those of busybox are shells.
             if name.is_some_and(|name| SHELLS.contains(&name)) && is_program(&path) {
-                content.shells.push(shown.clone());
+                content.shells.push(path_text.clone());
             }
             if kind != EntryType::Regular {
                 continue;
@@ -71,7 +70,7 @@ impl Content {
             content.files += 1;
             content.bytes += entry.size();
             if mode & 0o6000 != 0 {
-                content.setuid.push(shown);
+                content.setuid.push(path_text);
             }
             if path == Path::new(PACKAGES) {
                 let text = std::io::read_to_string(&mut entry).context(PACKAGES)?;

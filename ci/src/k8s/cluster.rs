@@ -1,4 +1,4 @@
-//! A cluster that kind makes, and what is left of it.
+//! A kind cluster: creating it, loading our images, exporting its logs, and deleting it.
 
 use std::{
     fs, io,
@@ -19,28 +19,28 @@ use crate::{
     doctor,
     go::Go,
     images::{self, Images},
-    run::Step,
+    run::Cmd,
 };
 
-/// Its name.
+/// The name of the kind cluster.
 const NAME: &str = "synology-csi";
 
-/// How it is made.
+/// Options for creating a cluster.
 #[derive(Debug)]
-pub(super) struct Wanted<'a> {
-    /// The image of its nodes; kind's own choice when there is none.
+pub(super) struct ClusterOptions<'a> {
+    /// The node image; kind's default if `None`.
     pub(super) image: Option<&'a str>,
-    /// What our images are built upon; the usual one when there is none.
+    /// The base image for our images; the default if `None`.
     pub(super) base: Option<&'a str>,
-    /// Its nodes take cgroup v1.
+    /// The node image supports cgroup v1.
     pub(super) cgroup_v1: bool,
-    /// kind's newest release, and not the one that is pinned.
+    /// Use kind's newest release instead of the pinned one.
     pub(super) newest: bool,
-    /// It stays.
+    /// Do not delete the cluster afterwards.
     pub(super) keep: bool,
 }
 
-/// One that is there.
+/// A running cluster.
 pub(super) struct Cluster<'a> {
     context: &'a Context,
     kind: PathBuf,
@@ -50,12 +50,16 @@ pub(super) struct Cluster<'a> {
 }
 
 impl<'a> Cluster<'a> {
-    /// Makes one, with our images on its nodes, in an engine that [`judge`] has found fit.
+    /// Creates a cluster with our images on its nodes. Call [`check_engine`] first.
     ///
     /// # Errors
-    /// Somebody else's cluster has the name, or something is not made.
-    pub(super) fn create(context: &'a Context, go: &Go, wanted: &Wanted<'_>) -> Result<Self> {
-        let kind = if wanted.newest {
+    /// When a cluster of that name exists that this checkout has not created, or a command fails.
+    pub(super) fn create(
+        context: &'a Context,
+        go: &Go,
+        options: &ClusterOptions<'_>,
+    ) -> Result<Self> {
+        let kind = if options.newest {
             go.install_newest(context, &nodes::KIND)?
         } else {
             go.install(context, &nodes::KIND)?
@@ -66,26 +70,26 @@ impl<'a> Cluster<'a> {
             context,
             kind,
             folder,
-            keep: wanted.keep,
+            keep: options.keep,
             before: Devices::of(Path::new("/dev"))?,
         };
-        cluster.make_room()?;
-        let images = Images::upon(wanted.base);
+        cluster.delete_stale()?;
+        let images = Images::with_base(options.base);
         images::run(context, &images)?;
         empty_nas(context, images.base())?;
-        if let Err(error) = cluster.make(wanted) {
-            cluster.failed();
-            cluster.end();
+        if let Err(error) = cluster.make(options) {
+            cluster.export_logs_after_failure();
+            cluster.finish_or_report();
             return Err(error);
         }
         Ok(cluster)
     }
 
-    /// Finds the one that an earlier call with `--keep` has left.
+    /// The cluster that an earlier run with `--keep` has left.
     ///
     /// # Errors
-    /// kind cannot be built.
-    pub(super) fn left(context: &'a Context, go: &Go) -> Result<Self> {
+    /// When kind cannot be built.
+    pub(super) fn existing(context: &'a Context, go: &Go) -> Result<Self> {
         Ok(Self {
             context,
             kind: go.install(context, &nodes::KIND)?,
@@ -95,104 +99,103 @@ impl<'a> Cluster<'a> {
         })
     }
 
-    /// Whoever talks to it.
     pub(super) fn kubeconfig(&self) -> PathBuf {
         self.folder.join("kubeconfig")
     }
 
-    /// Writes down what its nodes logged: kubelet, containerd, containers.
+    /// Saves the logs of its nodes: kubelet, containerd, containers.
     ///
     /// # Errors
-    /// There is no such cluster.
+    /// When there is no such cluster.
     pub(super) fn export_logs(&self) -> Result<()> {
         let logs = self.folder.join("logs");
         remove(&logs, |it| fs::remove_dir_all(it))?;
         self.kind("export logs")
             .arg(&logs)
             .args(&["--name", NAME])
-            .quiet(&format!("Keeping the nodes' logs in {}", logs.display()))?;
-        give_all(self.context.caller, &logs)
+            .run_quietly(&format!("Saving the node logs in {}", logs.display()))?;
+        chown_all_to_caller(self.context.caller, &logs)
     }
 
-    /// After a failure: keeps what tells why.
-    pub(super) fn failed(&self) {
+    /// Saves the node logs after a failure. If that fails too, only prints the error.
+    pub(super) fn export_logs_after_failure(&self) {
         if let Err(error) = self.export_logs() {
-            println!("The nodes' logs could not be kept: {error:#}");
+            println!("The node logs could not be saved: {error:#}");
         }
     }
 
-    /// Ends it, unless it is to stay. This machine's devices must be as they were.
+    /// Deletes the cluster, unless it is to be kept. Checks that the host's device files are unchanged.
     ///
     /// # Errors
-    /// It cannot be deleted, or a device is not as it was.
+    /// When it cannot be deleted, or a device file has changed.
     pub(super) fn finish(self) -> Result<()> {
-        let seen = Devices::of(Path::new("/dev")).and_then(|now| now.must_equal(&self.before));
+        let unchanged = Devices::of(Path::new("/dev")).and_then(|now| now.must_equal(&self.before));
         if self.keep {
-            println!("{}", stays(&self.kubeconfig(), &self.kind));
+            println!("{}", keep_message(&self.kubeconfig(), &self.kind));
         } else {
             self.delete()?;
         }
-        seen
+        unchanged
     }
 
-    fn end(self) {
+    fn finish_or_report(self) {
         if let Err(error) = self.finish() {
             println!("{error:#}");
         }
     }
 
-    /// Deletes the one that we have made before; one of somebody else stays.
-    fn make_room(&self) -> Result<()> {
-        let there = nodes_of_that_name(self.context)?;
+    /// Deletes a cluster that an earlier run has left. Never deletes one that this checkout has not created.
+    fn delete_stale(&self) -> Result<()> {
+        let nodes_present = nodes_of_that_name(self.context)?;
         let recorded = fs::read_to_string(self.record()).unwrap_or_default();
-        match whose(&there, &recorded) {
-            Whose::Nobodys => Ok(()),
-            Whose::Ours => {
+        match owner_of(&nodes_present, &recorded) {
+            Owner::None => Ok(()),
+            Owner::Ours => {
                 println!("Deleting the cluster {NAME} that an earlier run has left.");
                 self.delete()
             }
-            Whose::Others => bail!(
-                "there is a kind cluster {NAME} already, and this checkout has not made it. If it may go: {}",
-                deletes(&self.kubeconfig(), &self.kind)
+            Owner::Other => bail!(
+                "there is already a kind cluster {NAME}, which this checkout has not created. To delete it: {}",
+                delete_command(&self.kubeconfig(), &self.kind)
             ),
         }
     }
 
-    fn make(&mut self, wanted: &Wanted<'_>) -> Result<()> {
-        // Mounts of paths begin where kind is started: at the workspace's root, as always.
+    fn make(&mut self, options: &ClusterOptions<'_>) -> Result<()> {
+        // Relative host paths of mounts start at kind's working directory, which is the workspace's root.
         let written = fs::read_to_string(self.context.root.join("e2e/k8s/kind.yaml"))?;
         let configuration = self.folder.join("kind.yaml");
         fs::write(
             &configuration,
-            nodes::configuration(&written, wanted.cgroup_v1)?,
+            nodes::configuration(&written, options.cgroup_v1)?,
         )?;
         let mut create = self
             .on_cluster("create")
             .args(&["--retain", "--wait", "180s", "--config"])
             .arg(&configuration);
-        if let Some(image) = wanted.image {
+        if let Some(image) = options.image {
             create = create.arg("--image").arg(image);
         }
-        let made = create.show();
-        // Also of one that did not come up: it is ours.
-        let there = nodes_of_that_name(self.context)?;
-        fs::write(self.record(), there.join("\n"))?;
+        let made = create.run();
+        // Also record the nodes of a cluster that did not come up, because it is ours, too.
+        let nodes_present = nodes_of_that_name(self.context)?;
+        fs::write(self.record(), nodes_present.join("\n"))?;
         made?;
-        give(self.context.caller, &[&self.folder, &self.kubeconfig()])?;
+        chown_to_caller(self.context.caller, &[&self.folder, &self.kubeconfig()])?;
         images::tags().try_for_each(|image| self.load(&image))
     }
 
-    /// Where the numbers of its nodes' containers are written down.
+    /// The file with the container IDs of the nodes that we have created.
     fn record(&self) -> PathBuf {
         self.folder.join("nodes")
     }
 
-    fn kind(&self, what: &str) -> Step {
-        Step::new(self.context, &self.kind.to_string_lossy())
+    fn kind(&self, what: &str) -> Cmd {
+        Cmd::new(self.context, &self.kind.to_string_lossy())
             .args(&what.split(' ').collect::<Vec<_>>())
     }
 
-    fn on_cluster(&self, what: &str) -> Step {
+    fn on_cluster(&self, what: &str) -> Cmd {
         self.kind(what)
             .args(&["cluster", "--name", NAME, "--kubeconfig"])
             .arg(self.kubeconfig())
@@ -202,38 +205,39 @@ impl<'a> Cluster<'a> {
         self.kind("load docker-image")
             .arg(image)
             .args(&["--name", NAME])
-            .quiet(&format!("Loading {image}"))
+            .run_quietly(&format!("Loading {image}"))
     }
 
     fn delete(&self) -> Result<()> {
-        self.on_cluster("delete").quiet("Deleting the cluster")?;
+        self.on_cluster("delete")
+            .run_quietly("Deleting the cluster")?;
         remove(&self.record(), |it| fs::remove_file(it))
     }
 }
 
-/// Whether kind can make what is wanted in the engine that runs here.
+/// Checks whether kind can create such a cluster in the local Docker engine.
 ///
 /// # Errors
-/// What stands against that, and what to do.
-pub(super) fn judge(context: &Context, wanted: &Wanted<'_>) -> Result<()> {
+/// The reason why not, and the remedy.
+pub(super) fn check_engine(context: &Context, options: &ClusterOptions<'_>) -> Result<()> {
     doctor::provide(context, "docker.io", "docker")?;
-    let info = Step::new(context, "docker info --format")
+    let info = Cmd::new(context, "docker info --format")
         .arg("{{json .}}")
         .output()?;
-    let described = Step::new(context, "docker context inspect").output()?;
+    let described = Cmd::new(context, "docker context inspect").output()?;
     let host = engine::host(context.docker_host.as_deref(), &described.stdout)?;
     let engine = Engine {
         info: &info,
         host: &host,
-        image: wanted.image.unwrap_or(nodes::DEFAULT),
-        cgroup_v1: wanted.cgroup_v1,
+        image: options.image.unwrap_or(nodes::DEFAULT),
+        cgroup_v1: options.cgroup_v1,
     };
-    engine.must_do()
+    engine.check()
 }
 
-/// The containers of a kind cluster with our name, each by its number.
+/// The container IDs of the nodes of a kind cluster with our name.
 fn nodes_of_that_name(context: &Context) -> Result<Vec<String>> {
-    let listed = Step::new(context, "docker ps --all --no-trunc --quiet --filter")
+    let listed = Cmd::new(context, "docker ps --all --no-trunc --quiet --filter")
         .arg(format!("label=io.x-k8s.kind.cluster={NAME}"))
         .output()?;
     ensure!(listed.success, "{}", listed.stderr.trim());
@@ -241,61 +245,66 @@ fn nodes_of_that_name(context: &Context) -> Result<Vec<String>> {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Whose {
-    Nobodys,
+enum Owner {
+    None,
     Ours,
-    Others,
+    Other,
 }
 
-/// Whose a cluster is whose nodes are `there`: ours, when each of them was written down as we made it.
-fn whose(there: &[String], recorded: &str) -> Whose {
+/// Who created a cluster with these nodes. It is ours if each of its nodes was recorded when we created it.
+fn owner_of(nodes_present: &[String], recorded: &str) -> Owner {
     let ours = |node: &String| recorded.lines().any(|line| line == node);
-    match there {
-        [] => Whose::Nobodys,
-        nodes if nodes.iter().all(ours) => Whose::Ours,
-        _ => Whose::Others,
+    match nodes_present {
+        [] => Owner::None,
+        nodes if nodes.iter().all(ours) => Owner::Ours,
+        _ => Owner::Other,
     }
 }
 
-/// The NAS of a cluster before has LUNs that nobody knows, and its files are root's: whoever may use the engine is root in a container.
+/// Empties the folder of dsm-sim, which may contain LUNs of an earlier cluster. Its files belong to root: without root, they are
+/// deleted in a container.
 fn empty_nas(context: &Context, base: &str) -> Result<()> {
-    // As its nodes' mounts say in e2e/k8s/kind.yaml.
+    // The same path is in the nodes' mounts in e2e/k8s/kind.yaml.
     let nas = context.root.join("target/k8s/nas");
     fs::create_dir_all(&nas)?;
     let within = |title: &str, program: &str, arguments: &[&str]| {
-        Step::new(context, "docker run --rm --network none --volume")
+        Cmd::new(context, "docker run --rm --network none --volume")
             .arg(format!("{}:/nas", nas.display()))
             .args(&["--entrypoint", program, base])
             .args(arguments)
-            .quiet(title)
+            .run_quietly(title)
     };
     let refused = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
     match fs::remove_dir_all(&nas) {
         Err(error) if refused(&error) => {
             let all = ["/nas", "-mindepth", "1", "-delete"];
-            within("Emptying the folder of the NAS before", "find", &all)?;
+            within("Emptying the folder of the previous NAS", "find", &all)?;
         }
         emptied => emptied?,
     }
     fs::create_dir_all(&nas)?;
-    if is_anothers(&nas, ROOT)? {
+    if has_other_owner(&nas, ROOT)? {
         let root = ["0:0", "/nas"];
-        within("Giving the folder of the NAS to root", "chown", &root)?;
+        within(
+            "Changing the owner of the NAS folder to root",
+            "chown",
+            &root,
+        )?;
     }
     Ok(())
 }
 
-/// dsm-sim runs as root without the right to write where another user may.
+/// dsm-sim runs as root without `CAP_DAC_OVERRIDE`, so its folder must belong to root.
 const ROOT: u32 = 0;
 
-/// Whether a folder is of another user than this one.
-fn is_anothers(folder: &Path, user: u32) -> Result<bool> {
+/// Whether a folder belongs to another user.
+fn has_other_owner(folder: &Path, user: u32) -> Result<bool> {
     let metadata = fs::metadata(folder).with_context(|| folder.display().to_string())?;
     Ok(metadata.uid() != user)
 }
 
-/// What sudo's caller goes on with is the caller's.
-fn give(caller: Option<(u32, u32)>, files: &[&Path]) -> Result<()> {
+/// Gives files to the user who called sudo, who will use them.
+fn chown_to_caller(caller: Option<(u32, u32)>, files: &[&Path]) -> Result<()> {
     let Some((user, group)) = caller.filter(|_| geteuid().is_root()) else {
         return Ok(());
     };
@@ -305,34 +314,34 @@ fn give(caller: Option<(u32, u32)>, files: &[&Path]) -> Result<()> {
     Ok(())
 }
 
-/// The same with a folder and all that is in it.
-fn give_all(caller: Option<(u32, u32)>, folder: &Path) -> Result<()> {
+/// [`chown_to_caller`] for a folder and everything in it.
+fn chown_all_to_caller(caller: Option<(u32, u32)>, folder: &Path) -> Result<()> {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         if path.is_dir() && !path.is_symlink() {
-            give_all(caller, &path)?;
+            chown_all_to_caller(caller, &path)?;
         } else if !path.is_symlink() {
-            give(caller, &[&path])?;
+            chown_to_caller(caller, &[&path])?;
         }
     }
-    give(caller, &[folder])
+    chown_to_caller(caller, &[folder])
 }
 
-/// What one types to go on with a cluster that stays, and to end it.
-fn stays(kubeconfig: &Path, kind: &Path) -> String {
+/// How to use and how to delete a cluster that is kept.
+fn keep_message(kubeconfig: &Path, kind: &Path) -> String {
     format!(
-        "The cluster stays. To use it:\n  export KUBECONFIG={}\nTo end it:\n  {}",
+        "The cluster is kept. To use it:\n  export KUBECONFIG={}\nTo delete it:\n  {}",
         quoted(kubeconfig),
-        deletes(kubeconfig, kind)
+        delete_command(kubeconfig, kind)
     )
 }
 
-fn deletes(kubeconfig: &Path, kind: &Path) -> String {
+fn delete_command(kubeconfig: &Path, kind: &Path) -> String {
     let (kind, kubeconfig) = (quoted(kind), quoted(kubeconfig));
     format!("{kind} delete cluster --name {NAME} --kubeconfig {kubeconfig}")
 }
 
-/// A path as a shell reads it.
+/// A path, quoted for a shell if needed.
 fn quoted(path: &Path) -> String {
     let path = path.display().to_string();
     let plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-+,:@=".contains(letter);
@@ -360,73 +369,73 @@ mod tests {
     }
 
     #[test]
-    fn only_a_cluster_whose_every_node_we_have_made_is_ours() {
-        assert_eq!(whose(&[], ""), Whose::Nobodys);
-        assert_eq!(whose(&[], "a\nb"), Whose::Nobodys);
-        assert_eq!(whose(&nodes(&["a", "b"]), "a\nb\nc"), Whose::Ours);
-        // Somebody has made one of the same name since.
-        assert_eq!(whose(&nodes(&["a", "d"]), "a\nb"), Whose::Others);
-        assert_eq!(whose(&nodes(&["a"]), ""), Whose::Others);
-        assert_eq!(whose(&nodes(&["a"]), "ab"), Whose::Others);
+    fn a_cluster_is_ours_only_if_every_node_is_recorded() {
+        assert_eq!(owner_of(&[], ""), Owner::None);
+        assert_eq!(owner_of(&[], "a\nb"), Owner::None);
+        assert_eq!(owner_of(&nodes(&["a", "b"]), "a\nb\nc"), Owner::Ours);
+        // Another cluster with the same name has been created since.
+        assert_eq!(owner_of(&nodes(&["a", "d"]), "a\nb"), Owner::Other);
+        assert_eq!(owner_of(&nodes(&["a"]), ""), Owner::Other);
+        assert_eq!(owner_of(&nodes(&["a"]), "ab"), Owner::Other);
     }
 
-    /// Whoever makes the cluster without root owns the folder first, and the NAS could not write there.
+    /// Without root, the folder first belongs to the user, and dsm-sim could not write there.
     #[test]
-    fn a_folder_that_is_not_roots_is_known() {
+    fn a_folder_of_another_user_is_detected() {
         let folder = tempfile::tempdir().unwrap();
         let own = geteuid().as_raw();
-        assert!(!is_anothers(folder.path(), own).unwrap());
-        assert!(is_anothers(folder.path(), own + 1).unwrap());
-        assert!(is_anothers(&folder.path().join("none"), own).is_err());
+        assert!(!has_other_owner(folder.path(), own).unwrap());
+        assert!(has_other_owner(folder.path(), own + 1).unwrap());
+        assert!(has_other_owner(&folder.path().join("none"), own).is_err());
     }
 
     #[test]
-    fn sudos_caller_gets_what_was_made() {
+    fn files_are_given_to_the_caller_of_sudo() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let owner = || {
             let metadata = file.path().metadata().unwrap();
             (metadata.uid(), metadata.gid())
         };
         let before = owner();
-        give(None, &[file.path()]).unwrap();
+        chown_to_caller(None, &[file.path()]).unwrap();
         assert_eq!(owner(), before);
-        // Who is not root has not come by sudo, whatever the environment says, and could give nothing away.
-        let wanted = if before.0 == 0 {
+        // Without root, SUDO_UID is ignored, because chown would fail.
+        let options = if before.0 == 0 {
             (65532, 65533)
         } else {
             before
         };
-        give(Some((65532, 65533)), &[file.path()]).unwrap();
-        assert_eq!(owner(), wanted);
+        chown_to_caller(Some((65532, 65533)), &[file.path()]).unwrap();
+        assert_eq!(owner(), options);
     }
 
-    /// The words are typed as they are: by a shell that knows nothing of this workspace, in any folder.
+    /// The printed commands must work as they are, in any shell and any folder.
     #[test]
-    fn what_is_printed_for_a_cluster_that_stays_works() {
+    fn the_commands_printed_for_a_kept_cluster_work() {
         let folder = tempfile::tempdir().unwrap();
         let tools = folder.path().join("it's a folder");
         fs::create_dir_all(&tools).unwrap();
-        let (kind, seen) = (tools.join("kind"), folder.path().join("seen"));
+        let (kind, unchanged) = (tools.join("kind"), folder.path().join("seen"));
         let script = "#!/bin/sh\nprintf '%s|' \"$KUBECONFIG\" \"$@\" > \"$SEEN\"\n";
         fs::write(&kind, script).unwrap();
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         fs::set_permissions(&kind, mode).unwrap();
         let kubeconfig = tools.join("kubeconfig");
-        let told = stays(&kubeconfig, &kind);
-        let typed: Vec<&str> = told
+        let message = keep_message(&kubeconfig, &kind);
+        let typed: Vec<&str> = message
             .lines()
             .filter_map(|it| it.strip_prefix("  "))
             .collect();
         let context = Context::read().unwrap();
-        Step::new(&context, "sh -c")
+        Cmd::new(&context, "sh -c")
             .arg(typed.join("\n"))
-            .directory(Path::new("/"))
-            .env("SEEN", &seen)
-            .show()
+            .current_dir(Path::new("/"))
+            .env("SEEN", &unchanged)
+            .run()
             .unwrap();
         let path = kubeconfig.display();
         assert_eq!(
-            fs::read_to_string(seen).unwrap(),
+            fs::read_to_string(unchanged).unwrap(),
             format!("{path}|delete|cluster|--name|{NAME}|--kubeconfig|{path}|")
         );
     }

@@ -1,4 +1,4 @@
-//! What of this machine's /dev a cluster must leave as it is: its nodes have all of it.
+//! A snapshot of the host's /dev, to check that a cluster has not changed it: kind's nodes have all of it mounted.
 
 use std::{
     collections::BTreeMap,
@@ -9,29 +9,29 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-/// Folders of terminals, memory and queues: each process makes and removes its own there.
+/// Folders whose content is ignored: processes create and remove terminals, shared memory and queues there all the time.
 const PRIVATE: [&str; 4] = ["pts", "shm", "mqueue", "hugepages"];
 
-/// The device files below a folder, each with all that somebody could change of it, and the links, files and folders at its top.
+/// The device files below a folder, with number, mode and owner, and the links, files and folders directly in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Devices(BTreeMap<String, String>);
 
 impl Devices {
-    /// Looks.
+    /// Takes a snapshot of a folder.
     ///
     /// # Errors
-    /// The folder cannot be read.
+    /// When the folder cannot be read.
     pub(super) fn of(folder: &Path) -> Result<Self> {
         let mut found = BTreeMap::new();
-        look(folder, folder, &mut found)?;
+        scan(folder, folder, &mut found)?;
         Ok(Self(found))
     }
 
-    /// What differs from how it was, but for loop devices, which volumes come and go with.
+    /// The differences from an earlier snapshot, except loop devices, which come and go with volumes.
     pub(super) fn changes(&self, before: &Self) -> Vec<String> {
         let names = before.0.keys().chain(self.0.keys());
         let mut changes: Vec<String> = names
-            .filter(|name| !is_a_volumes(name))
+            .filter(|name| !is_loop_device(name))
             .filter_map(|name| {
                 let (was, is) = (before.0.get(name), self.0.get(name));
                 let shown = |it: Option<&String>| it.map_or("not there", String::as_str).to_owned();
@@ -43,38 +43,38 @@ impl Devices {
         changes
     }
 
-    /// Nothing differs.
+    /// Checks that nothing has changed.
     ///
     /// # Errors
-    /// Names what does.
+    /// Lists the changes.
     pub(super) fn must_equal(&self, before: &Self) -> Result<()> {
         let changes = self.changes(before);
         ensure!(
             changes.is_empty(),
-            "the cluster has changed devices of this machine: {}. e2e/k8s/kind.yaml keeps systemd in the nodes from that; put it right \
-             by hand, or start the machine anew",
+            "the cluster has changed device files of this machine: {}. e2e/k8s/kind.yaml should keep systemd in the nodes from doing that; \
+             repair them by hand, or reboot the machine",
             changes.join("; ")
         );
         Ok(())
     }
 }
 
-/// `loop7`, and not `loop-control`.
-fn is_a_volumes(name: &str) -> bool {
+/// Matches `loop7`, but not `loop-control`.
+fn is_loop_device(name: &str) -> bool {
     let number = name.strip_prefix("loop").unwrap_or_default();
     number.starts_with(|first: char| first.is_ascii_digit())
 }
 
-fn look(root: &Path, folder: &Path, found: &mut BTreeMap<String, String>) -> Result<()> {
+fn scan(root: &Path, folder: &Path, found: &mut BTreeMap<String, String>) -> Result<()> {
     for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
         let path = entry?.path();
         let name = path.strip_prefix(root)?.display().to_string();
-        // What goes away meanwhile was none of those that matter.
+        // Removed in the meantime, so it is not one that matters.
         let Ok(metadata) = path.symlink_metadata() else {
             continue;
         };
         let kind = metadata.file_type();
-        // Deeper ones come and go with volumes, as disk/by-uuid does.
+        // Links and folders further below come and go with volumes, as in disk/by-uuid.
         let at_top = folder == root;
         if at_top && kind.is_symlink() {
             let to = fs::read_link(&path).unwrap_or_default();
@@ -83,7 +83,7 @@ fn look(root: &Path, folder: &Path, found: &mut BTreeMap<String, String>) -> Res
             found.insert(name.clone(), "file or folder".to_owned());
         }
         if kind.is_dir() && !PRIVATE.contains(&name.as_str()) {
-            look(root, &path, found)?;
+            scan(root, &path, found)?;
         } else if kind.is_char_device() || kind.is_block_device() {
             let device = format!(
                 "device {:#x}, mode {:o}, owner {}:{}",
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_that_is_changed_made_or_removed_is_named() {
+    fn changed_new_and_removed_devices_are_reported() {
         let before = devices(&[("kvm", "mode 666"), ("fuse", "mode 666"), ("loop0", "a")]);
         assert!(before.must_equal(&before.clone()).is_ok());
         let after = devices(&[("kvm", "mode 660"), ("net/tun", "mode 666"), ("loop1", "b")]);
@@ -122,12 +122,12 @@ mod tests {
                 "net/tun: was not there, is mode 666",
             ]
         );
-        let told = after.must_equal(&before).unwrap_err().to_string();
-        assert!(told.contains("kvm: was mode 666, is mode 660"), "{told}");
+        let error = after.must_equal(&before).unwrap_err().to_string();
+        assert!(error.contains("kvm: was mode 666, is mode 660"), "{error}");
     }
 
     #[test]
-    fn the_control_of_loop_devices_is_no_volumes() {
+    fn loop_control_is_not_ignored() {
         let (one, other) = (
             devices(&[("loop-control", "a")]),
             devices(&[("loop-control", "b")]),
@@ -136,13 +136,13 @@ mod tests {
     }
 
     #[test]
-    fn this_machines_are_seen() {
+    fn the_devices_of_this_machine_are_read() {
         let seen = Devices::of(Path::new("/dev")).unwrap();
         assert!(seen.0.contains_key("null") && !seen.0.keys().any(|name| name.starts_with("pts/")));
     }
 
     #[test]
-    fn a_link_or_folder_that_is_left_at_the_top_is_named() {
+    fn new_links_files_and_folders_at_the_top_are_reported() {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("disk")).unwrap();
         let before = Devices::of(folder.path()).unwrap();

@@ -1,61 +1,61 @@
-//! Whether a Docker engine can be kind's: its nodes want loop devices, mounts and a folder of this machine. Text in, a verdict out.
+//! Checks whether kind can use a Docker engine: its nodes need loop devices, mounts and a folder of this machine. No I/O.
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::Deserialize;
 
 use crate::run::Output;
 
-/// From this minor release on a kubelet refuses cgroup v1, unless it is told `failCgroupV1: false`.
-const WITHOUT_CGROUP_V1: u32 = 35;
+/// From this minor release on, a kubelet refuses cgroup v1 unless configured with `failCgroupV1: false`.
+const NO_CGROUP_V1_SINCE: u32 = 35;
 
-/// What `docker info --format '{{json .}}'` says of an engine, as far as it matters here.
+/// The relevant part of the output of `docker info --format '{{json .}}'`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 struct Info {
-    /// Empty when the client has not reached an engine.
+    /// Empty if the client could not reach an engine.
     server_version: String,
     operating_system: String,
-    /// `null` where there is none.
+    /// `null` if there are none.
     security_options: Option<Vec<String>>,
     cgroup_version: String,
     server_errors: Option<Vec<String>>,
 }
 
-/// What is known of an engine and of what it shall do.
+/// An engine, and the cluster that kind should create in it.
 #[derive(Debug)]
 pub(super) struct Engine<'a> {
-    /// What `docker info --format '{{json .}}'` said.
+    /// The output of `docker info --format '{{json .}}'`.
     pub(super) info: &'a Output,
-    /// Where the client finds it: `unix:///…`, `ssh://…`, `tcp://…`.
+    /// Its address: `unix:///…`, `ssh://…`, `tcp://…`.
     pub(super) host: &'a str,
     /// The image of kind's nodes.
     pub(super) image: &'a str,
-    /// That image, and its kubelet, take cgroup v1: somebody says so.
+    /// The user says that the image and its kubelet support cgroup v1.
     pub(super) cgroup_v1: bool,
 }
 
 impl Engine<'_> {
-    /// Whether kind can make its nodes in it.
+    /// Checks whether kind can create its nodes in it.
     ///
     /// # Errors
-    /// What stands against that, and what to do.
-    pub(super) fn must_do(&self) -> Result<()> {
+    /// The reason why not, and the remedy.
+    pub(super) fn check(&self) -> Result<()> {
         ensure!(
             self.host.is_empty() || self.host.starts_with("unix://"),
-            "the Docker engine at {} is on another machine: its nodes would see that machine's /dev and folders. \
-             Unset DOCKER_HOST, or `docker context use default`, where an engine runs on this machine",
+            "the Docker engine at {} is on another machine: kind's nodes would see that machine's /dev and folders. \
+             If an engine runs on this machine, unset DOCKER_HOST or run `docker context use default`",
             self.host
         );
         let info: Info = serde_json::from_str(self.info.stdout.trim()).unwrap_or_default();
         let errors = info.server_errors.unwrap_or_default();
         if !self.info.success || info.server_version.is_empty() || !errors.is_empty() {
-            return self.unreached(&errors.join(" "));
+            return self.unreachable(&errors.join(" "));
         }
         let options = info.security_options.unwrap_or_default();
         ensure!(
             !info.operating_system.contains("Docker Desktop"),
-            "Docker Desktop runs its containers in a virtual machine, which has neither this machine's /dev nor the modules for iSCSI's \
-             stand-in: use a Docker engine on Linux itself (docker context use default), or a cluster of your own"
+            "Docker Desktop runs its containers in a virtual machine, which has neither this machine's /dev nor the kernel modules for \
+             node-sim: use a Docker engine on Linux itself (docker context use default), or a cluster of your own"
         );
         let has = |name: &str| {
             let mut options = options.iter();
@@ -63,17 +63,17 @@ impl Engine<'_> {
         };
         ensure!(
             !has("rootless"),
-            "a rootless Docker engine may make neither loop devices nor mounts of block devices: use the system's engine \
+            "a rootless Docker engine can neither set up loop devices nor mount block devices: use the system's engine \
              (docker context use default)"
         );
         ensure!(
             !has("userns"),
-            "an engine with userns-remap may make neither loop devices nor mounts of block devices: use one without"
+            "an engine with userns-remap can neither set up loop devices nor mount block devices: use one without"
         );
         self.cgroups(&info.cgroup_version)
     }
 
-    /// kind's own nodes are a Debian 13, whose systemd refuses cgroup v1 itself.
+    /// kind's default node images are Debian 13, whose systemd does not support cgroup v1.
     fn cgroups(&self, version: &str) -> Result<()> {
         match version {
             "2" => Ok(()),
@@ -81,36 +81,38 @@ impl Engine<'_> {
             "1" => {
                 let minor = minor(self.image);
                 let kubelet = match minor {
-                    Some(minor) if minor < WITHOUT_CGROUP_V1 => String::new(),
+                    Some(minor) if minor < NO_CGROUP_V1_SINCE => String::new(),
                     Some(minor) => format!(", and the kubelet of Kubernetes 1.{minor} refuses it"),
                     None => {
-                        format!(", and kubelets refuse it from Kubernetes 1.{WITHOUT_CGROUP_V1} on")
+                        format!(
+                            ", and kubelets refuse it from Kubernetes 1.{NO_CGROUP_V1_SINCE} on"
+                        )
                     }
                 };
                 bail!(
                     "this machine has cgroup v1: systemd in the nodes of kind's newer releases does not start with it{kubelet}. Boot with \
-                     systemd.unified_cgroup_hierarchy=1, or name a --node-image that was made for cgroup v1 and say --cgroup-v1"
+                     systemd.unified_cgroup_hierarchy=1, or use --cgroup-v1 and a --node-image that supports cgroup v1"
                 )
             }
             other => bail!("docker info says CgroupVersion {other:?}, which is neither 1 nor 2"),
         }
     }
 
-    fn unreached(&self, errors: &str) -> Result<()> {
-        let said = format!("{} {errors}", self.info.stderr.trim());
-        let said = said.trim();
+    fn unreachable(&self, errors: &str) -> Result<()> {
+        let details = format!("{} {errors}", self.info.stderr.trim());
+        let details = details.trim();
         ensure!(
-            !said.contains("permission denied"),
-            "you may not use the Docker engine: {said}. As root, or with yourself in the group docker (usermod --append --groups docker \
-             NAME, then log in anew)"
+            !details.contains("permission denied"),
+            "no permission to use the Docker engine: {details}. Run it as root, or add your user to the group docker (usermod --append \
+             --groups docker NAME, then log in again)"
         );
         bail!(
-            "kind makes its nodes in a Docker engine, and none runs here ({said}): install docker.io or docker-ce, and start it"
+            "kind needs a Docker engine, and none runs here ({details}): install docker.io or docker-ce, and start it"
         )
     }
 }
 
-/// The minor release of Kubernetes in the name of an image of kind's nodes: `kindest/node:v1.36.4@sha256:…`.
+/// The Kubernetes minor release in the name of a node image: 36 for `kindest/node:v1.36.4@sha256:…`.
 fn minor(image: &str) -> Option<u32> {
     let (_, version) = image.rsplit_once(":v1.").or_else(|| {
         let (name, _) = image.split_once('@')?;
@@ -123,10 +125,11 @@ fn minor(image: &str) -> Option<u32> {
         .ok()
 }
 
-/// The engine that the client speaks with: DOCKER_HOST's, else that of its context, whose description `docker context inspect` prints.
+/// The address of the engine that the docker client uses: `DOCKER_HOST`, else from `context`, the output of `docker context
+/// inspect`.
 ///
 /// # Errors
-/// The description is none.
+/// When `context` is not JSON.
 pub(super) fn host(environment: Option<&str>, context: &str) -> Result<String> {
     if let Some(host) = environment.filter(|host| !host.is_empty()) {
         return Ok(host.to_owned());
@@ -144,11 +147,11 @@ mod tests {
     const GOOD: &str = r#"{"ServerVersion":"29.1","OperatingSystem":"Debian GNU/Linux 13","CgroupVersion":"2",
         "SecurityOptions":["name=apparmor","name=seccomp,profile=builtin","name=cgroupns"]}"#;
 
-    fn told(stdout: &str, stderr: &str, host: &str, image: &str, cgroup_v1: bool) -> String {
+    fn refusal(stdout: &str, stderr: &str, host: &str, image: &str, cgroup_v1: bool) -> String {
         let info = Output {
             success: stderr.is_empty(),
             code: Some(i32::from(!stderr.is_empty())),
-            overran: false,
+            timed_out: false,
             stdout: stdout.to_owned(),
             stderr: stderr.to_owned(),
         };
@@ -159,7 +162,7 @@ mod tests {
             cgroup_v1,
         };
         engine
-            .must_do()
+            .check()
             .err()
             .map_or_else(String::new, |refusal| refusal.to_string())
     }
@@ -167,28 +170,28 @@ mod tests {
     const NEW: &str = "kindest/node:v1.36.4@sha256:09";
 
     #[track_caller]
-    fn refused(from: &str, to: &str, says: &[&str]) {
+    fn refused(from: &str, to: &str, parts: &[&str]) {
         let info = GOOD.replace(from, to);
         assert_ne!(info, GOOD, "{from} is not there");
-        let told = told(&info, "", "", NEW, false);
-        for says in says {
-            assert!(told.contains(says), "{told}");
+        let refusal = refusal(&info, "", "", NEW, false);
+        for parts in parts {
+            assert!(refusal.contains(parts), "{refusal}");
         }
     }
 
     #[test]
-    fn an_engine_on_this_machine_does() {
+    fn an_engine_on_this_machine_is_accepted() {
         assert_eq!(
-            told(GOOD, "", "unix:///var/run/docker.sock", NEW, false),
+            refusal(GOOD, "", "unix:///var/run/docker.sock", NEW, false),
             ""
         );
-        assert_eq!(told(GOOD, "", "", NEW, false), "");
+        assert_eq!(refusal(GOOD, "", "", NEW, false), "");
         let bare = r#"{"ServerVersion":"20.10","OperatingSystem":"x","CgroupVersion":"2","SecurityOptions":null,"ServerErrors":null}"#;
-        assert_eq!(told(bare, "", "", NEW, false), "");
+        assert_eq!(refusal(bare, "", "", NEW, false), "");
     }
 
     #[test]
-    fn engines_that_cannot_do_it_are_refused_by_name() {
+    fn unsuitable_engines_are_refused_with_the_reason() {
         refused(
             "name=cgroupns",
             "name=rootless",
@@ -209,37 +212,37 @@ mod tests {
     }
 
     #[test]
-    fn engines_elsewhere_are_refused_with_their_place() {
+    fn engines_on_other_machines_are_refused_with_their_address() {
         for host in [
             "tcp://10.0.0.5:2375",
             "ssh://me@nas.example",
             "npipe:////./pipe/x",
         ] {
-            let told = told(GOOD, "", host, NEW, false);
+            let refusal = refusal(GOOD, "", host, NEW, false);
             assert!(
-                told.contains(host) && told.contains("DOCKER_HOST"),
-                "{told}"
+                refusal.contains(host) && refusal.contains("DOCKER_HOST"),
+                "{refusal}"
             );
         }
     }
 
     #[test]
-    fn who_may_not_use_it_is_told_so_and_who_has_none_too() {
+    fn missing_permission_and_a_missing_engine_are_told_apart() {
         let denied = "permission denied while trying to connect to the Docker daemon socket at unix:///var/run/docker.sock";
-        let first = told("", denied, "", NEW, false);
+        let first = refusal("", denied, "", NEW, false);
         assert!(
             first.contains(denied) && first.contains("group docker"),
             "{first}"
         );
-        // Newer clients end with 0 and say it among their fields.
+        // Newer clients exit with 0 and report it in ServerErrors.
         let errors = format!(r#"{{"ServerErrors":["{denied}"]}}"#);
-        let second = told(&errors, "", "", NEW, false);
+        let second = refusal(&errors, "", "", NEW, false);
         assert!(
             second.contains(denied) && second.contains("group docker"),
             "{second}"
         );
         let none = "Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?";
-        let third = told("", none, "", NEW, false);
+        let third = refusal("", none, "", NEW, false);
         assert!(
             third.contains(none) && third.contains("none runs here"),
             "{third}"
@@ -247,12 +250,12 @@ mod tests {
     }
 
     #[test]
-    fn cgroup_v1_is_for_images_that_were_made_for_it() {
+    fn cgroup_v1_needs_an_image_that_supports_it() {
         let old = GOOD.replace(r#""CgroupVersion":"2""#, r#""CgroupVersion":"1""#);
-        assert_eq!(told(&old, "", "", NEW, true), "");
-        assert!(told(&old, "", "", "kindest/node:v1.34.0", false).contains("systemd"));
-        assert!(!told(&old, "", "", "kindest/node:v1.34.0", false).contains("kubelet of"));
-        assert!(told(&old, "", "", "mine", false).contains("from Kubernetes 1.35 on"));
+        assert_eq!(refusal(&old, "", "", NEW, true), "");
+        assert!(refusal(&old, "", "", "kindest/node:v1.34.0", false).contains("systemd"));
+        assert!(!refusal(&old, "", "", "kindest/node:v1.34.0", false).contains("kubelet of"));
+        assert!(refusal(&old, "", "", "mine", false).contains("from Kubernetes 1.35 on"));
     }
 
     #[test]
@@ -264,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_goes_before_the_context() {
+    fn docker_host_takes_precedence_over_the_context() {
         let context =
             r#"[{"Name":"default","Endpoints":{"docker":{"Host":"unix:///run/docker.sock"}}}]"#;
         assert_eq!(host(None, context).unwrap(), "unix:///run/docker.sock");

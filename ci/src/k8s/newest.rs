@@ -1,27 +1,27 @@
-//! What has been released since our pins: the newest kind, and the newest sidecars of the chart. For a look each week at what is to come.
+//! Finds the newest releases of the chart's sidecars, for the weekly run against unpinned versions.
 
 use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result};
 use serde_json::{Map, Value, json};
 
-use crate::{context::Context, run::Step};
+use crate::{context::Context, run::Cmd};
 
-/// Writes values for the chart that take each sidecar's newest release, as its registry lists them (skopeo asks it).
+/// Writes chart values with each sidecar's newest release, according to its registry (with skopeo).
 ///
 /// # Errors
-/// The chart's values are not as expected, or a registry does not answer.
+/// When the chart's values are not as expected, or a registry does not respond.
 pub(super) fn sidecars(context: &Context, to: &Path) -> Result<()> {
     let values = context.root.join("driver/deploy/chart/values.yaml");
     let values: Value = serde_yaml_ng::from_str(&fs::read_to_string(&values)?)?;
     let mut newest = Map::new();
     for (name, image, pinned) in images(&values) {
-        let asked = Step::new(context, "skopeo list-tags")
+        let output = Cmd::new(context, "skopeo list-tags")
             .arg(format!("docker://{image}"))
             .output()?;
-        let told: Value = serde_json::from_str(&asked.stdout)
-            .with_context(|| format!("{image}: {}", asked.stderr.trim()))?;
-        let tags = told["Tags"].as_array().into_iter().flatten();
+        let reply: Value = serde_json::from_str(&output.stdout)
+            .with_context(|| format!("{image}: {}", output.stderr.trim()))?;
+        let tags = reply["Tags"].as_array().into_iter().flatten();
         let tag = highest(tags.filter_map(Value::as_str))
             .with_context(|| format!("{image} has no release"))?;
         println!("{name}: {tag}, pinned is {pinned}");
@@ -31,7 +31,7 @@ pub(super) fn sidecars(context: &Context, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Each sidecar of the chart: its name in the values, its image without a tag, and the tag that is pinned.
+/// The chart's sidecars: name in the values, image without tag, and pinned tag.
 fn images(values: &Value) -> Vec<(String, String, String)> {
     let sidecars = values["sidecars"].as_object().into_iter().flatten();
     let of = |(name, sidecar): (&String, &Value)| {
@@ -42,7 +42,7 @@ fn images(values: &Value) -> Vec<(String, String, String)> {
     sidecars.filter_map(of).collect()
 }
 
-/// The highest of the tags that are releases: `v6.4.0`, and neither `v6.5.0-rc1` nor `canary`.
+/// The highest tag that is a release: `v6.4.0`, but neither `v6.5.0-rc1` nor `canary`.
 fn highest<'a>(tags: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     tags.filter_map(|tag| Some((release(tag)?, tag)))
         .max()
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn every_sidecar_of_the_chart_is_asked_for() {
+    fn every_sidecar_of_the_chart_is_found() {
         let values = include_str!("../../../driver/deploy/chart/values.yaml");
         let values: Value = serde_yaml_ng::from_str(values).unwrap();
         let found = images(&values);

@@ -1,10 +1,10 @@
-//! The release of kind, the images of nodes that it names, and the cluster's configuration.
+//! The pinned release of kind, its node images, and the cluster configuration.
 
 use anyhow::{Context as _, Result, ensure};
 
 use crate::go::Pinned;
 
-/// What makes clusters.
+/// The tool that creates clusters.
 pub(crate) const KIND: Pinned = Pinned {
     name: "kind",
     module: "sigs.k8s.io/kind",
@@ -12,8 +12,8 @@ pub(crate) const KIND: Pinned = Pinned {
     version: "v0.33.0",
 };
 
-/// The images of nodes that this release of kind was published with, by Kubernetes' minor release. A digest belongs to one release of
-/// kind: the same version of Kubernetes has another digest with another release, and may not start with it.
+/// The node images of this kind release, by Kubernetes minor release. Each kind release has its own digests: the image of the
+/// same Kubernetes version for another kind release may not start.
 const NODES: [(&str, &str); 2] = [
     (
         "1.36",
@@ -22,25 +22,27 @@ const NODES: [(&str, &str); 2] = [
     ("1.37", DEFAULT),
 ];
 
-/// The one that this release of kind takes when it is not told which.
+/// The default node image of this kind release.
 pub(super) const DEFAULT: &str =
     "kindest/node:v1.37.0@sha256:a1ed56cfb0e7b93589bdf97c8cd566405a265939e3620fc4f5de89adff580ae5";
 
-/// How the names of kind's images begin.
-const NAME: &str = "kindest/node:";
+/// Prefix of the names of kind's node images.
+const IMAGE_PREFIX: &str = "kindest/node:";
 
-/// What is wrong with the images of nodes that a workflow names: others than those of the release of kind that is pinned.
+/// Node images in a workflow that are not those of the pinned kind release.
 pub(crate) fn breaches(workflow: &str) -> Vec<String> {
     let mut found = Vec::new();
     for (index, line) in workflow.lines().enumerate() {
-        let Some(at) = line.find(NAME) else { continue };
+        let Some(at) = line.find(IMAGE_PREFIX) else {
+            continue;
+        };
         let image = line[at..]
             .split([' ', '"', '\'', '}', ','])
             .next()
             .unwrap_or_default();
         if !NODES.iter().any(|(_, known)| *known == image) {
             found.push(format!(
-                "line {}: {image} is not of kind {}: ci/src/k8s/nodes.rs lists those that are",
+                "line {}: {image} is not a node image of kind {}, see ci/src/k8s/nodes.rs",
                 index + 1,
                 KIND.version
             ));
@@ -49,43 +51,43 @@ pub(crate) fn breaches(workflow: &str) -> Vec<String> {
     found
 }
 
-/// The releases of Kubernetes that no workflow tries; `workflows` are their texts together.
+/// Kubernetes releases that no workflow tests. `workflows` is the concatenated text of all workflows.
 pub(crate) fn untried(workflows: &str) -> Vec<String> {
     let untried = NODES.iter().filter(|(_, image)| !workflows.contains(image));
     untried
         .map(|(release, image)| {
-            format!("no workflow tries Kubernetes {release} ({image} of ci/src/k8s/nodes.rs)")
+            format!("no workflow tests Kubernetes {release} ({image} of ci/src/k8s/nodes.rs)")
         })
         .collect()
 }
 
-/// kind's configuration, for kubelets that take cgroup v1 or, as they are by themselves, refuse it.
+/// kind's configuration, with `failCgroupV1: false` for the kubelets if `cgroup_v1`.
 ///
 /// # Errors
-/// The configuration has no place for it.
+/// When the configuration does not have the expected line.
 pub(super) fn configuration(text: &str, cgroup_v1: bool) -> Result<String> {
-    const PLACE: &str = "    syncFrequency: 1s\n";
+    const ANCHOR: &str = "    syncFrequency: 1s\n";
     if !cgroup_v1 {
         return Ok(text.to_owned());
     }
     ensure!(
-        text.matches(PLACE).count() == 1,
-        "e2e/k8s/kind.yaml has not one syncFrequency: 1s for its kubelets"
+        text.matches(ANCHOR).count() == 1,
+        "e2e/k8s/kind.yaml must have `syncFrequency: 1s` for its kubelets exactly once"
     );
-    Ok(text.replace(PLACE, &format!("{PLACE}    failCgroupV1: false\n")))
+    Ok(text.replace(ANCHOR, &format!("{ANCHOR}    failCgroupV1: false\n")))
 }
 
-/// The image that kind itself takes by default, from its source (`pkg/apis/config/defaults/image.go`), is the one of the list.
+/// Checks that [`DEFAULT`] is the default node image in kind's source (`pkg/apis/config/defaults/image.go`).
 ///
 /// # Errors
-/// When it is another: the list is of another release.
-pub(crate) fn must_be_of(source: &str) -> Result<()> {
+/// When it is not: the list is that of another kind release.
+pub(crate) fn check_default_image(source: &str) -> Result<()> {
     let mut lines = source.lines();
     let image = lines.find_map(|line| line.strip_prefix("const Image = \"")?.strip_suffix('"'));
-    let image = image.context("kind's source names no image of nodes")?;
+    let image = image.context("kind's source names no default node image")?;
     ensure!(
         image == DEFAULT,
-        "kind {} takes {image}, and ci/src/k8s/nodes.rs says {DEFAULT}",
+        "the default node image of kind {} is {image}, but ci/src/k8s/nodes.rs has {DEFAULT}",
         KIND.version
     );
     Ok(())
@@ -98,16 +100,19 @@ mod tests {
     const CONFIGURATION: &str = include_str!("../../../e2e/k8s/kind.yaml");
 
     #[test]
-    fn each_image_is_of_the_release_that_it_is_listed_under() {
+    fn each_image_is_listed_under_its_release() {
         for (release, image) in NODES {
-            assert!(image.starts_with(&format!("{NAME}v{release}.")), "{image}");
+            assert!(
+                image.starts_with(&format!("{IMAGE_PREFIX}v{release}.")),
+                "{image}"
+            );
             let digest = image.split_once("@sha256:").unwrap().1;
             assert!(digest.len() == 64 && digest.bytes().all(|it| it.is_ascii_hexdigit()));
         }
     }
 
     #[test]
-    fn images_of_another_release_of_kind_are_breaches() {
+    fn images_of_another_kind_release_are_reported() {
         let good = format!("a: 1\nimage: {}\n", NODES[0].1);
         assert!(breaches(&good).is_empty());
         let other = good.replace("099e", "3489");
@@ -123,15 +128,15 @@ mod tests {
     }
 
     #[test]
-    fn the_source_of_another_release_is_noticed() {
+    fn the_source_of_another_kind_release_is_an_error() {
         let source = format!("// Image\nconst Image = \"{DEFAULT}\"\n");
-        assert!(must_be_of(&source).is_ok());
-        assert!(must_be_of(&source.replace("v1.37", "v1.38")).is_err());
-        assert!(must_be_of("package defaults\n").is_err());
+        assert!(check_default_image(&source).is_ok());
+        assert!(check_default_image(&source.replace("v1.37", "v1.38")).is_err());
+        assert!(check_default_image("package defaults\n").is_err());
     }
 
     #[test]
-    fn kubelets_look_each_second_and_take_cgroup_v1_only_when_told() {
+    fn kubelets_sync_each_second_and_accept_cgroup_v1_only_if_configured() {
         let kubelet = |text: &str| -> serde_json::Value {
             let whole: serde_json::Value = serde_yaml_ng::from_str(text).unwrap();
             serde_yaml_ng::from_str(whole["kubeadmConfigPatches"][0].as_str().unwrap()).unwrap()
@@ -140,17 +145,17 @@ mod tests {
         assert_eq!(plain["kind"], "KubeletConfiguration");
         assert_eq!(plain["syncFrequency"], "1s");
         assert!(plain.get("failCgroupV1").is_none());
-        let told = kubelet(&configuration(CONFIGURATION, true).unwrap());
+        let accepting = kubelet(&configuration(CONFIGURATION, true).unwrap());
         assert_eq!(
-            (&told["syncFrequency"], &told["failCgroupV1"]),
+            (&accepting["syncFrequency"], &accepting["failCgroupV1"]),
             (&"1s".into(), &false.into())
         );
         assert!(configuration("kind: Cluster\n", true).is_err());
     }
 
-    /// Whoever has the host's /dev has no systemd that changes it.
+    /// In nodes with the host's /dev, systemd must not change it.
     #[test]
-    fn no_node_with_the_hosts_devices_gives_them_modes_of_its_own() {
+    fn nodes_with_the_hosts_dev_mask_the_units_that_change_it() {
         let whole: serde_json::Value = serde_yaml_ng::from_str(CONFIGURATION).unwrap();
         let mut with_devices = 0;
         for node in whole["nodes"].as_array().unwrap() {

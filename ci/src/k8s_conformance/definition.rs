@@ -1,4 +1,4 @@
-//! What we tell the suite of our driver.
+//! The test driver definition, which tells the suite the driver's name, capabilities and StorageClass.
 
 use std::collections::BTreeSet;
 
@@ -12,15 +12,13 @@ use super::source::Known;
 pub(super) struct Definition(Value);
 
 impl Definition {
-    /// Reads it.
-    ///
     /// # Errors
-    /// When it is no YAML.
+    /// When it is not YAML.
     pub(super) fn parse(text: &str) -> Result<Self> {
         Ok(Self(serde_yaml_ng::from_str(text)?))
     }
 
-    /// What the suite would not understand, or what it asks and we do not answer.
+    /// Unknown keys, and missing capabilities.
     pub(super) fn problems(&self, known: &Known) -> Vec<String> {
         let info = &self.0["DriverInfo"];
         let capabilities = &info["Capabilities"];
@@ -29,7 +27,7 @@ impl Definition {
         found.extend(unknown(capabilities, &known.capabilities, "capability"));
         for name in &known.capabilities {
             if !capabilities[name.as_str()].is_boolean() {
-                found.push(format!("{name}: can the driver do that? true or false"));
+                found.push(format!("{name}: the capability must be true or false"));
             }
         }
         if info["Name"].as_str().is_none_or(str::is_empty) {
@@ -38,12 +36,12 @@ impl Definition {
         found
     }
 
-    /// The file with the StorageClass, from the workspace's root.
+    /// The StorageClass manifest, relative to the workspace's root.
     pub(super) fn class_file(&self) -> Option<&str> {
         self.0["StorageClass"]["FromFile"].as_str()
     }
 
-    /// How many capabilities the driver has.
+    /// Number of capabilities that the driver has.
     pub(super) fn granted(&self) -> usize {
         let capabilities = self.0["DriverInfo"]["Capabilities"].as_object();
         capabilities.map_or(0, |all| {
@@ -53,13 +51,15 @@ impl Definition {
         })
     }
 
-    /// As the suite reads it: for volumes of its own StorageClass, or of one that the cluster has.
+    /// The definition as JSON, with its own StorageClass or an existing one of the cluster.
     ///
     /// # Errors
-    /// When it is no object.
+    /// When the definition is not an object.
     pub(super) fn for_class(&self, existing: Option<&str>) -> Result<String> {
         let mut definition = self.0.clone();
-        let object = definition.as_object_mut().context("it is no object")?;
+        let object = definition
+            .as_object_mut()
+            .context("the definition is not an object")?;
         if let Some(class) = existing {
             let class = serde_json::json!({"FromExistingClassName": class});
             object.insert("StorageClass".to_owned(), class);
@@ -75,7 +75,7 @@ fn unknown(object: &Value, known: &BTreeSet<String>, what: &str) -> Vec<String> 
         .flat_map(serde_json::Map::keys);
     names
         .filter(|name| !known.contains(*name))
-        .map(|name| format!("{name}: the suite knows no such {what}"))
+        .map(|name| format!("{name}: the suite has no such {what}"))
         .collect()
 }
 
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_good_one_has_no_problem() {
+    fn a_good_definition_has_no_problem() {
         let definition = Definition::parse(GOOD).unwrap();
         assert_eq!(definition.problems(&known()), Vec::<String>::new());
         assert_eq!(definition.granted(), 1);
@@ -115,21 +115,21 @@ mod tests {
     }
 
     #[test]
-    fn what_the_suite_would_ignore_is_a_problem() {
+    fn unknown_keys_are_problems() {
         check("StorageClass", "StorageClas", &["StorageClas"]);
         check("Name: x.example", "Name: x.example, Nam: y", &["Nam:"]);
         check("block: true", "blok: true, block: true", &["blok"]);
     }
 
     #[test]
-    fn each_capability_is_decided() {
+    fn each_capability_must_be_true_or_false() {
         check(", RWX: false", "", &["RWX"]);
         check("RWX: false", "RWX: perhaps", &["RWX"]);
         check("Name: x.example, ", "", &["Name"]);
     }
 
     #[test]
-    fn volumes_are_of_the_class_that_is_asked_for() {
+    fn the_storage_class_can_be_replaced_by_an_existing_one() {
         let class = |existing| {
             let text = Definition::parse(GOOD).unwrap().for_class(existing);
             let again: Value = serde_json::from_str(&text.unwrap()).unwrap();

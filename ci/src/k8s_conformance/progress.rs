@@ -1,5 +1,5 @@
-//! A line for each spec while the suite runs, of the much that ginkgo says with `-v`: each spec stands between two rules, its result
-//! first, then its name.
+//! Reduces the output of `ginkgo -v` to one line per spec. In that output, each spec is between two separator lines: first its
+//! result, then its name.
 //!
 //! ```text
 //! ------------------------------
@@ -7,73 +7,73 @@
 //! External Storage [Driver: csi.synology.com] [Testpattern: …] volumes should store data
 //! ```
 
-/// What is on a line by itself between specs.
-const RULE: &str = "------------------------------";
-/// How the name of each of ours begins, which goes without saying.
-const COMMON: &str = "External Storage ";
+/// The separator line between specs.
+const SEPARATOR: &str = "------------------------------";
+/// Common prefix of the names of all specs, which is not printed.
+const NAME_PREFIX: &str = "External Storage ";
 
-/// What ginkgo calls what did not pass and was not left out.
-const BAD: [&str; 5] = ["FAILED", "PANICKED", "TIMEDOUT", "INTERRUPTED", "ABORTED"];
+/// Ginkgo's words for failures.
+const FAILURES: [&str; 5] = ["FAILED", "PANICKED", "TIMEDOUT", "INTERRUPTED", "ABORTED"];
 
-/// Where in ginkgo's words one is.
+/// The state of the parser.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     seen: usize,
-    within: Within,
+    state: State,
 }
 
 #[derive(Debug, Default)]
-enum Within {
-    /// Before the first rule, and from the summary on: all of it is shown.
+enum State {
+    /// Before the first separator, and after the last: every line is printed.
     #[default]
-    Frame,
-    /// Behind a rule: the result is next.
-    Rule,
-    /// Behind a result that is to be shown with the name that is next.
-    Result(String),
-    /// Behind the name: of what failed all is shown.
+    Outside,
+    /// After a separator: the result is next.
+    AfterSeparator,
+    /// After the result, which is printed with the name: the name is next.
+    AfterResult(String),
+    /// After the name: the lines of a failed spec are printed.
     Spec { failed: bool },
 }
 
 impl Progress {
-    /// What is to be shown of the next line.
+    /// Parses the next line, and returns the line to print, if any.
     pub(super) fn read(&mut self, line: &str) -> Option<String> {
-        if line == RULE {
-            self.within = Within::Rule;
+        if line == SEPARATOR {
+            self.state = State::AfterSeparator;
             return None;
         }
-        match &self.within {
-            Within::Frame => Some(line.to_owned()),
-            Within::Rule => match result(line) {
+        match &self.state {
+            State::Outside => Some(line.to_owned()),
+            State::AfterSeparator => match result(line) {
                 Some(result) => {
-                    self.within = Within::Result(result);
+                    self.state = State::AfterResult(result);
                     None
                 }
                 None if line.is_empty() => {
-                    self.within = Within::Frame;
+                    self.state = State::Outside;
                     Some(String::new())
                 }
-                // A node of the suite itself, such as what is done before all specs; or one that was skipped.
+                // A node of the suite itself, such as SynchronizedBeforeSuite; or a skipped spec.
                 None => {
-                    let failed = BAD.iter().any(|word| line.contains(word));
-                    self.within = Within::Spec { failed };
+                    let failed = FAILURES.iter().any(|word| line.contains(word));
+                    self.state = State::Spec { failed };
                     failed.then(|| line.to_owned())
                 }
             },
-            Within::Result(result) => {
+            State::AfterResult(result) => {
                 self.seen += 1;
-                let name = line.strip_prefix(COMMON).unwrap_or(line);
-                let shown = format!("{:3}  {result}  {name}", self.seen);
+                let name = line.strip_prefix(NAME_PREFIX).unwrap_or(line);
+                let printed = format!("{:3}  {result}  {name}", self.seen);
                 let failed = !result.starts_with("passed");
-                self.within = Within::Spec { failed };
-                Some(shown)
+                self.state = State::Spec { failed };
+                Some(printed)
             }
-            Within::Spec { failed } => failed.then(|| line.to_owned()),
+            State::Spec { failed } => failed.then(|| line.to_owned()),
         }
     }
 }
 
-/// `• [1.201 seconds]`, `• [FAILED] [0.001 seconds]`; what was skipped or is pending is no news.
+/// Parses `• [1.201 seconds]`, `• [FAILED] [0.001 seconds]`. `None` for skipped and pending specs.
 fn result(line: &str) -> Option<String> {
     let rest = line.strip_prefix("• ")?;
     let mut words = rest
@@ -95,8 +95,8 @@ fn result(line: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    /// As ginkgo 2.28.1 says it.
-    const SAID: &str = "\
+    /// Output of ginkgo 2.28.1.
+    const OUTPUT: &str = "\
 Will run 5 of 6 specs
 ------------------------------
 [SynchronizedBeforeSuite] PASSED [0.031 seconds]
@@ -128,27 +128,27 @@ FAIL! -- 1 Passed | 1 Failed | 1 Pending | 1 Skipped
 ";
 
     #[test]
-    fn what_fails_before_the_first_spec_is_shown() {
-        let said = "------------------------------\n[SynchronizedBeforeSuite] [FAILED] [0.1 seconds]\n\
+    fn a_failure_before_the_first_spec_is_printed() {
+        let output = "------------------------------\n[SynchronizedBeforeSuite] [FAILED] [0.1 seconds]\n\
                     [SynchronizedBeforeSuite]\n  no cluster answers";
         let mut progress = Progress::default();
-        let shown: Vec<String> = said
+        let printed: Vec<String> = output
             .lines()
             .filter_map(|line| progress.read(line))
             .collect();
-        assert_eq!(shown.len(), 3, "{shown:?}");
-        assert_eq!(shown[2], "  no cluster answers");
+        assert_eq!(printed.len(), 3, "{printed:?}");
+        assert_eq!(printed[2], "  no cluster answers");
     }
 
     #[test]
-    fn each_spec_is_a_line_and_of_failures_and_of_the_summary_all_is_shown() {
+    fn each_spec_is_a_line_and_failures_and_the_summary_are_printed_in_full() {
         let mut progress = Progress::default();
-        let shown: Vec<String> = SAID
+        let printed: Vec<String> = OUTPUT
             .lines()
             .filter_map(|line| progress.read(line))
             .collect();
         assert_eq!(
-            shown.join("\n"),
+            printed.join("\n"),
             "\
 Will run 5 of 6 specs
   1  FAILED    0.001 s  [Driver: x] volumes [It] should fail [Slow]

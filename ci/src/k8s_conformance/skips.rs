@@ -1,4 +1,4 @@
-//! What of the suite is left out, and why.
+//! The specs of the suite to skip, each with a reason.
 
 use std::collections::BTreeSet;
 
@@ -6,40 +6,40 @@ use anyhow::{Context as _, Result};
 use regex::Regex;
 use serde::Deserialize;
 
-/// A reason is a sentence, not a word.
-const SENTENCE: usize = 30;
+/// Minimum length of a reason, in bytes: a sentence, not a word.
+const MIN_REASON_LENGTH: usize = 30;
 
 /// One entry of `e2e/k8s/skips.yaml`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Skip {
-    /// A regular expression on the names of specs.
+    /// A regular expression for the names of specs.
     pub(super) pattern: String,
-    /// Why what it matches cannot tell anything of the driver.
+    /// Why these specs do not test the driver.
     reason: String,
 }
 
-/// Reads the file.
-///
 /// # Errors
-/// When an entry has other keys.
+/// When it is not YAML, or an entry has unknown or missing keys.
 pub(super) fn parse(text: &str) -> Result<Vec<Skip>> {
     Ok(serde_yaml_ng::from_str(text)?)
 }
 
-/// Entries that say too little, twice the same, or nothing that can be understood.
+/// Entries without a reason, duplicates, and invalid patterns.
 pub(super) fn problems(skips: &[Skip]) -> Vec<String> {
     let mut seen = BTreeSet::new();
     let mut found = Vec::new();
     for Skip { pattern, reason } in skips {
-        if reason.trim().len() < SENTENCE {
+        if reason.trim().len() < MIN_REASON_LENGTH {
             found.push(format!("{pattern}: skipped without a reason"));
         }
         if !seen.insert(pattern) {
             found.push(format!("{pattern}: skipped twice"));
         }
         if Regex::new(pattern).map_or(true, |all| all.is_match("")) {
-            found.push(format!("{pattern}: no pattern, or one for everything"));
+            found.push(format!(
+                "{pattern}: no valid pattern, or it matches everything"
+            ));
         }
     }
     found
@@ -48,8 +48,8 @@ pub(super) fn problems(skips: &[Skip]) -> Vec<String> {
 /// Patterns that match none of these specs.
 ///
 /// # Errors
-/// When a pattern is none.
-pub(super) fn useless(skips: &[Skip], specs: &[&str]) -> Result<Vec<String>> {
+/// When a pattern is not a valid regular expression.
+pub(super) fn unused(skips: &[Skip], specs: &[&str]) -> Result<Vec<String>> {
     let mut found = Vec::new();
     for Skip { pattern, .. } in skips {
         let regex = Regex::new(pattern).with_context(|| pattern.clone())?;
@@ -60,7 +60,7 @@ pub(super) fn useless(skips: &[Skip], specs: &[&str]) -> Result<Vec<String>> {
     Ok(found)
 }
 
-/// How many specs passed, by the suite's last line: `SUCCESS! -- 98 Passed | 0 Failed | …`.
+/// The number of passed specs in the suite's last line: `SUCCESS! -- 98 Passed | 0 Failed | …`.
 pub(super) fn passed(line: &str) -> Option<usize> {
     let (_, counts) = line.split_once("! -- ")?;
     counts.split_once(" Passed")?.0.trim().parse().ok()
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_skip_has_a_pattern_and_a_reason_and_nothing_else() {
+    fn a_skip_has_exactly_a_pattern_and_a_reason() {
         let text = format!("- {{pattern: a, reason: {REASON}}}\n");
         assert!(problems(&parse(&text).unwrap()).is_empty());
         assert!(parse("- {pattern: a}\n").is_err());
@@ -88,29 +88,29 @@ mod tests {
     }
 
     #[test]
-    fn bad_skips_are_named() {
+    fn bad_skips_are_reported() {
         let check = |skips: &[Skip], says: &str| {
             let found = problems(skips);
             assert!(found.len() == 1 && found[0].contains(says), "{found:?}");
         };
         check(&[skip("a", "flaky")], "reason");
         check(&[skip("a", REASON), skip("a", REASON)], "twice");
-        check(&[skip("(", REASON)], "no pattern");
+        check(&[skip("(", REASON)], "no valid pattern");
         check(&[skip(".*", REASON)], "everything");
     }
 
     #[test]
-    fn a_skip_that_fits_nothing_is_useless() {
+    fn a_skip_that_matches_no_spec_is_unused() {
         let skips = [
             skip(r"\[Disruptive\]", REASON),
             skip("gone in this release", REASON),
         ];
         let specs = ["External Storage subPath [Disruptive] while kubelet is down"];
-        assert_eq!(useless(&skips, &specs).unwrap(), ["gone in this release"]);
+        assert_eq!(unused(&skips, &specs).unwrap(), ["gone in this release"]);
     }
 
     #[test]
-    fn the_last_line_tells_how_many_passed() {
+    fn the_last_line_has_the_number_of_passed_specs() {
         let line = "SUCCESS! -- 98 Passed | 0 Failed | 0 Pending | 7302 Skipped";
         assert_eq!(passed(line), Some(98));
         assert_eq!(passed("FAIL! -- 3 Passed | 1 Failed"), Some(3));

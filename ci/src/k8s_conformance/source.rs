@@ -1,13 +1,13 @@
-//! Which keys and capabilities the suite knows, read from its source.
+//! Reads the keys and capabilities that the suite knows from its Go source.
 
 use std::collections::BTreeSet;
 
 use anyhow::{Result, ensure};
 
-/// What a definition may say.
+/// The keys that a definition may have.
 #[derive(Debug, Default)]
 pub(super) struct Known {
-    /// Keys at the top.
+    /// Top-level keys.
     pub(super) top: BTreeSet<String>,
     /// Keys of `DriverInfo`.
     pub(super) info: BTreeSet<String>,
@@ -16,10 +16,10 @@ pub(super) struct Known {
 }
 
 impl Known {
-    /// Reads `external/external.go` and `framework/testdriver.go`.
+    /// Parses `external/external.go` and `framework/testdriver.go`.
     ///
     /// # Errors
-    /// When they do not look as they did.
+    /// When their structure has changed.
     pub(super) fn read(external: &str, framework: &str) -> Result<Self> {
         let known = Self {
             top: fields(external, "driverDefinition"),
@@ -28,13 +28,13 @@ impl Known {
         };
         ensure!(
             !known.top.is_empty() && !known.info.is_empty() && !known.capabilities.is_empty(),
-            "the suite's source has another form: see ci/src/external/source.rs"
+            "the structure of the suite's source has changed: see ci/src/k8s_conformance/source.rs"
         );
         Ok(known)
     }
 }
 
-/// The names of a struct's own fields: as gofmt has it, they are what is indented once.
+/// The names of a struct's direct fields, which gofmt indents once.
 fn fields(source: &str, name: &str) -> BTreeSet<String> {
     let head = format!("type {name} struct {{");
     source
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_of_another_form_is_an_error() {
+    fn source_with_another_structure_is_an_error() {
         assert!(Known::read(EXTERNAL, "package framework\n").is_err());
         assert!(Known::read("package external\n", FRAMEWORK).is_err());
     }

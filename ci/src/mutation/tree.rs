@@ -1,4 +1,4 @@
-//! The scratch copy of the workspace, which bugs are put into.
+//! The scratch copy of the workspace that mutants are applied to.
 
 use std::{
     collections::BTreeMap,
@@ -8,26 +8,26 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::bugs::{Bug, SWITCHES};
-use crate::{context::Context, run::Step};
+use super::mutants::{Mutant, SWITCH_SOURCE};
+use crate::{context::Context, run::Cmd};
 
-/// The workspace as it was when this began, and the place of its copy.
+/// The workspace's files at the start, and the location of the copy.
 #[derive(Debug)]
 pub(super) struct Tree {
-    /// The copy.
+    /// The root of the copy.
     pub(super) root: PathBuf,
-    /// By the path from the workspace's root.
+    /// Contents by path, relative to the workspace's root.
     files: BTreeMap<PathBuf, Vec<u8>>,
 }
 
 impl Tree {
-    /// Reads the workspace: what git tracks, and what is new and not ignored. Nothing is copied yet.
+    /// Reads the workspace: tracked files, and untracked ones that are not ignored. Does not write the copy yet.
     ///
     /// # Errors
-    /// When git does not know the workspace, or a file cannot be read.
+    /// When the workspace is not a git repository, or a file cannot be read.
     pub(super) fn read(context: &Context, root: PathBuf) -> Result<Self> {
         let list = "git ls-files -z --cached --others --exclude-standard";
-        let listed = Step::new(context, list).output()?;
+        let listed = Cmd::new(context, list).output()?;
         if !listed.success {
             bail!("`{list}`: {}", listed.stderr.trim());
         }
@@ -35,7 +35,7 @@ impl Tree {
         for name in listed.stdout.split_terminator('\0') {
             match fs::read(context.root.join(name)) {
                 Ok(bytes) => files.insert(name.into(), bytes),
-                // Deleted, and git has not been told.
+                // Deleted, but still in git's index.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => None,
                 Err(error) => return Err(error).context(name.to_owned()),
             };
@@ -43,39 +43,39 @@ impl Tree {
         Ok(Self { root, files })
     }
 
-    /// The files that change when these bugs are put in, as they are then.
+    /// The files that these mutants change, with their new contents.
     ///
     /// # Errors
-    /// When a bug does not fit, perhaps because one before it has taken its place.
-    pub(super) fn patched(&self, bugs: &[&Bug]) -> Result<BTreeMap<PathBuf, Vec<u8>>> {
+    /// When a patch does not apply, perhaps because it overlaps with an earlier one.
+    pub(super) fn patched(&self, mutants: &[&Mutant]) -> Result<BTreeMap<PathBuf, Vec<u8>>> {
         let mut changed: BTreeMap<PathBuf, Vec<u8>> = BTreeMap::new();
         let source = |changed: &BTreeMap<PathBuf, Vec<u8>>, path: &Path| {
             let bytes = changed.get(path).or_else(|| self.files.get(path));
             let bytes = bytes.with_context(|| format!("there is no {}", path.display()))?;
             Ok::<_, anyhow::Error>(std::str::from_utf8(bytes)?.to_owned())
         };
-        for bug in bugs {
-            let path = Path::new(bug.file);
-            let text = source(&changed, path).with_context(|| bug.name)?;
-            changed.insert(path.to_owned(), bug.patch(&text)?.into_bytes());
+        for mutant in mutants {
+            let path = Path::new(mutant.file);
+            let text = source(&changed, path).with_context(|| mutant.name)?;
+            changed.insert(path.to_owned(), mutant.patch(&text)?.into_bytes());
         }
-        if bugs.iter().any(|bug| bug.is_switched()) {
+        if mutants.iter().any(|mutant| mutant.is_switchable()) {
             let path = Path::new("driver/src/lib.rs");
-            let text = source(&changed, path)? + SWITCHES;
+            let text = source(&changed, path)? + SWITCH_SOURCE;
             changed.insert(path.to_owned(), text.into_bytes());
         }
         Ok(changed)
     }
 
-    /// Makes the copy what the workspace was, with `bugs` in it. A file that is right already is left alone and one that
-    /// changes gets the present time, also when it gets its old content back: by its time cargo sees what to build again.
+    /// Writes the copy with these mutants. Unchanged files are not written, and changed files get a new mtime, even when the
+    /// original content is restored: cargo decides by mtime what to rebuild.
     ///
     /// # Errors
-    /// When the copy cannot be written, or a bug does not fit.
-    pub(super) fn lay(&self, bugs: &[&Bug]) -> Result<()> {
-        let changed = self.patched(bugs)?;
+    /// When the copy cannot be written, or a patch does not apply.
+    pub(super) fn write_copy(&self, mutants: &[&Mutant]) -> Result<()> {
+        let changed = self.patched(mutants)?;
         fs::create_dir_all(&self.root).with_context(|| self.root.display().to_string())?;
-        self.remove_strangers(&self.root)?;
+        self.remove_unknown(&self.root)?;
         for (path, bytes) in &self.files {
             self.write(path, changed.get(path).unwrap_or(bytes))?;
         }
@@ -93,13 +93,13 @@ impl Tree {
         fs::write(&path, bytes).with_context(|| path.display().to_string())
     }
 
-    /// What the workspace has no more, and what programs have left: cargo finds programs and tests by their place.
-    fn remove_strangers(&self, folder: &Path) -> Result<()> {
+    /// Removes files that are not in the workspace: cargo would discover them as binaries or tests.
+    fn remove_unknown(&self, folder: &Path) -> Result<()> {
         for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
             let entry = entry?;
             let path = entry.path();
             if entry.file_type()?.is_dir() {
-                self.remove_strangers(&path)?;
+                self.remove_unknown(&path)?;
             } else if !self.files.contains_key(path.strip_prefix(&self.root)?) {
                 fs::remove_file(&path).with_context(|| path.display().to_string())?;
             }
@@ -114,12 +114,12 @@ mod tests {
 
     use super::*;
 
-    const BUG: Bug = Bug {
+    const MUTANT: Mutant = Mutant {
         name: "one-is-two",
         file: "driver/src/a.rs",
         find: "1",
         replace: "2",
-        what: "sums are wrong",
+        effect: "sums are wrong",
     };
 
     fn tree(name: &str) -> Tree {
@@ -132,15 +132,15 @@ mod tests {
     }
 
     #[test]
-    fn a_bug_comes_and_goes_and_leaves_the_rest_alone() {
-        let tree = tree("sabotage-lay");
-        let file = tree.root.join(BUG.file);
+    fn only_the_mutated_file_is_written_and_restored() {
+        let tree = tree("mutants-write");
+        let file = tree.root.join(MUTANT.file);
         let manifest = tree.root.join("Cargo.toml");
         let changed = |path: &Path| -> SystemTime { path.metadata().unwrap().modified().unwrap() };
-        tree.lay(&[]).unwrap();
+        tree.write_copy(&[]).unwrap();
         let before = changed(&manifest);
-        for (bugs, text) in [(vec![&BUG], "a = 2"), (vec![], "a = 1")] {
-            tree.lay(&bugs).unwrap();
+        for (mutants, text) in [(vec![&MUTANT], "a = 2"), (vec![], "a = 1")] {
+            tree.write_copy(&mutants).unwrap();
             assert_eq!(fs::read_to_string(&file).unwrap(), text);
             assert!(changed(&file) >= before);
         }
@@ -149,58 +149,58 @@ mod tests {
     }
 
     #[test]
-    fn bugs_with_switches_stand_beside_one_another_but_not_in_one_place() {
-        let mut tree = tree("sabotage-together");
+    fn switchable_mutants_can_share_a_build_unless_they_overlap() {
+        let mut tree = tree("mutants-share");
         tree.files
             .insert("driver/src/a.rs".into(), b"a = 1; b = 3".to_vec());
         tree.files
             .insert("driver/src/lib.rs".into(), b"mod a;".to_vec());
-        let first = Bug {
+        let first = Mutant {
             replace: "(1 + i($ON))",
-            ..BUG
+            ..MUTANT
         };
-        let second = Bug {
+        let second = Mutant {
             name: "three-is-four",
             find: "3",
             replace: "(3 + i($ON))",
-            ..BUG
+            ..MUTANT
         };
         let files = tree.patched(&[&first, &second]).unwrap();
         assert_eq!(
             std::str::from_utf8(&files[Path::new("driver/src/a.rs")]).unwrap(),
-            r#"a = (1 + i(crate::sabotage("one-is-two"))); b = (3 + i(crate::sabotage("three-is-four")))"#
+            r#"a = (1 + i(crate::is_active_mutant("one-is-two"))); b = (3 + i(crate::is_active_mutant("three-is-four")))"#
         );
-        assert!(files[Path::new("driver/src/lib.rs")].ends_with(SWITCHES.as_bytes()));
-        let in_the_way = Bug {
+        assert!(files[Path::new("driver/src/lib.rs")].ends_with(SWITCH_SOURCE.as_bytes()));
+        let in_the_way = Mutant {
             find: "1;",
             ..second
         };
         assert!(tree.patched(&[&first, &in_the_way]).is_err());
-        // Without a switch nothing asks for one.
-        assert_eq!(tree.patched(&[&BUG]).unwrap().len(), 1);
+        // The switch function is added only for switchable mutants.
+        assert_eq!(tree.patched(&[&MUTANT]).unwrap().len(), 1);
     }
 
     #[test]
-    fn what_does_not_belong_there_is_removed() {
-        let tree = tree("sabotage-strangers");
+    fn unknown_files_are_removed() {
+        let tree = tree("mutants-unknown");
         let left = tree.root.join("driver/src/bin/left.rs");
         fs::create_dir_all(left.parent().unwrap()).unwrap();
         fs::write(&left, "fn main() {}").unwrap();
-        tree.lay(&[]).unwrap();
+        tree.write_copy(&[]).unwrap();
         assert!(!left.exists());
         fs::remove_dir_all(&tree.root).unwrap();
     }
 
     #[test]
-    fn a_bug_of_a_file_that_has_gone_is_named() {
-        let bug = Bug {
+    fn a_mutant_of_a_missing_file_is_named() {
+        let mutant = Mutant {
             file: "driver/src/b.rs",
-            ..BUG
+            ..MUTANT
         };
-        let error = tree("sabotage-gone").patched(&[&bug]).unwrap_err();
+        let error = tree("mutants-missing").patched(&[&mutant]).unwrap_err();
         let error = format!("{error:#}");
         assert!(
-            error.contains(BUG.name) && error.contains(bug.file),
+            error.contains(MUTANT.name) && error.contains(mutant.file),
             "{error}"
         );
     }

@@ -1,7 +1,7 @@
-//! OCI image layouts: a folder with everything that a registry is sent of an image, under names that are digests of the content.
+//! Writes OCI image layouts: folders with all blobs of an image, named by their digests.
 //!
-//! So the digest of what is published is known before anybody may publish, and whoever publishes only copies. Sources: the OCI image
-//! specification 1.1 (layout, manifest, index), and Docker's image specification 1.2 for the archives that `docker save` writes.
+//! So all digests are known before the publishing job, which only copies. Sources: the OCI image specification 1.1 (layout,
+//! manifest, index), and Docker's image specification 1.2 for the archives of `docker save`.
 
 use std::{
     fmt::Write as _,
@@ -14,36 +14,36 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::{context::Context, run::Step};
+use crate::{context::Context, run::Cmd};
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
-/// Helm's own, for charts in registries.
+/// Helm's media types for charts in registries.
 const CHART: &str = "application/vnd.cncf.helm.config.v1+json";
 const CHART_LAYER: &str = "application/vnd.cncf.helm.chart.content.v1.tar+gzip";
 
-/// A layout that is being filled.
+/// A layout under construction.
 #[derive(Debug)]
 pub(super) struct Layout {
     folder: PathBuf,
 }
 
-/// The image of one processor, in a layout.
+/// The image of one architecture in a layout.
 #[derive(Debug)]
 pub(super) struct Part {
-    /// As an index lists it.
+    /// Its descriptor for the index.
     descriptor: Value,
-    /// When it was made, to the second: `2026-11-30T12:00:00Z`.
+    /// Creation time in seconds: `2026-11-30T12:00:00Z`.
     pub(super) created: String,
 }
 
 impl Layout {
-    /// An empty one; whatever was in the folder is gone.
+    /// Creates an empty layout. Deletes the folder's previous content.
     ///
     /// # Errors
-    /// The folder cannot be made.
+    /// When the folder cannot be created.
     pub(super) fn create(folder: PathBuf) -> Result<Self> {
         if folder.exists() {
             fs::remove_dir_all(&folder)?;
@@ -52,83 +52,90 @@ impl Layout {
         Ok(Self { folder })
     }
 
-    /// Takes in what `docker save` wrote of one image, which must be of this processor, and whole.
+    /// Adds an image from a `docker save` archive. `processor` is its architecture in OCI terms.
     ///
     /// # Errors
-    /// When it is not, or cannot be read.
+    /// When the archive has another architecture, a wrong layer, or more than one image, or cannot be read.
     pub(super) fn image(&self, context: &Context, archive: &Path, processor: &str) -> Result<Part> {
-        let shown = archive.display();
-        let inside = self.folder.join("unpacked");
-        tar::Archive::new(File::open(archive).with_context(|| shown.to_string())?)
-            .unpack(&inside)
-            .with_context(|| shown.to_string())?;
-        let saved: Value = serde_json::from_slice(&fs::read(inside.join("manifest.json"))?)?;
+        let archive_path = archive.display();
+        let unpacked = self.folder.join("unpacked");
+        tar::Archive::new(File::open(archive).with_context(|| archive_path.to_string())?)
+            .unpack(&unpacked)
+            .with_context(|| archive_path.to_string())?;
+        let manifest_json: Value =
+            serde_json::from_slice(&fs::read(unpacked.join("manifest.json"))?)?;
         ensure!(
-            saved.as_array().is_some_and(|images| images.len() == 1),
-            "{shown}: not one image"
+            manifest_json
+                .as_array()
+                .is_some_and(|images| images.len() == 1),
+            "{archive_path}: must contain exactly one image"
         );
-        let saved = &saved[0];
-        let config = fs::read(inside.join(text(&saved["Config"])?))?;
-        let told: Value = serde_json::from_slice(&config)?;
+        let manifest_json = &manifest_json[0];
+        let config = fs::read(unpacked.join(text(&manifest_json["Config"])?))?;
+        let config_json: Value = serde_json::from_slice(&config)?;
         ensure!(
-            told["architecture"] == processor && told["os"] == "linux",
-            "{shown}: of {} {}, not of linux {processor}",
-            told["os"],
-            told["architecture"]
+            config_json["architecture"] == processor && config_json["os"] == "linux",
+            "{archive_path}: is for {} {}, not for linux {processor}",
+            config_json["os"],
+            config_json["architecture"]
         );
-        let files = saved["Layers"].as_array().map_or(&[][..], Vec::as_slice);
-        let wanted = told["rootfs"]["diff_ids"].as_array();
+        let files = manifest_json["Layers"]
+            .as_array()
+            .map_or(&[][..], Vec::as_slice);
+        let diff_ids = config_json["rootfs"]["diff_ids"].as_array();
         ensure!(
-            wanted.is_some_and(|wanted| wanted.len() == files.len() && !files.is_empty()),
-            "{shown}: other layers than its configuration names"
+            diff_ids.is_some_and(|diff_ids| diff_ids.len() == files.len() && !files.is_empty()),
+            "{archive_path}: its layers do not match its configuration"
         );
         let mut layers = Vec::new();
-        for (file, wanted) in files.iter().zip(wanted.into_iter().flatten()) {
-            layers.push(self.layer(context, &inside.join(text(file)?), wanted)?);
+        for (file, diff_ids) in files.iter().zip(diff_ids.into_iter().flatten()) {
+            layers.push(self.layer(context, &unpacked.join(text(file)?), diff_ids)?);
         }
-        fs::remove_dir_all(&inside)?;
+        fs::remove_dir_all(&unpacked)?;
         let config = self.blob(CONFIG, &config)?;
         let mut descriptor = self.manifest(&config, &layers, &json!({}))?;
         descriptor["platform"] = json!({"architecture": processor, "os": "linux"});
-        let created = told["created"].as_str().unwrap_or_default();
-        let second = created.get(..19).context("it tells not when it was made")?;
+        let created = config_json["created"].as_str().unwrap_or_default();
+        let second = created
+            .get(..19)
+            .context("the image has no creation time")?;
         Ok(Part {
             descriptor,
             created: format!("{second}Z"),
         })
     }
 
-    /// A layer, compressed; the same bytes give the same digest.
-    fn layer(&self, context: &Context, file: &Path, wanted: &Value) -> Result<Value> {
-        // An archive may name a layer twice, the second time by a link.
+    /// Adds a layer, compressed reproducibly: the same bytes give the same digest.
+    fn layer(&self, context: &Context, file: &Path, diff_ids: &Value) -> Result<Value> {
+        // A copy, because an archive may contain a layer twice, the second time as a link.
         let plain = self.folder.join("layer.tar");
-        let packed = self.folder.join("layer.tar.gz");
-        if is_packed(file)? {
-            // As engines with containerd's store keep them: whatever packed it, the bytes shall be ours.
-            fs::copy(file, &packed)?;
-            Step::new(context, "gzip --decompress --force")
-                .arg(&packed)
-                .quiet("Unpacking a layer")?;
+        let compressed = self.folder.join("layer.tar.gz");
+        if is_gzip(file)? {
+            // Engines with containerd's image store save compressed layers. Recompress them, for reproducible bytes.
+            fs::copy(file, &compressed)?;
+            Cmd::new(context, "gzip --decompress --force")
+                .arg(&compressed)
+                .run_quietly("Unpacking a layer")?;
         } else {
             fs::copy(file, &plain)?;
         }
         ensure!(
-            format!("sha256:{}", digest(&plain)?) == *wanted,
-            "{}: not the layer {wanted} that the image's configuration names",
+            format!("sha256:{}", digest(&plain)?) == *diff_ids,
+            "{}: not the layer {diff_ids} that the image's configuration names",
             file.display()
         );
-        Step::new(context, "gzip --no-name --force")
+        Cmd::new(context, "gzip --no-name --force")
             .arg(&plain)
-            .quiet("Compressing a layer")?;
-        let (digest, size) = (digest(&packed)?, fs::metadata(&packed)?.len());
-        fs::rename(&packed, self.place(&digest))?;
-        Ok(described(LAYER, &digest, size))
+            .run_quietly("Compressing a layer")?;
+        let (digest, size) = (digest(&compressed)?, fs::metadata(&compressed)?.len());
+        fs::rename(&compressed, self.blob_path(&digest))?;
+        Ok(descriptor(LAYER, &digest, size))
     }
 
-    /// The image for all processors; its digest.
+    /// Writes the multi-platform index, and returns its digest.
     ///
     /// # Errors
-    /// It cannot be written.
+    /// When it cannot be written.
     pub(super) fn finish(self, parts: &[Part], version: &str) -> Result<String> {
         let manifests: Vec<&Value> = parts.iter().map(|part| &part.descriptor).collect();
         let index = json!({
@@ -139,16 +146,21 @@ impl Layout {
         self.close(descriptor, version)
     }
 
-    /// A packaged Helm chart; its digest. `about` is its Chart.yaml.
+    /// Writes a packaged Helm chart, and returns its digest.
     ///
     /// # Errors
-    /// It cannot be read or written.
-    pub(super) fn chart(self, about: &Value, packaged: &Path, version: &str) -> Result<String> {
-        let config = self.blob(CHART, about.to_string().as_bytes())?;
+    /// When it cannot be read or written.
+    pub(super) fn chart(
+        self,
+        chart_yaml: &Value,
+        packaged: &Path,
+        version: &str,
+    ) -> Result<String> {
+        let config = self.blob(CHART, chart_yaml.to_string().as_bytes())?;
         let layer = self.blob(CHART_LAYER, &fs::read(packaged)?)?;
         let annotations = json!({
-            "org.opencontainers.image.title": about["name"],
-            "org.opencontainers.image.description": about["description"],
+            "org.opencontainers.image.title": chart_yaml["name"],
+            "org.opencontainers.image.description": chart_yaml["description"],
             "org.opencontainers.image.version": version,
         });
         let descriptor = self.manifest(&config, &[layer], &annotations)?;
@@ -177,27 +189,27 @@ impl Layout {
 
     fn blob(&self, kind: &str, bytes: &[u8]) -> Result<Value> {
         let digest = hexadecimal(&Sha256::digest(bytes));
-        fs::write(self.place(&digest), bytes)?;
-        Ok(described(kind, &digest, bytes.len() as u64))
+        fs::write(self.blob_path(&digest), bytes)?;
+        Ok(descriptor(kind, &digest, bytes.len() as u64))
     }
 
-    fn place(&self, digest: &str) -> PathBuf {
+    fn blob_path(&self, digest: &str) -> PathBuf {
         self.folder.join("blobs/sha256").join(digest)
     }
 }
 
-fn described(kind: &str, digest: &str, size: u64) -> Value {
+fn descriptor(kind: &str, digest: &str, size: u64) -> Value {
     json!({"mediaType": kind, "digest": format!("sha256:{digest}"), "size": size})
 }
 
 fn text(value: &Value) -> Result<&str> {
     value
         .as_str()
-        .with_context(|| format!("{value} is no text"))
+        .with_context(|| format!("{value} is not a string"))
 }
 
-/// It begins as gzip's files do (RFC 1952, 2.3.1).
-fn is_packed(file: &Path) -> Result<bool> {
+/// Checks for gzip's magic number (RFC 1952, 2.3.1).
+fn is_gzip(file: &Path) -> Result<bool> {
     let mut start = [0; 2];
     let mut opened = File::open(file).with_context(|| file.display().to_string())?;
     Ok(opened.read(&mut start)? == 2 && start == [0x1f, 0x8b])

@@ -1,8 +1,8 @@
-//! What is inside an image, as an SPDX 2.3 document.
+//! The SBOM of an image, as an SPDX 2.3 document.
 //!
-//! The images have no package database that a scanner could read, so it is told from what they are made of: the crates of the program,
-//! from Cargo.lock by `cargo metadata`, and the Debian packages of the programs that were copied, each processor's, from the list that
-//! `ci/images/collect` wrote. Text in, a document out.
+//! The images have no package database that a scanner could read, so the SBOM is generated from their inputs: the crates of the
+//! program, from `cargo metadata` and Cargo.lock, and the Debian packages of the copied programs, per architecture, from the list
+//! that `ci/images/collect` wrote. No I/O.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,22 +10,22 @@ use anyhow::{Context as _, Result};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-/// What an image is: whatever its document says comes from here.
+/// An image: the input of its SBOM.
 #[derive(Debug)]
 pub(super) struct Image<'a> {
     pub(super) name: &'a str,
     pub(super) version: &'a str,
-    /// Of the index of all processors, `sha256:…`.
+    /// Digest of the multi-platform index, `sha256:…`.
     pub(super) digest: &'a str,
-    /// `2026-11-30T12:00:00Z`.
+    /// Creation time, `2026-11-30T12:00:00Z`.
     pub(super) created: &'a str,
     /// The cargo package of its program.
     pub(super) package: &'a str,
-    /// The processors, and for each the lines `NAME VERSION` of its Debian packages, and of the C library that is linked into its program.
+    /// For each architecture, lines `NAME VERSION` with its Debian packages and the C library that is linked into its program.
     pub(super) debian: &'a [(&'a str, String)],
 }
 
-/// Of `cargo metadata --format-version 1`.
+/// The output of `cargo metadata --format-version 1`.
 #[derive(Debug, Deserialize)]
 struct Metadata {
     packages: Vec<Package>,
@@ -60,17 +60,17 @@ struct Dependency {
 
 #[derive(Debug, Deserialize)]
 struct Kind {
-    /// `dev`, `build`, or nothing for what the program is made of.
+    /// `dev`, `build`, or `None` for a normal dependency.
     kind: Option<String>,
 }
 
-/// The document. `metadata` is what `cargo metadata` says, `lock` the text of Cargo.lock.
+/// Generates the SPDX document. `metadata` is the output of `cargo metadata`, `lock` the text of Cargo.lock.
 ///
 /// # Errors
-/// The metadata are none, or lack the program.
+/// When the metadata cannot be parsed, or lack the program.
 pub(super) fn document(image: &Image<'_>, metadata: &str, lock: &str) -> Result<Value> {
     let metadata: Metadata = serde_json::from_str(metadata).context("cargo metadata")?;
-    let sums = checksums(lock);
+    let checksums = checksums(lock);
     let hexadecimal = image.digest.trim_start_matches("sha256:");
     let mut packages = vec![json!({
         "SPDXID": "SPDXRef-image", "name": image.name, "versionInfo": image.version,
@@ -86,7 +86,7 @@ pub(super) fn document(image: &Image<'_>, metadata: &str, lock: &str) -> Result<
         .with_context(|| format!("the workspace has no package {}", image.package))?;
     relations.push(relation("SPDXRef-image", "CONTAINS", &program.reference()));
     let (crates, edges) = crates(&metadata, &program.id);
-    packages.extend(crates.iter().map(|package| package.spdx(&sums)));
+    packages.extend(crates.iter().map(|package| package.spdx(&checksums)));
     relations.extend(edges);
     for (processor, lines) in image.debian {
         for (name, version) in lines.lines().filter_map(|line| line.split_once(' ')) {
@@ -98,12 +98,12 @@ pub(super) fn document(image: &Image<'_>, metadata: &str, lock: &str) -> Result<
             }
             let reference = reference(&format!("deb-{processor}-{name}"));
             relations.push(relation("SPDXRef-image", "CONTAINS", &reference));
-            let place = format!("deb/debian/{name}@{}", escaped(version));
+            let purl_path = format!("deb/debian/{name}@{}", escaped(version));
             packages.push(json!({
                 "SPDXID": reference, "name": name, "versionInfo": version,
                 "downloadLocation": "NOASSERTION", "filesAnalyzed": false,
                 "licenseConcluded": "NOASSERTION", "licenseDeclared": "NOASSERTION", "copyrightText": "NOASSERTION",
-                "externalRefs": [purl(&format!("{place}?arch={processor}&distro=bookworm"))],
+                "externalRefs": [purl(&format!("{purl_path}?arch={processor}&distro=bookworm"))],
             }));
         }
     }
@@ -116,7 +116,7 @@ pub(super) fn document(image: &Image<'_>, metadata: &str, lock: &str) -> Result<
     }))
 }
 
-/// Among the lines of Debian packages, where none has this name: the C library that is part of the program.
+/// The name of the statically linked C library in the list of packages. No Debian package has this name.
 const C_LIBRARY: &str = "glibc";
 
 fn linked(processor: &str, version: &str) -> Value {
@@ -128,7 +128,7 @@ fn linked(processor: &str, version: &str) -> Value {
     })
 }
 
-/// The crates that a program is made of and built with, and who needs whom. Tests' own are none of them.
+/// The normal and build dependencies of a program, and the relationships between them. Without dev-dependencies.
 fn crates<'a>(metadata: &'a Metadata, program: &'a str) -> (Vec<&'a Package>, Vec<Value>) {
     let packages: BTreeMap<&str, &Package> = metadata
         .packages
@@ -177,8 +177,8 @@ impl Package {
         reference(&format!("crate-{}-{}", self.name, self.version))
     }
 
-    fn spdx(&self, sums: &BTreeMap<(String, String), String>) -> Value {
-        // What the manifests of old crates mean by a stroke.
+    fn spdx(&self, checksums: &BTreeMap<(String, String), String>) -> Value {
+        // Old manifests separate licenses by a slash.
         let license = self.license.as_deref().map(|it| it.replace('/', " OR "));
         let mut package = json!({
             "SPDXID": self.reference(), "name": self.name, "versionInfo": self.version,
@@ -186,11 +186,11 @@ impl Package {
             "licenseDeclared": license.as_deref().unwrap_or("NOASSERTION"), "copyrightText": "NOASSERTION",
         });
         if self.source.is_some() {
-            let place = format!("cargo/{}@{}", self.name, escaped(&self.version));
-            package["externalRefs"] = json!([purl(&place)]);
+            let purl_path = format!("cargo/{}@{}", self.name, escaped(&self.version));
+            package["externalRefs"] = json!([purl(&purl_path)]);
         }
-        if let Some(sum) = sums.get(&(self.name.clone(), self.version.clone())) {
-            package["checksums"] = json!([{"algorithm": "SHA256", "checksumValue": sum}]);
+        if let Some(checksum) = checksums.get(&(self.name.clone(), self.version.clone())) {
+            package["checksums"] = json!([{"algorithm": "SHA256", "checksumValue": checksum}]);
         }
         package
     }
@@ -205,10 +205,10 @@ fn checksums(lock: &str) -> BTreeMap<(String, String), String> {
             let value = lines.find(|(key, _)| *key == name).map(|(_, value)| value);
             value.map(|value| value.trim_matches('"').to_owned())
         };
-        if let (Some(name), Some(version), Some(sum)) =
+        if let (Some(name), Some(version), Some(checksum)) =
             (field("name"), field("version"), field("checksum"))
         {
-            found.insert((name, version), sum);
+            found.insert((name, version), checksum);
         }
     }
     found
@@ -218,7 +218,7 @@ fn relation(from: &str, kind: &str, to: &str) -> Value {
     json!({"spdxElementId": from, "relationshipType": kind, "relatedSpdxElement": to})
 }
 
-/// SPDX 2.3 allows letters, digits, points and hyphens.
+/// An SPDX identifier. SPDX 2.3 allows letters, digits, periods and hyphens.
 fn reference(name: &str) -> String {
     let fit = |letter: char| letter.is_ascii_alphanumeric() || letter == '.';
     let name: String = name
@@ -228,13 +228,13 @@ fn reference(name: &str) -> String {
     format!("SPDXRef-{name}")
 }
 
-fn purl(place: &str) -> Value {
+fn purl(purl_path: &str) -> Value {
     json!({
-        "referenceCategory": "PACKAGE-MANAGER", "referenceType": "purl", "referenceLocator": format!("pkg:{place}"),
+        "referenceCategory": "PACKAGE-MANAGER", "referenceType": "purl", "referenceLocator": format!("pkg:{purl_path}"),
     })
 }
 
-/// As a package URL writes a version.
+/// Percent-encodes a version for a package URL.
 fn escaped(version: &str) -> String {
     version.replace('+', "%2B").replace(':', "%3A")
 }
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn the_c_library_in_the_program_is_named_and_is_no_debian_package() {
+    fn the_linked_c_library_is_listed_but_not_as_a_debian_package() {
         let document = made();
         let library = package(&document, "SPDXRef-glibc-arm64").unwrap();
         assert_eq!(
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn crates_and_debian_packages_are_in_it_and_the_tests_own_are_not() {
+    fn crates_and_debian_packages_are_listed_but_no_dev_dependencies() {
         let document = made();
         let serde = package(&document, "SPDXRef-crate-serde-1.0.0-x").unwrap();
         assert_eq!(serde["checksums"][0]["checksumValue"], "ab");
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn every_reference_leads_somewhere_and_is_one() {
+    fn every_identifier_is_unique_and_every_reference_resolves() {
         let document = made();
         let mut known = vec!["SPDXRef-DOCUMENT".to_owned()];
         for package in document["packages"].as_array().unwrap() {

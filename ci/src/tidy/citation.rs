@@ -1,5 +1,5 @@
-//! Whether what is cited is there: sections of the design as `design.md#one-login`, of the DSM reference as `dsm-web-api.md 4.10` or
-//! `dsm-web-api-2.md B.1`; and whether each choice of the design is cited by a test. Text in, breaches out.
+//! Checks that cited sections exist: of the design as `design.md#one-login`, of the DSM reference as `dsm-web-api.md 4.10` or
+//! `dsm-web-api-2.md B.1`; and that each decision of the design is cited by a test. No I/O.
 
 use std::{collections::BTreeSet, path::Path};
 
@@ -10,17 +10,17 @@ use super::{
 };
 
 const DESIGN: &str = "driver/docs/design.md";
-/// The part of it whose sections are proved by tests.
-const CHOICES: &str = "## Choices";
-/// The documents of the DSM reference, whose sections have numbers.
+/// The chapter whose sections must be cited by tests.
+const DECISIONS: &str = "## Choices";
+/// The documents of the DSM reference, with numbered sections.
 const NUMBERED: [&str; 2] = ["dsm-web-api.md", "dsm-web-api-2.md"];
-/// In halves, so that this file does not cite anything.
+/// In two parts, so that this file does not cite anything.
 const ANCHOR: &str = concat!("design", ".md#");
 
-/// Every citation of what is not there, and every choice that no test cites.
+/// All citations of missing sections, and all decisions that no test cites.
 pub(super) fn breaches(files: &[File]) -> Vec<String> {
     let Some(design) = files.iter().find(|file| file.path == Path::new(DESIGN)) else {
-        return vec![format!("{DESIGN}: not there")];
+        return vec![format!("{DESIGN}: does not exist")];
     };
     let anchors: BTreeSet<String> = anchors(&design.text);
     let mut tested = BTreeSet::new();
@@ -40,9 +40,9 @@ pub(super) fn breaches(files: &[File]) -> Vec<String> {
             }
         }
     }
-    let choices = choices(&design.text).map(anchor);
+    let decisions = decisions(&design.text).map(anchor);
     found.extend(
-        choices
+        decisions
             .filter(|choice| !tested.contains(choice))
             .map(|choice| format!("{DESIGN}#{choice}: no test cites it")),
     );
@@ -50,10 +50,10 @@ pub(super) fn breaches(files: &[File]) -> Vec<String> {
     found
 }
 
-/// Citations of numbered sections that a document does not have.
+/// Citations of missing sections of a numbered document.
 fn unnumbered(files: &[File], name: &str) -> Vec<String> {
     let Some(document) = files.iter().find(|file| file.path.ends_with(name)) else {
-        return vec![format!("{name}: not there")];
+        return vec![format!("{name}: does not exist")];
     };
     let numbers: BTreeSet<&str> = markdown::headings(&document.text)
         .filter_map(number)
@@ -69,14 +69,14 @@ fn unnumbered(files: &[File], name: &str) -> Vec<String> {
         .collect()
 }
 
-/// The sections of the design that tests must cite: those of the lowest level.
-fn choices(design: &str) -> impl Iterator<Item = &str> {
-    let inside = design.split_once(CHOICES).map_or("", |(_, rest)| rest);
+/// The sections of the design that tests must cite: those of level 4.
+fn decisions(design: &str) -> impl Iterator<Item = &str> {
+    let inside = design.split_once(DECISIONS).map_or("", |(_, rest)| rest);
     let inside = inside.split("\n## ").next().unwrap_or_default();
     inside.lines().filter_map(|line| line.strip_prefix("#### "))
 }
 
-/// The number that a heading begins with, as `4.10` or `B.1`.
+/// The number at the start of a heading, such as `4.10` or `B.1`.
 fn number(heading: &str) -> Option<&str> {
     let first = heading.split(' ').next()?.trim_end_matches('.');
     is_number(first).then_some(first)
@@ -93,7 +93,7 @@ fn is_number(word: &str) -> bool {
     }
 }
 
-/// The sections that a line cites, behind the file's name and behind each `, #` or ` and #` that follows.
+/// The anchors that a line cites, after the file name and after each following `, #` or ` and #`.
 fn design_cited(line: &str) -> impl Iterator<Item = &str> {
     let behind = line
         .match_indices(ANCHOR)
@@ -114,7 +114,7 @@ fn slug(text: &str) -> &str {
     &text[..end.unwrap_or(text.len())]
 }
 
-/// The numbers that stand behind the file's name: `4.2`, `section 11`, `2 and 11.1`, `15, and 4.2`.
+/// The section numbers after the file name: `4.2`, `section 11`, `2 and 11.1`, `15, and 4.2`.
 fn sections_cited<'a>(line: &'a str, name: &str) -> impl Iterator<Item = &'a str> {
     let behind = line
         .match_indices(name)
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_there_may_be_cited() {
+    fn existing_sections_may_be_cited() {
         let cites = format!(
             "// ({ANCHOR}one-login and #fencing).\n// {}",
             [
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_is_named_with_its_line() {
+    fn missing_sections_are_reported_with_their_line() {
         let cites = format!(
             "\n// {ANCHOR}one-login and #two-logins\n// dsm-web-api.md 4, and 4.11\n// dsm-web-api-2.md B.2"
         );
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_choice_wants_a_test_and_no_other_citation_is_one() {
+    fn only_citations_in_tests_count() {
         let more = TEXT.replace("#### One", "#### Untested: or not?\n\n#### One");
         let files = [
             File::new(DESIGN, &more),

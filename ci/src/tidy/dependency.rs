@@ -1,17 +1,16 @@
-//! Which crate of the workspace may depend on which. Reads `cargo metadata --no-deps`.
+//! Checks the dependencies between the crates of this workspace, in the output of `cargo metadata --no-deps`.
 
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
 
-/// A crate, what its code may use, and what its tests may use besides.
+/// A crate, the crates that its code may depend on, and those that its tests may also depend on.
 struct Rule {
     package: &'static str,
     code: &'static [&'static str],
     tests: &'static [&'static str],
 }
 
-/// The driver knows no simulator, and a simulator knows nothing of the driver: what both would misread alike, no test
-/// could see.
+/// The driver and the simulators do not depend on each other: no test could detect an error in code that both share.
 const RULES: [Rule; 6] = [
     Rule {
         package: "ci",
@@ -61,11 +60,11 @@ struct Dependency {
     name: String,
     /// `null`, `dev` or `build`.
     kind: Option<String>,
-    /// There for a crate of the workspace.
+    /// Set for crates of the workspace.
     path: Option<String>,
 }
 
-/// Every dependency that should not be there.
+/// All forbidden dependencies.
 ///
 /// # Errors
 /// When the metadata cannot be parsed.

@@ -1,39 +1,39 @@
-//! Whether people are told what there is: each word that the driver takes or shows stands in the README or the documents beside it, and
-//! each message that the troubleshooting page quotes is one that the driver says. Text in, breaches out.
+//! Checks that each flag, configuration key, parameter and metric of the driver is documented, and that each message quoted in
+//! the troubleshooting pages exists in its source. No I/O.
 
 use std::path::Path;
 
 use super::source::File;
 use crate::chart::example;
 
-/// Where messages are quoted, in tables under the head `Message`; what changes in a message is an ellipsis there.
+/// The pages that quote messages, in tables with the header `Message`. An ellipsis replaces the variable parts of a message.
 const PAGES: [&str; 2] = ["driver/docs/tls.md", "driver/docs/troubleshooting.md"];
-/// For whoever changes the driver; whoever uses it reads the others.
+/// Pages for developers. They do not count as user documentation.
 const FOR_DEVELOPERS: [&str; 3] = [
     "driver/docs/architecture.md",
     "driver/docs/design.md",
     "driver/docs/development.md",
 ];
-/// The heads of such tables.
-const HEADS: [&str; 3] = ["Message", "Metric", "What"];
-/// A row is found by this many letters of a message, or more.
-const LEAST: usize = 8;
+/// The headers of tables that quote messages.
+const MESSAGE_HEADS: [&str; 3] = ["Message", "Metric", "What"];
+/// At least one quoted part of a message must be this long, to be found by a search.
+const MIN_MESSAGE_LENGTH: usize = 8;
 
-/// Everything that nobody is told of, and every message that nobody says.
+/// All undocumented names, and all quoted messages that do not exist.
 pub(super) fn breaches(files: &[File]) -> Vec<String> {
-    let mut found = untold(files);
-    let said = said(files);
+    let mut found = undocumented(files);
+    let driver_text = driver_text(files);
     for path in PAGES {
         match files.iter().find(|file| file.path == Path::new(path)) {
-            Some(page) => found.extend(unsaid(page, &said)),
-            None => found.push(format!("{path}: not there")),
+            Some(page) => found.extend(unknown_messages(page, &driver_text)),
+            None => found.push(format!("{path}: does not exist")),
         }
     }
     found
 }
 
-fn untold(files: &[File]) -> Vec<String> {
-    let is_told = |word: &str| {
+fn undocumented(files: &[File]) -> Vec<String> {
+    let is_documented = |word: &str| {
         let documents = files.iter().filter(|file| {
             file.path == Path::new("README.md")
                 || (file.path.starts_with("driver/docs")
@@ -46,16 +46,14 @@ fn untold(files: &[File]) -> Vec<String> {
     };
     let words = files.iter().flat_map(words);
     words
-        .filter(|(_, word)| !is_told(word))
+        .filter(|(_, word)| !is_documented(word))
         .map(|(kind, word)| {
-            format!(
-                "{kind} {word}: named neither in README.md nor in driver/docs: say what it is for"
-            )
+            format!("{kind} {word}: documented neither in README.md nor in driver/docs")
         })
         .collect()
 }
 
-/// What a file of the driver makes known to people: kinds, and words.
+/// The user-visible names in a source file of the driver: kind and name.
 fn words(file: &File) -> Vec<(&'static str, String)> {
     let text = file.text.as_str();
     if file.path == Path::new("driver/src/config.rs") {
@@ -89,7 +87,7 @@ fn words(file: &File) -> Vec<(&'static str, String)> {
     }
 }
 
-/// The names of a struct's fields, from behind its opening brace.
+/// The names of a struct's fields. `body` starts after the opening brace.
 fn fields(body: &str) -> Vec<String> {
     let lines = body.lines().take_while(|line| *line != "}");
     let named = lines.filter_map(|line| {
@@ -103,7 +101,7 @@ fn fields(body: &str) -> Vec<String> {
     named.collect()
 }
 
-/// A metric's name may have its unit behind it.
+/// Whether the text has this whole word. A unit may follow a metric's name.
 fn has_word(text: &str, word: &str) -> bool {
     let inside = |letter: char| letter.is_alphanumeric() || letter == '_' || letter == '-';
     text.match_indices(word).any(|(at, _)| {
@@ -116,9 +114,9 @@ fn has_word(text: &str, word: &str) -> bool {
     })
 }
 
-/// All that the driver's sources hold but comments and tests, as one line.
-fn said(files: &[File]) -> String {
-    let mut said = String::new();
+/// The driver's sources without comments and tests, as one line.
+fn driver_text(files: &[File]) -> String {
+    let mut driver_text = String::new();
     let sources = files
         .iter()
         .filter(|file| file.path.starts_with("driver/src"));
@@ -128,15 +126,15 @@ fn said(files: &[File]) -> String {
             .lines()
             .take(file.tests_from().unwrap_or(usize::MAX));
         for line in code.filter(|line| !line.trim().starts_with("//")) {
-            // A string that goes on in the next line.
-            said.push_str(line.trim_start().trim_end_matches('\\'));
+            // A trailing backslash continues a string on the next line.
+            driver_text.push_str(line.trim_start().trim_end_matches('\\'));
         }
     }
-    said
+    driver_text
 }
 
-/// The messages at the heads of the page's rows that no source has.
-fn unsaid(page: &File, said: &str) -> Vec<String> {
+/// The quoted messages of a page that are not in the driver's sources.
+fn unknown_messages(page: &File, driver_text: &str) -> Vec<String> {
     let (mut found, mut rows, mut messages) = (Vec::new(), 0, false);
     for (number, line) in page.text.lines().enumerate() {
         let place = page.at(number);
@@ -144,11 +142,11 @@ fn unsaid(page: &File, said: &str) -> Vec<String> {
             .strip_prefix("| ")
             .and_then(|row| row.split_once(" | "))
         else {
-            // Another table has another head.
+            // The table has ended.
             messages = messages && line.starts_with('|');
             continue;
         };
-        messages |= HEADS.contains(&head);
+        messages |= MESSAGE_HEADS.contains(&head);
         let pieces: Vec<&str> = head
             .split('`')
             .skip(1)
@@ -161,11 +159,13 @@ fn unsaid(page: &File, said: &str) -> Vec<String> {
             continue;
         }
         rows += 1;
-        for piece in pieces.iter().filter(|piece| !said.contains(**piece)) {
-            found.push(format!("{place}: the driver nowhere says `{piece}`"));
+        for piece in pieces.iter().filter(|piece| !driver_text.contains(**piece)) {
+            found.push(format!("{place}: the driver has no message `{piece}`"));
         }
-        if pieces.iter().all(|piece| piece.len() < LEAST) {
-            found.push(format!("{place}: nobody finds a message by so little"));
+        if pieces.iter().all(|piece| piece.len() < MIN_MESSAGE_LENGTH) {
+            found.push(format!(
+                "{place}: the quoted parts are too short to be found by a search"
+            ));
         }
     }
     if rows == 0 {
@@ -174,7 +174,7 @@ fn unsaid(page: &File, said: &str) -> Vec<String> {
     found
 }
 
-/// One of DSM's, which the source holds as numbers.
+/// A DSM error code, which the source has as a number.
 fn is_code(piece: &str) -> bool {
     piece.bytes().all(|it| it.is_ascii_digit())
 }
@@ -188,7 +188,7 @@ mod tests {
     fn tree(readme: &str, page: &str) -> Vec<File> {
         [
             ("README.md", readme),
-            (PAGES[0], TOLD),
+            (PAGES[0], TLS_PAGE),
             (PAGES[1], page),
             ("driver/src/config.rs", CONFIG),
             (
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_for_developers_tell_users_nothing() {
+    fn pages_for_developers_do_not_count() {
         for page in FOR_DEVELOPERS {
             let mut files = tree(&ALL.replace("location", ""), ROW);
             files.push(File::new(page, "location"));
@@ -219,15 +219,15 @@ mod tests {
 
     const ALL: &str = "--host-root nas: url: password: location fsType csi_rpc_seconds{rpc,code}";
     const ROW: &str = "| Message | Do |\n|---|---|\n| `the NAS has gone away` | look for it |\n";
-    const TOLD: &str = "| Shows | Do |\n|---|---|\n| `no message` | x |\n\n| Message | Do |\n|---|---|\n| `the NAS … gone away` `401` | x |\n";
+    const TLS_PAGE: &str = "| Shows | Do |\n|---|---|\n| `no message` | x |\n\n| Message | Do |\n|---|---|\n| `the NAS … gone away` `401` | x |\n";
 
     #[test]
-    fn what_is_told_and_said_is_no_breach() {
+    fn documented_names_and_existing_messages_are_no_breach() {
         assert_eq!(breaches(&tree(ALL, ROW)), Vec::<String>::new());
     }
 
     #[test]
-    fn each_word_must_stand_somewhere() {
+    fn each_name_must_be_documented() {
         for word in ALL.split(' ') {
             let found = breaches(&tree(&ALL.replace(word, ""), ROW));
             assert_eq!(found.len(), 1, "{word}: {found:?}");
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn each_quoted_message_must_be_one() {
+    fn each_quoted_message_must_exist() {
         for row in [
             "| `the NAS has come back` | x |\n",
             "| `the NAS … has come back` | x |\n",
@@ -254,7 +254,7 @@ mod tests {
             let found = breaches(&tree(ALL, &page));
             assert_eq!(found.len(), 1, "{row}: {found:?}");
         }
-        // What Kubernetes says is not quoted so.
+        // Messages of Kubernetes are in italics.
         let other = format!("{ROW}| *waiting for a volume* | x |\n");
         assert!(breaches(&tree(ALL, &other)).is_empty());
         let without: Vec<File> = tree(ALL, ROW)

@@ -1,11 +1,11 @@
-//! What a NAS does must be proved on dsm-sim by a test that cites it, or be listed here as not simulated. The numbers are
-//! those of dsm-web-api.md: behaviours of section 11, error codes of section 10.3. Text in, findings out.
+//! Checks that each known behavior of a NAS is covered by a test of dsm-sim that cites it, or is listed here as not simulated.
+//! The numbers are those of dsm-web-api.md: behaviours of section 11, error codes of section 10.3. No I/O.
 
 use std::collections::BTreeSet;
 
 use super::source::File;
 
-/// There is no 29.
+/// The numbers of section 11, except 29, which does not exist.
 const BEHAVIOURS: std::ops::RangeInclusive<u32> = 1..=30;
 const NO_BEHAVIOUR: u32 = 29;
 const CODES: [u32; 34] = [
@@ -15,28 +15,28 @@ const CODES: [u32; 34] = [
     18_990_635, 18_990_700, 18_990_702, 18_990_708, 18_990_710, 18_990_722, 18_990_724, 18_990_744,
     18_990_745, 18_991_205,
 ];
-/// In halves, so that this file does not cite anything.
-const CITES: &str = concat!("ehav", "iour");
+/// In two parts, so that this file does not cite anything.
+const WORD: &str = concat!("ehav", "iour");
 
-/// What is simulated but for a part, and which.
-const IN_PART: [(u32, &str); 1] = [(
+/// Behaviours that are only partly simulated, and the missing part.
+const PARTLY_SIMULATED: [(u32, &str); 1] = [(
     11,
     "an initiator's writes fail when the machine's own disk is full, not when the volume is: images are sparse files",
 )];
 
-/// What is not simulated, and why not.
+/// Behaviours and error codes that are not simulated, and the reason.
 const NOT_SIMULATED: [(u32, &str); 5] = [
     (
         21,
-        "without an export nothing listens, and loop has no port; tgt and LIO listen while there is a target, as node-sim's own tests prove",
+        "without an export nothing listens, and loop has no port; tgt and LIO listen while there is a target, as node-sim's own tests show",
     ),
     (
         27,
-        "how long a discard takes is up to the machine's file system; the driver never discards while it formats",
+        "how long a discard takes depends on the host's file system; the driver never discards when it formats",
     ),
     (
         28,
-        "NFS privileges, users and groups are not there; they come with file volumes",
+        "NFS privileges, users and groups do not exist; they will come with file volumes",
     ),
     (
         18_990_722,
@@ -48,50 +48,50 @@ const NOT_SIMULATED: [(u32, &str); 5] = [
     ),
 ];
 
-/// What is proved, what is not simulated, and what is neither.
+/// The number of tested behaviours and codes, and those that are neither tested nor listed as not simulated.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Proof {
-    proved: usize,
+pub(super) struct Coverage {
+    tested: usize,
     pub(super) breaches: Vec<String>,
 }
 
-impl Proof {
-    /// For people.
+impl Coverage {
+    /// The report.
     pub(super) fn lines(&self) -> Vec<String> {
-        let list = NOT_SIMULATED.iter().chain(&IN_PART);
+        let list = NOT_SIMULATED.iter().chain(&PARTLY_SIMULATED);
         let list = list.map(|(number, why)| format!("  {}: {why}", name(*number)));
         let first = format!(
-            "{} of what a NAS does has a test on dsm-sim; not simulated, or not all of it:",
-            self.proved
+            "{} behaviours and codes of a NAS have a test on dsm-sim; not or only partly simulated:",
+            self.tested
         );
         std::iter::once(first).chain(list).collect()
     }
 }
 
-/// Compares the tests with what a NAS is known to do.
-pub(super) fn proof(files: &[File]) -> Proof {
+/// Compares the citations in tests with the known behaviours and codes.
+pub(super) fn coverage(files: &[File]) -> Coverage {
     let cited = cited(files);
     let known = BEHAVIOURS
         .filter(|number| *number != NO_BEHAVIOUR)
         .chain(CODES);
     let known: BTreeSet<u32> = known.collect();
-    let excused: BTreeSet<u32> = NOT_SIMULATED.iter().map(|row| row.0).collect();
+    let not_simulated: BTreeSet<u32> = NOT_SIMULATED.iter().map(|row| row.0).collect();
     let mut breaches = Vec::new();
     for number in &known {
-        match (cited.contains(number), excused.contains(number)) {
+        match (cited.contains(number), not_simulated.contains(number)) {
             (false, false) => breaches.push(format!(
-                "{} of a NAS has no test that cites it; write one, or say in ci/src/tidy/dsm.rs why it is not simulated",
+                "no test cites {} of a NAS: write one, or explain in ci/src/tidy/dsm.rs why it is not simulated",
                 name(*number)
             )),
             (true, true) => breaches.push(format!(
-                "{} is said not to be simulated, but a test cites it",
+                "{} is listed as not simulated, but a test cites it",
                 name(*number)
             )),
             (true, false) | (false, true) => {}
         }
     }
-    Proof {
-        proved: known.intersection(&cited).count(),
+    Coverage {
+        tested: known.intersection(&cited).count(),
         breaches,
     }
 }
@@ -104,7 +104,7 @@ fn name(number: u32) -> String {
     }
 }
 
-/// What tests of dsm-sim cite, and stories that use it; those may set any code as a fault, so their codes do not count.
+/// The citations in tests of dsm-sim and of e2e. Error codes in e2e do not count, because e2e injects any code as a fault.
 fn cited(files: &[File]) -> BTreeSet<u32> {
     let mut cited = BTreeSet::new();
     for file in files.iter().filter(|file| file.is("rs")) {
@@ -131,9 +131,9 @@ fn cited(files: &[File]) -> BTreeSet<u32> {
     cited
 }
 
-/// The numbers after the word, up to anything that is no list of numbers.
+/// The list of numbers after the word.
 fn behaviours(line: &str) -> Vec<u32> {
-    let Some((_, list)) = line.split_once(CITES) else {
+    let Some((_, list)) = line.split_once(WORD) else {
         return Vec::new();
     };
     let list = list.trim_start_matches('s');
@@ -154,12 +154,12 @@ mod tests {
     #[test]
     fn a_list_of_numbers_is_read_to_its_end() {
         for (line, want) in [
-            (format!("// B{CITES} 7: a target"), vec![7]),
+            (format!("// B{WORD} 7: a target"), vec![7]),
             (
-                format!("// B{CITES}s 3, 4 and 13 of dsm-web-api.md section 11."),
+                format!("// B{WORD}s 3, 4 and 13 of dsm-web-api.md section 11."),
                 vec![3, 4, 13],
             ),
-            (format!("// the b{CITES} of a NAS"), vec![]),
+            (format!("// the b{WORD} of a NAS"), vec![]),
             ("// nothing".to_owned(), vec![]),
         ] {
             assert_eq!(behaviours(&line), want, "{line}");
@@ -167,8 +167,8 @@ mod tests {
     }
 
     #[test]
-    fn only_tests_of_the_simulator_count() {
-        let text = format!("// B{CITES} 5\n18_990_531\n");
+    fn only_tests_of_dsm_sim_and_e2e_count() {
+        let text = format!("// B{WORD} 5\n18_990_531\n");
         for (path, found) in [
             ("dsm-sim/tests/a.rs", vec![5, 18_990_531]),
             ("dsm-sim/src/lun/tests.rs", vec![5, 18_990_531]),
@@ -183,20 +183,22 @@ mod tests {
     }
 
     #[test]
-    fn what_is_neither_tested_nor_excused_is_a_breach() {
+    fn a_behaviour_that_is_neither_tested_nor_listed_is_a_breach() {
         let all = |except: u32| {
             let known = BEHAVIOURS.chain(CODES);
             let cited = known.filter(|number| {
                 ![except, NO_BEHAVIOUR].contains(number)
                     && NOT_SIMULATED.iter().all(|row| row.0 != *number)
             });
-            let line = |number: u32| format!("// B{CITES} {number}\n// {number}\n");
+            let line = |number: u32| format!("// B{WORD} {number}\n// {number}\n");
             File::new("dsm-sim/tests/a.rs", &cited.map(line).collect::<String>())
         };
-        assert_eq!(proof(&[all(0)]).breaches, Vec::<String>::new());
-        assert!(proof(&[all(12)]).breaches[0].starts_with("behaviour 12"));
-        assert!(proof(&[all(18_990_004)]).breaches[0].starts_with("code 18990004"));
+        assert_eq!(coverage(&[all(0)]).breaches, Vec::<String>::new());
+        assert!(coverage(&[all(12)]).breaches[0].starts_with("no test cites behaviour 12"));
+        assert!(
+            coverage(&[all(18_990_004)]).breaches[0].starts_with("no test cites code 18990004")
+        );
         let too_much = File::new("dsm-sim/tests/b.rs", "18_990_724");
-        assert!(proof(&[all(0), too_much]).breaches[0].contains("is said not to be"));
+        assert!(coverage(&[all(0), too_much]).breaches[0].contains("is listed as not simulated"));
     }
 }

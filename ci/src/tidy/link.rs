@@ -1,5 +1,5 @@
-//! Whether the relative links in Markdown files lead somewhere: to a file or folder of the tree and, behind a `#`, to a heading in it; and
-//! whether the paths that they name in code, as `ci/src/tidy.rs`, are there. Text in, breaches out.
+//! Checks that the targets of relative links in Markdown files exist, including the heading after a `#`; and that paths in inline
+//! code, such as `ci/src/tidy.rs`, exist. No I/O.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,7 +11,7 @@ use super::{markdown, source::File};
 /// The folders of our crates.
 const FOLDERS: [&str; 6] = ["ci", "driver", "dsm-sim", "e2e", "node-sim", "proto"];
 
-/// Every link that leads nowhere, and every path that is not there.
+/// All broken links, and all paths that do not exist.
 pub(super) fn breaches(files: &[File]) -> Vec<String> {
     let by_path: BTreeMap<&Path, &File> = files.iter().map(|it| (it.path.as_path(), it)).collect();
     let folders: BTreeSet<&Path> = files
@@ -19,10 +19,10 @@ pub(super) fn breaches(files: &[File]) -> Vec<String> {
         .flat_map(|it| it.path.ancestors().skip(1))
         .collect();
     let mut found = Vec::new();
-    let is_there = |path: &Path| by_path.contains_key(path) || folders.contains(path);
+    let exists = |path: &Path| by_path.contains_key(path) || folders.contains(path);
     for file in files.iter().filter(|file| file.is("md")) {
         for (line, path) in paths(&file.text) {
-            if !is_there(Path::new(path.trim_end_matches('/'))) {
+            if !exists(Path::new(path.trim_end_matches('/'))) {
                 found.push(format!("{}: there is no {path}", file.at(line)));
             }
         }
@@ -35,34 +35,34 @@ pub(super) fn breaches(files: &[File]) -> Vec<String> {
                 Some((path, anchor)) => (path, Some(anchor)),
                 None => (target.as_str(), None),
             };
-            let there = if path.is_empty() {
+            let target_path = if path.is_empty() {
                 Some(file.path.clone())
             } else {
-                joined(&file.path, path)
+                resolve(&file.path, path)
             };
-            let Some(there) = there else {
+            let Some(target_path) = target_path else {
                 found.push(format!(
-                    "{place}: the link {target} leads out of the repository"
+                    "{place}: the link {target} points outside of the repository"
                 ));
                 continue;
             };
             let Some(anchor) = anchor else {
-                if !is_there(&there) {
+                if !exists(&target_path) {
                     found.push(format!(
                         "{place}: the link {target}: there is no {}",
-                        there.display()
+                        target_path.display()
                     ));
                 }
                 continue;
             };
-            match by_path.get(there.as_path()) {
+            match by_path.get(target_path.as_path()) {
                 None => found.push(format!(
                     "{place}: the link {target}: there is no {}",
-                    there.display()
+                    target_path.display()
                 )),
                 Some(page) if !anchors(&page.text).contains(anchor) => found.push(format!(
                     "{place}: the link {target}: no heading of {} gives #{anchor}",
-                    there.display()
+                    target_path.display()
                 )),
                 Some(_) => {}
             }
@@ -71,8 +71,8 @@ pub(super) fn breaches(files: &[File]) -> Vec<String> {
     found
 }
 
-/// Where a link in a file leads; `None`: out of the tree.
-fn joined(file: &Path, link: &str) -> Option<PathBuf> {
+/// The path that a link in a file points to; `None` if it is outside of the tree.
+fn resolve(file: &Path, link: &str) -> Option<PathBuf> {
     let mut path = file.parent()?.to_owned();
     for part in Path::new(link).components() {
         match part {
@@ -89,7 +89,7 @@ fn joined(file: &Path, link: &str) -> Option<PathBuf> {
     Some(path)
 }
 
-/// The paths in our folders that stand in the text as code, with the numbers of their lines.
+/// The paths in inline code that start with one of our folders, with their line numbers.
 fn paths(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-".contains(letter);
     let is_ours = move |code: &&str| {
@@ -101,7 +101,7 @@ fn paths(text: &str) -> impl Iterator<Item = (usize, &str)> {
         .filter(move |(_, code)| is_ours(code))
 }
 
-/// The targets of all links, with the numbers of their lines.
+/// The targets of all links, with their line numbers.
 fn links(text: &str) -> Vec<(usize, String)> {
     let mut links = Vec::new();
     for (number, line) in markdown::prose(text) {
@@ -116,7 +116,7 @@ fn links(text: &str) -> Vec<(usize, String)> {
         {
             targets.push(target);
         }
-        // A title may stand behind it.
+        // A title may follow.
         let targets = targets
             .into_iter()
             .filter_map(|it| it.split_whitespace().next());
@@ -125,7 +125,7 @@ fn links(text: &str) -> Vec<(usize, String)> {
     links
 }
 
-/// What a link may name of a page: its headings as GitHub writes them in an address.
+/// The anchors of a page: GitHub's slugs of its headings.
 pub(super) fn anchors(text: &str) -> BTreeSet<String> {
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     let mut anchors = BTreeSet::new();
@@ -141,7 +141,7 @@ pub(super) fn anchors(text: &str) -> BTreeSet<String> {
     anchors
 }
 
-/// What GitHub makes of a heading: small letters, hyphens for blanks, no punctuation.
+/// GitHub's slug of a heading: lower case, hyphens for spaces, no punctuation.
 pub(super) fn anchor(title: &str) -> String {
     let letters = title.chars().flat_map(char::to_lowercase);
     letters
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn links_that_lead_somewhere() {
+    fn existing_targets_are_no_breach() {
         for line in [
             "[x](page.md) and [y](./page.md#the-same) and [z](../LICENSE)",
             "[`code`](page.md#the-same-1)",
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn links_that_lead_nowhere_are_named_with_their_line() {
+    fn broken_links_are_reported_with_their_line() {
         check(
             "\n[x](pages.md)",
             &["docs/a.md:2: the link pages.md: there is no docs/pages.md"],
@@ -205,10 +205,10 @@ mod tests {
         check("[x](page.md#no-heading)", &["#no-heading"]);
         check("[x](page.md#the-same-2)", &["#the-same-2"]);
         check("[x](#here)", &["no heading of docs/a.md gives #here"]);
-        check("[x](../../LICENSE)", &["leads out of the repository"]);
+        check("[x](../../LICENSE)", &["points outside of the repository"]);
         check(
             "[x](nowhere.md#a) [y](/etc/passwd)",
-            &["there is no docs/nowhere.md", "leads out"],
+            &["there is no docs/nowhere.md", "points outside"],
         );
         check("[x]: nowhere.md", &["there is no docs/nowhere.md"]);
         check(

@@ -1,11 +1,12 @@
-//! As much of Markdown as the checks need: what is prose and what is code.
+//! A minimal Markdown parser for the checks: headings, prose, fenced code and inline code.
 
-/// A fence: three backquotes or more, perhaps with a language behind.
+/// A fence: three or more backquotes, optionally with a language.
 const FENCE: &str = "```";
 
-/// The lines outside of fenced code, with their numbers.
+/// The lines outside of fenced code, with their numbers from 0.
 pub(super) fn prose(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    sorted(text).filter_map(|(number, line, is_code)| (!is_code).then_some((number, line)))
+    classified_lines(text)
+        .filter_map(|(number, line, is_code)| (!is_code).then_some((number, line)))
 }
 
 /// The titles of the headings.
@@ -18,13 +19,13 @@ pub(super) fn headings(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The lines of fenced code, with their numbers.
+/// The lines of fenced code, with their numbers from 0.
 pub(super) fn fenced(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    sorted(text).filter_map(|(number, line, is_code)| is_code.then_some((number, line)))
+    classified_lines(text).filter_map(|(number, line, is_code)| is_code.then_some((number, line)))
 }
 
-/// All lines but the fences, and whether each is code.
-fn sorted(text: &str) -> impl Iterator<Item = (usize, &str, bool)> {
+/// All lines except fences, and whether each is in fenced code.
+fn classified_lines(text: &str) -> impl Iterator<Item = (usize, &str, bool)> {
     let mut is_code = false;
     text.lines().enumerate().filter_map(move |(number, line)| {
         if line.trim_start().starts_with(FENCE) {
@@ -35,12 +36,12 @@ fn sorted(text: &str) -> impl Iterator<Item = (usize, &str, bool)> {
     })
 }
 
-/// The pieces of a line that stand in backquotes.
+/// The inline code of a line.
 pub(super) fn code(line: &str) -> impl Iterator<Item = &str> {
     line.split('`').skip(1).step_by(2)
 }
 
-/// A line without them.
+/// A line without its inline code.
 pub(super) fn without_code(line: &str) -> String {
     line.split('`').step_by(2).collect()
 }

@@ -1,45 +1,45 @@
-//! What must not be in a source file, and the assumptions that must be listed. Text in, findings out.
+//! Checks source files (length, unfinished code, local paths, bare sleeps, unlocked cargo commands), and lists the assumptions.
+//! No I/O.
 
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
 };
 
-/// A file that takes longer than one sitting to read is split.
-const LONGEST: usize = 600;
+/// Maximum number of lines of a source file.
+const MAX_LINES: usize = 600;
 
-/// Left behind by somebody who meant to come back. In halves, so that this file does not find itself.
-const HALF_DONE: [&str; 4] = [
+/// Marks of unfinished code. In two parts, so that this file does not match.
+const UNFINISHED: [&str; 4] = [
     concat!("to", "do!("),
     concat!("unimple", "mented!("),
     concat!("db", "g!("),
     concat!("#[ig", "nore"),
 ];
 
-/// Where developers keep their files.
-const HOMES: [&str; 3] = [
+/// Home directories.
+const HOME_DIRECTORIES: [&str; 3] = [
     concat!("/ho", "me/"),
     concat!("/Us", "ers/"),
     concat!("/ro", "ot/"),
 ];
 
-/// What of cargo looks for crates: by Cargo.lock and by nothing newer, wherever we call it.
-const RESOLVES: [&str; 8] = [
+/// cargo subcommands that resolve dependencies. We always call them with `--locked`.
+const RESOLVING_COMMANDS: [&str; 8] = [
     "bench", "build", "clippy", "doc", "install", "metadata", "run", "test",
 ];
 
 const ASSUMED: &str = concat!("// ASSU", "MED");
 const START: &str = concat!("Command", "::new(");
 const SLEEP: &str = concat!("sle", "ep(");
-/// Says why a pause in a test is not a guess at how long something takes.
+/// Comment that justifies a sleep in a test.
 const SLEEP_REASON: &str = "// sleep:";
 
 /// A text file of the repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct File {
-    /// From the root.
+    /// Relative to the root.
     pub(super) path: PathBuf,
-    /// All of it.
     pub(super) text: String,
 }
 
@@ -62,7 +62,7 @@ impl File {
         format!("{}:{}", self.path.display(), line + 1)
     }
 
-    /// The line from which on this file is test code; `None` when no line is.
+    /// The first line of test code, from 0; all lines after it are test code, too. `None` if there is none.
     pub(super) fn tests_from(&self) -> Option<usize> {
         if self
             .path
@@ -83,20 +83,20 @@ impl File {
     }
 }
 
-/// Everything wrong with one file.
+/// All violations in one file.
 pub(super) fn breaches(file: &File, root: &Path) -> Vec<String> {
     let mut found = Vec::new();
     for (number, line) in file.text.lines().enumerate() {
-        if mentions_a_developers_machine(line, root) {
+        if contains_local_path(line, root) {
             found.push(format!(
-                "{}: names a path of somebody's machine",
+                "{}: contains a path of a developer's machine",
                 file.at(number)
             ));
         }
     }
-    if (file.is("rs") || file.is("go")) && file.text.lines().count() > LONGEST {
+    if (file.is("rs") || file.is("go")) && file.text.lines().count() > MAX_LINES {
         found.push(format!(
-            "{}: longer than {LONGEST} lines",
+            "{}: longer than {MAX_LINES} lines",
             file.path.display()
         ));
     }
@@ -109,7 +109,7 @@ pub(super) fn breaches(file: &File, root: &Path) -> Vec<String> {
     found
 }
 
-/// Calls of cargo that may take other versions than those in Cargo.lock: in a string of ours, or in an alias.
+/// Calls of cargo without `--locked`, in strings and in aliases.
 fn unlocked(file: &File) -> Vec<String> {
     let tests_from = file.tests_from().unwrap_or(usize::MAX);
     let mut found = Vec::new();
@@ -119,9 +119,9 @@ fn unlocked(file: &File) -> Vec<String> {
             let alias = file.is("toml") && begins(&format!("{task} "));
             alias || begins(&format!("cargo {task} "))
         };
-        if RESOLVES.iter().any(|task| resolves(task)) && !line.contains("--locked") {
+        if RESOLVING_COMMANDS.iter().any(|task| resolves(task)) && !line.contains("--locked") {
             found.push(format!(
-                "{}: cargo takes what Cargo.lock does not name: --locked",
+                "{}: call cargo with --locked, so that it uses the versions in Cargo.lock",
                 file.at(number)
             ));
         }
@@ -129,10 +129,10 @@ fn unlocked(file: &File) -> Vec<String> {
     found
 }
 
-fn mentions_a_developers_machine(line: &str, root: &Path) -> bool {
+fn contains_local_path(line: &str, root: &Path) -> bool {
     // A workspace at / or /src would match everything.
     let root = root.to_string_lossy();
-    HOMES.iter().any(|home| line.contains(home))
+    HOME_DIRECTORIES.iter().any(|home| line.contains(home))
         || (root.matches('/').count() > 1 && line.contains(root.as_ref()))
 }
 
@@ -142,21 +142,21 @@ fn rust_breaches(file: &File) -> Vec<String> {
     let mut reason_above = false;
     for (number, line) in file.text.lines().enumerate() {
         let code = code_of(line);
-        for mark in HALF_DONE {
+        for mark in UNFINISHED {
             if code.contains(mark) {
-                found.push(format!("{}: {mark} is half-done work", file.at(number)));
+                found.push(format!("{}: {mark} marks unfinished code", file.at(number)));
             }
         }
         let reason = line.contains(SLEEP_REASON);
         if number >= tests_from && calls(code, SLEEP) && !reason && !reason_above {
-            found.push(format!("{}: a bare pause in a test; wait for a condition, or say why after `{SLEEP_REASON}`", file.at(number)));
+            found.push(format!("{}: a bare sleep in a test; wait for a condition, or give the reason after `{SLEEP_REASON}`", file.at(number)));
         }
         reason_above = reason || (reason_above && code.trim().is_empty());
     }
     found
 }
 
-/// The line without its comment. A `//` right after a colon is taken for a URL's.
+/// The line without its comment. A `//` right after a colon is part of a URL.
 pub(super) fn code_of(line: &str) -> &str {
     let comment = line
         .match_indices("//")
@@ -164,15 +164,15 @@ pub(super) fn code_of(line: &str) -> &str {
     comment.map_or(line, |(at, _)| &line[..at])
 }
 
-/// Is `name` there as a whole word?
+/// Whether the code contains `name` as a whole word.
 fn calls(code: &str, name: &str) -> bool {
     let inside_word = |letter: char| letter.is_alphanumeric() || letter == '_';
     code.match_indices(name)
         .any(|(at, _)| !code[..at].ends_with(inside_word))
 }
 
-/// Programs are started in one place per crate (and in one of its tests' places), so that each start has its deadline,
-/// its span and its log line.
+/// Each crate may start programs in only one source file, and its tests in one other, so that each start has its timeout, tracing
+/// span and log line.
 pub(super) fn command_breaches(files: &[File]) -> Vec<String> {
     let mut places: BTreeMap<(String, bool), Vec<&File>> = BTreeMap::new();
     for file in files
@@ -198,10 +198,10 @@ pub(super) fn command_breaches(files: &[File]) -> Vec<String> {
     for ((package, in_tests), files) in places {
         let home = Path::new("driver/src/host/linux/command.rs");
         if package == "driver" && !in_tests {
-            let strangers = files.iter().filter(|file| file.path != home);
-            found.extend(strangers.map(|file| {
+            let others = files.iter().filter(|file| file.path != home);
+            found.extend(others.map(|file| {
                 format!(
-                    "{}: only {} starts programs",
+                    "{}: only {} may start programs",
                     file.path.display(),
                     home.display()
                 )
@@ -212,7 +212,7 @@ pub(super) fn command_breaches(files: &[File]) -> Vec<String> {
                 .map(|file| file.path.display().to_string())
                 .collect();
             found.push(format!(
-                "{package}: programs are started in {} places: {}",
+                "{package}: programs are started in {} files: {}",
                 files.len(),
                 names.join(", ")
             ));
@@ -221,7 +221,7 @@ pub(super) fn command_breaches(files: &[File]) -> Vec<String> {
     found
 }
 
-/// The assumptions of one file, as `file:line: what`; a mark's first sentence may go on over several comment lines.
+/// The assumptions in one file, as `file:line: sentence`. The first sentence after the mark may span several comment lines.
 pub(super) fn assumed(file: &File) -> Vec<String> {
     if !file.is("rs") {
         return Vec::new();
@@ -275,8 +275,8 @@ mod tests {
     }
 
     #[test]
-    fn half_done_work_is_found_in_code_only() {
-        for mark in HALF_DONE {
+    fn unfinished_code_is_found_in_code_only() {
+        for mark in UNFINISHED {
             check(
                 "driver/src/a.rs",
                 &format!("fn a() {{\n    {mark}\n}}\n"),
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn pauses_are_for_tests_with_a_reason() {
+    fn sleeps_in_tests_need_a_reason() {
         let pause = format!("tokio::time::{SLEEP}second).await;\n");
         check("e2e/tests/node.rs", &pause, &["e2e/tests/node.rs:1"]);
         check(
@@ -311,15 +311,15 @@ mod tests {
     }
 
     #[test]
-    fn long_files_and_paths_of_somebodys_machine_are_found() {
-        check("driver/src/a.rs", &"// x\n".repeat(LONGEST), &[]);
+    fn long_files_and_local_paths_are_found() {
+        check("driver/src/a.rs", &"// x\n".repeat(MAX_LINES), &[]);
         check(
             "driver/src/a.rs",
-            &"// x\n".repeat(LONGEST + 1),
+            &"// x\n".repeat(MAX_LINES + 1),
             &["driver/src/a.rs: longer"],
         );
-        check("README.md", &"x\n".repeat(LONGEST + 1), &[]);
-        for home in HOMES {
+        check("README.md", &"x\n".repeat(MAX_LINES + 1), &[]);
+        for home in HOME_DIRECTORIES {
             check("README.md", &format!("see {home}me/x"), &["README.md:1"]);
         }
         check(
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn programs_start_in_one_place_per_crate() {
+    fn programs_are_started_in_one_file_per_crate() {
         let start = format!("let it = {START}\"x\");\n");
         let of = |paths: &[&str]| {
             let files: Vec<File> = paths.iter().map(|path| File::new(path, &start)).collect();
@@ -354,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn assumptions_are_listed_with_their_place() {
+    fn assumptions_are_listed_with_their_line() {
         let text = format!(
             "fn a() {{\n    {ASSUMED}: locks clear\n    // at once.\n    // More.\n}}\n{ASSUMED} no colon\n"
         );
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_is_no_comment() {
+    fn a_url_is_not_a_comment() {
         assert_eq!(
             code_of("let a = \"http://x\"; // y"),
             "let a = \"http://x\"; "
@@ -378,9 +378,9 @@ mod tests {
     }
 
     #[test]
-    fn cargo_is_held_to_its_lock() {
+    fn cargo_must_be_called_with_locked() {
         let found = |path: &str, text: &str| breaches(&File::new(path, text), Path::new("/")).len();
-        let build = "Step::new(context, \"cargo build --workspace\")";
+        let build = "Cmd::new(context, \"cargo build --workspace\")";
         assert_eq!(found("ci/src/a.rs", build), 1);
         assert_eq!(
             found("ci/src/a.rs", &build.replace("build", "build --locked")),

@@ -1,61 +1,64 @@
-//! One line that a workflow runs.
+//! Parses a `run:` line of a workflow: a task of ours, or one of the allowed setup commands.
 
 use clap::Parser as _;
 
 use crate::Cli;
 
-/// What may be run besides our own tasks, whether a job that may publish may run it, too, and why. Setting up is otherwise the tasks'
-/// own work. A line of which nothing is known cannot run with rights: whatever compiles runs code of every dependency.
-const SET_UP: [(&str, bool, &str); 4] = [
+/// The commands that may be run besides our tasks: command, whether the publishing job may run it, and the reason. Everything
+/// else is set up by the tasks themselves. A command that compiles must not run in the publishing job, because it runs code of
+/// every dependency.
+const SETUP_COMMANDS: [(&str, bool, &str); 4] = [
     (
         "rustup toolchain install stable --profile minimal --component clippy,rustfmt",
         false,
-        "the runner's own Rust may be older than the workspace wants",
+        "the runner's Rust may be older than the workspace needs",
     ),
     (
         "docker login ghcr.io --username \"$GITHUB_ACTOR\" --password-stdin <<< \"$TOKEN\"",
         true,
-        "the token is the pipeline's: a task of ours never holds one",
+        "the token belongs to the pipeline: our tasks never get one",
     ),
     (
         "sh ci/release/publish push packed \"$REGISTRY\"",
         true,
-        "a script that compiles nothing: it copies by digest, and signs",
+        "a script that compiles nothing: it copies by digest and signs",
     ),
     (
-        LAST,
+        TAG_COMMAND,
         true,
-        "the same script: it gives a version to what is signed and attested",
+        "the same script: it tags what is signed and attested",
     ),
 ];
 
-/// What makes something public, and stands behind whatever vouches for it.
-pub(super) const LAST: &str = "sh ci/release/publish tag packed \"$REGISTRY\"";
+/// The command that publishes the version tags. It must come after all signatures and attestations.
+pub(super) const TAG_COMMAND: &str = "sh ci/release/publish tag packed \"$REGISTRY\"";
 
-/// Root, with the caller's PATH: as doctor advises it.
+/// Prefix that runs a task as root with the caller's PATH, as doctor recommends.
 const AS_ROOT: &str = "sudo -E env \"PATH=$PATH\" ";
 
-/// What a line is.
+/// A valid `run:` line.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Call {
-    /// `cargo ci TASK`, with options that the task knows.
+    /// `cargo ci TASK`, with valid options.
     Task(String),
-    /// On the list of what may be run besides.
-    SetUp {
-        /// Where something may be published, too.
-        with_rights: bool,
+    /// One of [`SETUP_COMMANDS`].
+    SetupCommand {
+        /// Also allowed in the publishing job.
+        may_have_rights: bool,
     },
 }
 
 impl Call {
-    /// Reads a line.
+    /// Parses a line.
     ///
     /// # Errors
-    /// Why it may not stand in a workflow.
+    /// The reason why it is not allowed.
     pub(super) fn parse(line: &str) -> Result<Self, String> {
-        if let Some((_, with_rights, _)) = SET_UP.iter().find(|(allowed, ..)| *allowed == line) {
-            let with_rights = *with_rights;
-            return Ok(Self::SetUp { with_rights });
+        if let Some((_, may_have_rights, _)) =
+            SETUP_COMMANDS.iter().find(|(allowed, ..)| *allowed == line)
+        {
+            let may_have_rights = *may_have_rights;
+            return Ok(Self::SetupCommand { may_have_rights });
         }
         let Some(arguments) = line
             .strip_prefix(AS_ROOT)
@@ -63,13 +66,13 @@ impl Call {
             .strip_prefix("cargo ci ")
         else {
             return Err(format!(
-                "`{line}` is neither `cargo ci TASK` nor on the list of set-up lines in ci/src/workflows/call.rs"
+                "`{line}` is neither `cargo ci TASK` nor one of SETUP_COMMANDS in ci/src/workflows/call.rs"
             ));
         };
-        // An expression would be put into the shell's text as it is, whatever it holds.
+        // GitHub would insert the expression's value into the shell script unescaped.
         if line.contains("${{") {
             return Err(format!(
-                "`{line}` holds an expression: hand it over by `env:`"
+                "`{line}` contains an expression: pass it through `env:`"
             ));
         }
         let words = arguments
@@ -77,12 +80,12 @@ impl Call {
             .map(word)
             .collect::<Option<Vec<_>>>()
             .ok_or_else(|| {
-                format!("`{line}` does more than to call a task with words and \"$NAMES\"")
+                format!("`{line}` may have only plain words and \"$NAMES\" as arguments")
             })?;
         let whole = std::iter::once("cargo ci").chain(words.iter().copied());
         if let Err(error) = Cli::try_parse_from(whole) {
-            let told = error.to_string();
-            let first = told.lines().next().unwrap_or_default();
+            let message = error.to_string();
+            let first = message.lines().next().unwrap_or_default();
             return Err(format!("`{line}`: {first}"));
         }
         let task = words.first().copied().unwrap_or_default();
@@ -90,8 +93,8 @@ impl Call {
     }
 }
 
-/// A word as a task would see it; a variable's value is not known, so its name stands for it. `None` when a shell would make
-/// something else of it.
+/// An argument as the task sees it. The value of a variable is unknown, so its name is used instead. `None` if a shell would
+/// expand it to something else.
 fn word(text: &str) -> Option<&str> {
     let plain = |text: &str| {
         text.chars()
@@ -109,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tasks_are_those_that_there_are_with_the_options_that_they_have() {
+    fn only_existing_tasks_and_options_are_accepted() {
         let task = |line: &str| Call::parse(line);
         assert_eq!(task("cargo ci lint"), Ok(Call::Task("lint".into())));
         assert_eq!(
@@ -131,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_else_is_run() {
+    fn other_commands_are_refused() {
         for wrong in [
             "cargo test",
             "cargo ci lint && curl example.org",
@@ -143,16 +146,19 @@ mod tests {
         ] {
             assert!(Call::parse(wrong).is_err(), "{wrong}");
         }
-        for (line, with_rights, reason) in SET_UP {
-            assert_eq!(Call::parse(line), Ok(Call::SetUp { with_rights }));
+        for (line, may_have_rights, reason) in SETUP_COMMANDS {
+            assert_eq!(
+                Call::parse(line),
+                Ok(Call::SetupCommand { may_have_rights })
+            );
             assert!(reason.len() > 20, "{line}");
         }
     }
 
     #[test]
-    fn values_come_by_the_environment() {
+    fn expressions_must_be_passed_through_the_environment() {
         assert!(Call::parse("cargo ci images --base \"$BASE\"").is_ok());
-        let told = Call::parse("cargo ci images --base ${{ matrix.base }}").unwrap_err();
-        assert!(told.contains("env:"), "{told}");
+        let message = Call::parse("cargo ci images --base ${{ matrix.base }}").unwrap_err();
+        assert!(message.contains("env:"), "{message}");
     }
 }

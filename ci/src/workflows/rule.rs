@@ -1,7 +1,7 @@
-//! What holds for every workflow. Reads nothing: text in, breaches out.
+//! Rules for every workflow: pinned actions and images, least privilege, only our tasks. No I/O.
 //!
-//! A rule looks at two things: the objects that the text means, and its lines, for comments are no part of the objects. What the
-//! objects call must be found in a line, so that no form of YAML hides anything.
+//! The rules use both the parsed YAML and the lines of the text, which have the comments. Each `uses:` and `run:` in the parsed
+//! YAML must also be found as a line, so that no YAML syntax can hide one.
 
 mod publishing;
 
@@ -10,21 +10,21 @@ use serde_yaml_ng::{Mapping, Value};
 
 use super::call::Call;
 
-/// Beside a task that `.ci/run` leaves out.
-const REASON: &str = "# not in .ci/run: ";
+/// Comment above a task that is not part of `.ci/run`.
+const REASON_PREFIX: &str = "# not in .ci/run: ";
 
-/// Events that run a stranger's code with the rights of the repository.
+/// Events that run code of pull requests with the repository's permissions.
 const FORBIDDEN_EVENTS: [&str; 2] = ["pull_request_target", "workflow_run"];
 
-/// The only secret, which every run has anyway.
+/// The only allowed secret, which every run has anyway.
 const SECRET: &str = "GITHUB_TOKEN";
 
-/// What is wrong with a workflow; `rows` are the tasks of `.ci/run`.
+/// All violations in a workflow. `rows` are the tasks of `.ci/run`.
 ///
 /// # Errors
-/// When it is no YAML, or no workflow at all.
+/// When it is not YAML, or not a workflow.
 pub(super) fn breaches(text: &str, rows: &[&str]) -> Result<Vec<String>> {
-    let workflow: Mapping = serde_yaml_ng::from_str(text).context("no YAML object")?;
+    let workflow: Mapping = serde_yaml_ng::from_str(text).context("not a YAML object")?;
     let jobs = workflow
         .get("jobs")
         .and_then(Value::as_mapping)
@@ -53,27 +53,27 @@ fn events(workflow: &Mapping) -> Vec<String> {
         Some(Value::String(event)) => vec![event.as_str()],
         Some(Value::Sequence(events)) => events.iter().filter_map(Value::as_str).collect(),
         Some(Value::Mapping(events)) => events.keys().filter_map(Value::as_str).collect(),
-        _ => return vec!["it says not on which events it runs".to_owned()],
+        _ => return vec!["it does not name the events on which it runs".to_owned()],
     };
     let forbidden = events
         .iter()
         .filter(|event| FORBIDDEN_EVENTS.contains(event));
     forbidden
-        .map(|event| format!("{event} runs a stranger's code with our rights"))
+        .map(|event| format!("{event} runs code of pull requests with our permissions"))
         .collect()
 }
 
-/// For all jobs: nothing but reading. A job that writes says so itself.
+/// Checks the top-level permissions, which must be read-only. A job that writes declares that itself.
 fn permissions(top: Option<&Value>) -> Vec<String> {
     let Some(Value::Mapping(permissions)) = top else {
-        return vec!["permissions: must be said at the top, each by its name".to_owned()];
+        return vec!["permissions: must be set at the top level, each by its name".to_owned()];
     };
     let wide = permissions
         .iter()
         .filter(|(_, level)| !matches!(level.as_str(), Some("read" | "none")));
     wide.map(|(name, _)| {
         format!(
-            "permissions: {} is more than every job needs",
+            "permissions: {} at the top level must be read or none",
             name.as_str().unwrap_or_default()
         )
     })
@@ -89,17 +89,19 @@ fn secrets(text: &str) -> Vec<String> {
                 .unwrap_or_default()
         })
         .filter(|name| *name != SECRET)
-        .map(|name| format!("it uses the secret {name}, and may use only {SECRET}"))
+        .map(|name| format!("it uses the secret {name}, but only {SECRET} is allowed"))
         .collect()
 }
 
 fn job_breaches(job: &Value, lines: &[Line<'_>]) -> Vec<String> {
     let mut found = Vec::new();
     if job.get("timeout-minutes").is_none() {
-        found.push("it may run for ever: set timeout-minutes".to_owned());
+        found.push("it may run forever: set timeout-minutes".to_owned());
     }
     if let Some(level) = job.get("permissions").and_then(Value::as_str) {
-        found.push(format!("permissions: {level} names nothing"));
+        found.push(format!(
+            "permissions: list each permission instead of {level}"
+        ));
     }
     let container = job.get("container");
     let image = container.map(|container| container.get("image").unwrap_or(container));
@@ -111,10 +113,10 @@ fn job_breaches(job: &Value, lines: &[Line<'_>]) -> Vec<String> {
     {
         let image = image.as_str().unwrap_or_default();
         if !is_pinned_image(image) {
-            found.push(format!("{image} is not named by its digest"));
+            found.push(format!("{image} is not pinned by its digest"));
         }
     }
-    // A job can be another workflow.
+    // A job can itself have `uses:`, for a reusable workflow.
     found.extend(step_breaches(job, lines));
     let steps = job.get("steps").and_then(Value::as_sequence);
     for step in steps.into_iter().flatten() {
@@ -141,20 +143,22 @@ fn step_breaches(step: &Value, lines: &[Line<'_>]) -> Vec<String> {
         .get("with")
         .and_then(|with| with.get("persist-credentials"));
     if uses.starts_with("actions/checkout@") && keeps != Some(&Value::Bool(false)) {
-        found.push("the checkout leaves its token behind: persist-credentials: false".to_owned());
+        found.push(
+            "the checkout keeps its token on disk: set persist-credentials: false".to_owned(),
+        );
     }
     found
 }
 
-/// A `uses:` or a `run:`, and what stands beside it.
+/// A line with `uses:` or `run:`, and its comments.
 #[derive(Debug)]
 struct Line<'a> {
     number: usize,
     key: &'static str,
     value: &'a str,
-    /// At its end.
+    /// The comment at its end.
     comment: &'a str,
-    /// On the lines before it.
+    /// The comment lines above it.
     above: Vec<&'a str>,
 }
 
@@ -191,37 +195,43 @@ fn lines(text: &str) -> Vec<Line<'_>> {
 impl Line<'_> {
     fn breach(&self, rows: &[&str]) -> Option<String> {
         let wrong = if self.key == "uses" {
-            self.unpinned()
+            self.invalid_uses()
         } else {
-            self.unfit(rows)
+            self.invalid_run(rows)
         };
         wrong.map(|wrong| format!("line {}: {wrong}", self.number))
     }
 
-    fn unpinned(&self) -> Option<String> {
+    fn invalid_uses(&self) -> Option<String> {
         let commit = self.value.split_once('@').map_or("", |(_, commit)| commit);
         if !is_hexadecimal(commit, 40) {
-            return Some(format!("{} is not named by a whole commit", self.value));
+            return Some(format!(
+                "{} is not pinned by a full commit hash",
+                self.value
+            ));
         }
         let version = self.comment.strip_prefix('v').unwrap_or_default();
-        let told = version.starts_with(|first: char| first.is_ascii_digit());
-        (!told).then(|| format!("{}: which version is that? Say `# vN.N.N`", self.value))
+        let is_version = version.starts_with(|first: char| first.is_ascii_digit());
+        (!is_version).then(|| format!("{}: add its version as a comment `# vN.N.N`", self.value))
     }
 
-    fn unfit(&self, rows: &[&str]) -> Option<String> {
+    fn invalid_run(&self, rows: &[&str]) -> Option<String> {
         match Call::parse(self.value) {
             Err(why) => Some(why),
-            Ok(Call::Task(task)) if !rows.contains(&task.as_str()) && !self.has_reason() => Some(
-                format!("{task} is no part of .ci/run: say `{REASON}…` above it, and why"),
-            ),
-            Ok(Call::Task(_) | Call::SetUp { .. }) => None,
+            Ok(Call::Task(task)) if !rows.contains(&task.as_str()) && !self.has_reason() => {
+                Some(format!(
+                    "{task} is not part of .ci/run: add a comment `{REASON_PREFIX}…` with the reason above it"
+                ))
+            }
+            Ok(Call::Task(_) | Call::SetupCommand { .. }) => None,
         }
     }
 
     fn has_reason(&self) -> bool {
-        self.above
-            .iter()
-            .any(|line| line.strip_prefix(REASON).is_some_and(|why| why.len() > 10))
+        self.above.iter().any(|line| {
+            line.strip_prefix(REASON_PREFIX)
+                .is_some_and(|why| why.len() > 10)
+        })
     }
 }
 

@@ -3,10 +3,10 @@ use tar::{Builder, Header};
 use super::*;
 
 /// An archive as `docker save` writes it: one image of `processor`, with one layer.
-fn archive(at: &Path, processor: &str, layer: &[u8], told: &[u8]) {
+fn archive(at: &Path, processor: &str, layer: &[u8], diff: &[u8]) {
     let config = json!({
         "architecture": processor, "os": "linux", "created": "2026-11-30T12:00:00.123456789Z",
-        "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", hexadecimal(&Sha256::digest(told)))]},
+        "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", hexadecimal(&Sha256::digest(diff)))]},
     });
     let saved = json!([{"Config": "config.json", "RepoTags": ["localhost/x:1"], "Layers": ["a/layer.tar"]}]);
     let mut archive = Builder::new(File::create(at).unwrap());
@@ -31,7 +31,7 @@ fn read(folder: &Path, digest: &str) -> Value {
 }
 
 #[test]
-fn both_processors_images_have_one_name_and_the_same_bytes_the_same_digest() {
+fn an_index_has_both_architectures_and_digests_are_reproducible() {
     let context = Context::read().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let pack = |name: &str| {
@@ -72,7 +72,7 @@ fn both_processors_images_have_one_name_and_the_same_bytes_the_same_digest() {
     let entry: Value =
         serde_json::from_slice(&fs::read(layout.join("index.json")).unwrap()).unwrap();
     assert_eq!(entry["manifests"][0]["digest"], *digest);
-    // Nothing is left of the way there.
+    // No temporary files are left.
     let mut left: Vec<_> = fs::read_dir(&layout)
         .unwrap()
         .map(|it| it.unwrap().file_name())
@@ -82,14 +82,14 @@ fn both_processors_images_have_one_name_and_the_same_bytes_the_same_digest() {
 }
 
 #[test]
-fn an_engine_may_have_packed_its_layers() {
+fn layers_may_already_be_compressed() {
     let context = Context::read().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let plain = folder.path().join("layer");
     fs::write(&plain, b"inside").unwrap();
-    Step::new(&context, "gzip --fast")
+    Cmd::new(&context, "gzip --fast")
         .arg(&plain)
-        .quiet("Packing")
+        .run_quietly("Packing")
         .unwrap();
     let packed = fs::read(folder.path().join("layer.gz")).unwrap();
     let digest = |layer: &[u8], name: &str| {
@@ -103,7 +103,7 @@ fn an_engine_may_have_packed_its_layers() {
 }
 
 #[test]
-fn what_is_not_the_image_that_was_built_is_refused() {
+fn another_architecture_or_layer_is_refused() {
     let context = Context::read().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("saved");
@@ -116,14 +116,14 @@ fn what_is_not_the_image_that_was_built_is_refused() {
             .unwrap_err()
             .to_string()
     };
-    let told = refused("arm64", b"inside");
-    assert!(told.contains("not of linux amd64"), "{told}");
-    let told = refused("amd64", b"other bytes");
-    assert!(told.contains("not the layer"), "{told}");
+    let message = refused("arm64", b"inside");
+    assert!(message.contains("not for linux amd64"), "{message}");
+    let message = refused("amd64", b"other bytes");
+    assert!(message.contains("not the layer"), "{message}");
 }
 
 #[test]
-fn a_chart_is_what_helm_takes_for_one() {
+fn a_chart_has_helms_media_types() {
     let folder = tempfile::tempdir().unwrap();
     let packaged = folder.path().join("x.tgz");
     fs::write(&packaged, b"chart").unwrap();

@@ -1,24 +1,24 @@
-//! What holds where a job may write: publish, sign, attest.
+//! Rules for workflows with a job that has write permissions: to publish, sign or attest.
 //!
-//! Whatever compiles runs the build scripts of every dependency, with the rights of its job. So one job has rights, runs nothing that
-//! compiles, takes what others have made, vouches for it by its digest, and somebody lets it begin.
+//! Compiling runs the build scripts of every dependency, with the permissions of the job. So only one job has write permissions.
+//! It compiles nothing, takes the artifacts of other jobs, attests them by digest, and needs an approval (environment).
 
 use serde_yaml_ng::{Mapping, Value};
 
-use super::super::call::{Call, LAST};
+use super::super::call::{Call, TAG_COMMAND};
 
-/// The actions that may run with rights. Each comes by its whole commit, as everywhere.
-const TRUSTED: [&str; 4] = [
+/// The actions that the publishing job may use. As everywhere, each is pinned by its full commit hash.
+const TRUSTED_ACTIONS: [&str; 4] = [
     "actions/checkout",
     "actions/download-artifact",
     "actions/attest",
     "sigstore/cosign-installer",
 ];
 
-/// The rights that publishing, signing and vouching take.
-const RIGHTS: [&str; 3] = ["packages", "id-token", "attestations"];
+/// The permissions for publishing, signing and attesting.
+const PUBLISHING_PERMISSIONS: [&str; 3] = ["packages", "id-token", "attestations"];
 
-/// What is wrong with the jobs of a workflow that has one with rights. One without is judged elsewhere.
+/// All violations in the jobs of a workflow that has a job with write permissions; none for other workflows.
 pub(super) fn breaches(jobs: &Mapping) -> Vec<String> {
     let writers: Vec<(&str, &Value)> = named(jobs).filter(|(_, job)| may_write(job)).collect();
     let Some((publisher, job)) = writers.first() else {
@@ -26,18 +26,18 @@ pub(super) fn breaches(jobs: &Mapping) -> Vec<String> {
     };
     let mut found = Vec::new();
     for (name, _) in &writers[1..] {
-        found.push(format!("job {name}: may write beside job {publisher}: one job publishes, and others hand on what they made"));
+        found.push(format!("job {name}: has write permissions in addition to job {publisher}: only one job publishes, the others pass artifacts to it"));
     }
-    let told = publisher_breaches(job);
-    found.extend(told.iter().map(|it| format!("job {publisher}: {it}")));
+    let violations = publisher_breaches(job);
+    found.extend(violations.iter().map(|it| format!("job {publisher}: {it}")));
     for (name, job) in named(jobs).filter(|(_, job)| !may_write(job)) {
         if steps(job).any(|step| action(step) == "actions/cache") {
-            found.push(format!("job {name}: what is published must not come out of a cache, which other branches fill"));
+            found.push(format!("job {name}: what is published must not come from a cache, which other branches can write"));
         }
         let text = serde_yaml_ng::to_string(job).unwrap_or_default();
         if text.contains("secrets.") || text.contains("github.token") {
             found.push(format!(
-                "job {name}: is handed a token, and runs code of every dependency"
+                "job {name}: has a token, but runs code of every dependency"
             ));
         }
     }
@@ -47,54 +47,58 @@ pub(super) fn breaches(jobs: &Mapping) -> Vec<String> {
 fn publisher_breaches(job: &Value) -> Vec<String> {
     let mut found = Vec::new();
     if job.get("environment").is_none() {
-        found.push("nobody lets it begin: name an environment".to_owned());
+        found.push("it needs no approval: set environment".to_owned());
     }
     if job.get("needs").is_none() {
-        found.push("it takes nothing that another job has made: needs".to_owned());
+        found.push("it uses no artifact of another job: set needs".to_owned());
     }
     for key in ["container", "services", "strategy"] {
         if job.get(key).is_some() {
-            found.push(format!("{key}: has no place beside its rights"));
+            found.push(format!("{key}: is not allowed with write permissions"));
         }
     }
-    for right in RIGHTS {
+    for right in PUBLISHING_PERMISSIONS {
         if job["permissions"][right] != "write" {
             found.push(format!(
-                "without {right}: write, what it publishes is not vouched for"
+                "{right}: write is missing, which publishing, signing and attesting need"
             ));
         }
     }
     for step in steps(job) {
         if let Some(line) = step.get("run").and_then(Value::as_str)
-            && Call::parse(line) != (Ok(Call::SetUp { with_rights: true }))
+            && Call::parse(line)
+                != (Ok(Call::SetupCommand {
+                    may_have_rights: true,
+                }))
         {
             found.push(format!(
-                "`{line}` is not among what may run with its rights"
+                "`{line}` is not among the commands that may run with write permissions"
             ));
         }
         let action = action(step);
-        if !action.is_empty() && !TRUSTED.contains(&action) {
+        if !action.is_empty() && !TRUSTED_ACTIONS.contains(&action) {
             found.push(format!(
-                "{action} is not among the actions that may run with its rights"
+                "{action} is not among the actions that may run with write permissions"
             ));
         }
     }
-    found.extend(vouching(job));
+    found.extend(attestation_breaches(job));
     found
 }
 
-/// Each thing has a provenance, each image a list of what is inside, both by a digest that was told by what pushed it; the tag comes last.
-fn vouching(job: &Value) -> Vec<String> {
+/// Checks the attestations: each artifact has a provenance, each image an SBOM, both for a digest that a previous step has
+/// output; and the tag comes last.
+fn attestation_breaches(job: &Value) -> Vec<String> {
     let (mut found, mut built, mut listed) = (Vec::new(), Vec::new(), Vec::new());
     for step in steps(job).filter(|step| action(step) == "actions/attest") {
         let with = &step["with"];
         let digest = with["subject-digest"].as_str().unwrap_or_default();
         if !digest.starts_with("${{ steps.") {
-            found.push("it vouches for what no step has told the digest of".to_owned());
+            found.push("it attests a digest that is not the output of a step".to_owned());
         }
         if with["push-to-registry"] != true {
             found.push(format!(
-                "what is said of {digest} is not attached: push-to-registry"
+                "the attestation of {digest} is not attached: set push-to-registry"
             ));
         }
         match with.get("sbom-path") {
@@ -104,23 +108,23 @@ fn vouching(job: &Value) -> Vec<String> {
     }
     for digest in &listed {
         if !built.contains(digest) {
-            found.push(format!("nothing says where {digest} was built"));
+            found.push(format!("{digest} has no provenance"));
         }
     }
     if built.is_empty() || listed.is_empty() {
-        found.push("it attests not where things were built, or not what is inside".to_owned());
+        found.push("provenance or SBOM is missing".to_owned());
     }
-    let is_last = |step: &Value| step.get("run").is_some_and(|line| line == LAST);
+    let is_last = |step: &Value| step.get("run").is_some_and(|line| line == TAG_COMMAND);
     let after = steps(job).skip_while(|step| !is_last(step)).skip(1);
     if !steps(job).any(is_last) || after.count() > 0 {
         found.push(format!(
-            "`{LAST}` must come last: what has a tag is attested"
+            "`{TAG_COMMAND}` must come last, so that everything with a tag is attested"
         ));
     }
     found
 }
 
-/// Rights in one word, `write-all`, are refused everywhere.
+/// Whether a job has a write permission. `write-all` is refused elsewhere.
 fn may_write(job: &Value) -> bool {
     let rights = job.get("permissions").and_then(Value::as_mapping);
     rights
@@ -153,29 +157,32 @@ mod tests {
 
     const RELEASE: &str = include_str!("../../../../.github/workflows/release.yml");
 
-    fn told(text: &str) -> Vec<String> {
+    fn violations(text: &str) -> Vec<String> {
         let workflow: Mapping = serde_yaml_ng::from_str(text).unwrap();
         breaches(workflow["jobs"].as_mapping().unwrap())
     }
 
-    /// Expects a breach that says this after a replacement.
+    /// Expects a violation with this text after a replacement.
     #[track_caller]
     fn check(from: &str, to: &str, says: &str) {
         assert!(RELEASE.contains(from), "{from} is not there");
-        let told = told(&RELEASE.replacen(from, to, 1));
-        assert!(told.iter().any(|it| it.contains(says)), "{told:?}");
+        let violations = violations(&RELEASE.replacen(from, to, 1));
+        assert!(
+            violations.iter().any(|it| it.contains(says)),
+            "{violations:?}"
+        );
     }
 
     const LOGIN: &str = "      - run: docker login";
 
     #[test]
-    fn ours_has_no_breach() {
-        assert_eq!(told(RELEASE), Vec::<String>::new());
-        assert_eq!(told("jobs: {a: {steps: []}}"), Vec::<String>::new());
+    fn our_release_workflow_has_no_violation() {
+        assert_eq!(violations(RELEASE), Vec::<String>::new());
+        assert_eq!(violations("jobs: {a: {steps: []}}"), Vec::<String>::new());
     }
 
     #[test]
-    fn whoever_has_rights_compiles_nothing() {
+    fn the_publishing_job_compiles_nothing() {
         for line in [
             "cargo ci release pack --tag v1 --from x",
             "rustup toolchain install stable --profile minimal --component clippy,rustfmt",
@@ -184,7 +191,7 @@ mod tests {
             check(
                 LOGIN,
                 &format!("      - run: {line}\n{LOGIN}"),
-                "may run with its rights",
+                "may run with write permissions",
             );
         }
         check(
@@ -194,25 +201,29 @@ mod tests {
         );
         for more in ["container: {image: x}", "services: {a: {image: x}}"] {
             let to = format!("    environment: release\n    {more}\n");
-            check("    environment: release\n", &to, "has no place");
+            check("    environment: release\n", &to, "is not allowed");
         }
     }
 
     #[test]
-    fn one_job_has_rights_and_somebody_lets_it_begin() {
+    fn only_one_job_publishes_and_it_needs_approval() {
         for rights in ["{packages: write}", "{id-token: write}"] {
             let to = format!("  pack:\n    permissions: {rights}\n");
-            check("  pack:\n", &to, "one job publishes");
+            check("  pack:\n", &to, "only one job publishes");
         }
-        check("    environment: release\n", "", "environment");
-        check("    needs: pack\n", "", "needs");
-        for right in RIGHTS {
-            check(&format!("      {right}: write\n"), "", right);
+        check("    environment: release\n", "", "set environment");
+        check("    needs: pack\n", "", "set needs");
+        for right in PUBLISHING_PERMISSIONS {
+            check(
+                &format!("      {right}: write\n"),
+                "",
+                &format!("{right}: write is missing"),
+            );
         }
     }
 
     #[test]
-    fn what_is_built_has_no_token_and_comes_from_no_cache() {
+    fn building_jobs_have_no_token_and_no_cache() {
         let steps = "  pack:\n    needs: build\n";
         check(
             steps,
@@ -233,33 +244,33 @@ mod tests {
     }
 
     #[test]
-    fn everything_is_vouched_for_by_its_digest_before_it_has_a_tag() {
+    fn everything_is_attested_by_digest_before_it_is_tagged() {
         check("          push-to-registry: true\n", "", "attached");
         check(
             "subject-digest: ${{ steps.push.outputs.synology-csi-digest }}",
             "subject-digest: ${{ github.ref_name }}",
-            "told the digest",
+            "not the output of a step",
         );
-        let last = format!("      - run: {LAST}\n");
+        let last = format!("      - run: {TAG_COMMAND}\n");
         check(&last, "", "must come last");
         let (before, _) = RELEASE.split_once(&last).unwrap();
         let push = "      - id: push\n";
         let moved = before.replace(push, &format!("{last}{push}"));
-        assert!(told(&moved).iter().any(|it| it.contains("come last")));
+        assert!(violations(&moved).iter().any(|it| it.contains("come last")));
         let kept: Vec<&str> = RELEASE
             .lines()
             .filter(|line| !line.contains("sbom-path"))
             .collect();
         assert!(
-            told(&kept.join("\n"))
+            violations(&kept.join("\n"))
                 .iter()
-                .any(|it| it.contains("what is inside"))
+                .any(|it| it.contains("provenance or SBOM is missing"))
         );
     }
 
-    /// Each image has both, and the chart says where it was packed.
+    /// Each image has a provenance and an SBOM, and the chart a provenance.
     #[test]
-    fn nothing_that_is_published_is_forgotten() {
+    fn everything_that_is_published_is_attested() {
         let count = |text: &str| RELEASE.matches(text).count();
         for name in crate::images::names() {
             assert_eq!(count(&format!("outputs.{name}-digest }}}}")), 2, "{name}");

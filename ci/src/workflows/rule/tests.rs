@@ -19,38 +19,41 @@ jobs:
       - run: cargo ci images
 ";
 
-/// What is wrong after a replacement that has an effect.
+/// The violations after a replacement in the good workflow.
 #[track_caller]
-fn told(from: &str, to: &str) -> Vec<String> {
+fn violations(from: &str, to: &str) -> Vec<String> {
     let text = GOOD.replace(from, to);
     assert_ne!(text, GOOD, "{from} is not there");
     breaches(&text, &["lint"]).unwrap()
 }
 
-/// Expects one breach that says this.
+/// Expects exactly one violation, with this text, after a replacement.
 #[track_caller]
 fn check(from: &str, to: &str, says: &str) {
-    let told = told(from, to);
-    assert!(told.len() == 1 && told[0].contains(says), "{told:?}");
+    let violations = violations(from, to);
+    assert!(
+        violations.len() == 1 && violations[0].contains(says),
+        "{violations:?}"
+    );
 }
 
 #[test]
-fn a_good_one_has_none() {
+fn a_good_workflow_has_no_violations() {
     assert_eq!(breaches(GOOD, &["lint"]).unwrap(), Vec::<String>::new());
 }
 
 #[test]
-fn actions_are_named_by_commit_and_version() {
+fn actions_are_pinned_by_commit_with_their_version() {
     let commit = "@0123456789abcdef0123456789abcdef01234567";
-    check(commit, "@v7", "whole commit");
-    check(commit, "@0123456", "whole commit");
-    check(commit, "", "whole commit");
-    check(" # v7.0.1", "", "which version");
-    check("# v7.0.1", "# the newest", "which version");
+    check(commit, "@v7", "full commit hash");
+    check(commit, "@0123456", "full commit hash");
+    check(commit, "", "full commit hash");
+    check(" # v7.0.1", "", "add its version");
+    check("# v7.0.1", "# the newest", "add its version");
 }
 
 #[test]
-fn images_are_named_by_digest() {
+fn images_are_pinned_by_digest() {
     check(
         "@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
         "",
@@ -64,41 +67,41 @@ fn images_are_named_by_digest() {
 }
 
 #[test]
-fn lines_call_tasks_of_ours() {
+fn lines_must_call_our_tasks() {
     check("cargo ci lint", "cargo clippy", "neither");
     check("cargo ci lint", "cargo ci lnit", "lnit");
 }
 
 #[test]
-fn what_the_pipeline_here_leaves_out_has_a_reason() {
+fn tasks_that_are_not_in_ci_run_need_a_reason() {
     check(
         "      # not in .ci/run: the images are large\n",
         "",
-        "no part of .ci/run",
+        "not part of .ci/run",
     );
-    check("the images are large", "so", "no part of .ci/run");
+    check("the images are large", "so", "not part of .ci/run");
     check(
         "# not in .ci/run: the images are large",
         "# the images are large",
-        "no part of .ci/run",
+        "not part of .ci/run",
     );
-    // A reason is for the line below it, and for no other.
+    // A reason applies only to the line below it.
     check(
         "images are large\n",
         "images are large\n      - run: cargo ci lint\n",
-        "no part of .ci/run",
+        "not part of .ci/run",
     );
 }
 
 #[test]
-fn no_form_of_yaml_hides_anything() {
-    let block = told("- run: cargo ci lint", "- run: |\n          cargo ci lint");
+fn yaml_syntax_cannot_hide_a_command() {
+    let block = violations("- run: cargo ci lint", "- run: |\n          cargo ci lint");
     assert!(block[1].contains("must be one line"), "{block:?}");
-    let flow = told("- run: cargo ci lint", "- {run: cargo clippy}");
+    let flow = violations("- run: cargo ci lint", "- {run: cargo clippy}");
     assert!(flow[0].contains("must be one line"), "{flow:?}");
-    let quoted = told("- run: cargo ci lint", "- \"run\": cargo clippy");
+    let quoted = violations("- run: cargo ci lint", "- \"run\": cargo clippy");
     assert!(quoted[0].contains("must be one line"), "{quoted:?}");
-    let whole = told(
+    let whole = violations(
         "jobs:",
         "jobs:\n  other: {timeout-minutes: 5, uses: o/r/.github/workflows/a.yml@main}",
     );
@@ -106,7 +109,7 @@ fn no_form_of_yaml_hides_anything() {
 }
 
 #[test]
-fn rights_are_said_and_few() {
+fn permissions_are_explicit_and_minimal() {
     check(
         "permissions:\n  contents: read",
         "env:\n  A: b",
@@ -131,7 +134,7 @@ fn rights_are_said_and_few() {
 }
 
 #[test]
-fn strangers_get_no_rights() {
+fn pull_requests_get_no_permissions() {
     for event in FORBIDDEN_EVENTS {
         check("pull_request: {}", &format!("{event}: {{}}"), event);
         check(
@@ -149,15 +152,15 @@ fn strangers_get_no_rights() {
 }
 
 #[test]
-fn the_only_secret_is_the_runs_own() {
+fn only_github_token_is_allowed() {
     let with = |secret: &str| {
         format!("timeout-minutes: 30\n    env: {{T: \"${{{{ secrets.{secret} }}}}\"}}")
     };
     check("timeout-minutes: 30", &with("KEY"), "KEY");
-    assert!(told("timeout-minutes: 30", &with(SECRET)).is_empty());
+    assert!(violations("timeout-minutes: 30", &with(SECRET)).is_empty());
 }
 
 #[test]
-fn jobs_end() {
-    check("    timeout-minutes: 30\n", "", "for ever");
+fn jobs_must_have_a_timeout() {
+    check("    timeout-minutes: 30\n", "", "forever");
 }

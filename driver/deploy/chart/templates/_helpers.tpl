@@ -11,7 +11,7 @@
 {{- end }}
 {{- end }}
 
-{{/* By what a controller finds its pods: never changes. Takes a list: the root and the component's name. */}}
+{{/* Selector labels, which must never change. Takes a list: the root and the component's name. */}}
 {{- define "synology-csi.selector" -}}
 {{- $root := index . 0 -}}
 app.kubernetes.io/name: {{ include "synology-csi.name" $root | quote }}
@@ -27,7 +27,7 @@ app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
 helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" }}
 {{- end }}
 
-{{/* Where an image is. Takes a list: the root, the image and what it is called in the values. */}}
+{{/* An image reference. Takes a list: the root, the image and its path in the values, for error messages. */}}
 {{- define "synology-csi.image" -}}
 {{- $root := index . 0 }}
 {{- $image := index . 1 }}
@@ -49,12 +49,12 @@ imagePullSecrets:
 {{- end }}
 {{- end }}
 
-{{/* A value as text, which is what Kubernetes and the driver take: a bare true or 5 in YAML is none. Helm itself writes 5000000 as 5e+06. */}}
+{{/* A value as a string, as Kubernetes and the driver require it: true or 5 without quotes is not a string in YAML, and Helm writes 5000000 as 5e+06. */}}
 {{- define "synology-csi.text" -}}
 {{- if and (kindIs "float64" .) (eq (float64 (int64 .)) .) }}{{ int64 . }}{{ else }}{{ . }}{{ end }}
 {{- end }}
 
-{{/* An object whose values are all text. */}}
+{{/* An object with all values as strings. */}}
 {{- define "synology-csi.texts" -}}
 {{- $texts := dict }}
 {{- range $key, $value := . }}
@@ -63,7 +63,7 @@ imagePullSecrets:
 {{- toYaml $texts }}
 {{- end }}
 
-{{/* What Kubernetes knows by text in all its depth but for two numbers: tolerations, affinity, peers of a policy. Takes `it`, answers `it`. */}}
+{{/* Converts nested values (tolerations, affinity, peers of a policy) to strings, except two fields that are numbers. Takes and returns `it`. */}}
 {{- define "synology-csi.textual" -}}
 {{- $out := .it }}
 {{- if kindIs "map" .it }}
@@ -85,12 +85,12 @@ imagePullSecrets:
 {{- toYaml (dict "it" $out) }}
 {{- end }}
 
-{{/* A number, or a share such as 10%. */}}
+{{/* A number, or a percentage such as 10%. */}}
 {{- define "synology-csi.count" -}}
 {{- if kindIs "string" . }}{{ . | quote }}{{ else }}{{ int64 . }}{{ end }}
 {{- end }}
 
-{{/* Where pods of a component may run. Takes its values. */}}
+{{/* Scheduling of a component's pods. Takes its values. */}}
 {{- define "synology-csi.placement" -}}
 {{- with .priorityClassName }}
 priorityClassName: {{ . | quote }}
@@ -103,17 +103,17 @@ tolerations: {{- (include "synology-csi.textual" (dict "it" .) | fromYaml).it | 
 {{- end }}
 {{- end }}
 
-{{/* What needs no privilege at all gets none. */}}
+{{/* Security context of a container without privileges. */}}
 {{- define "synology-csi.unprivileged" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities:
   drop: [ALL]
-# Said here, too: the node's pod as a whole cannot say it, because its driver is privileged.
+# Also set per container: it cannot be set for the whole node pod, because its driver container is privileged.
 seccompProfile: {type: RuntimeDefault}
 {{- end }}
 
-{{/* The NASes, as a YAML list: those of the values, or the simulated one. */}}
+{{/* The NASes as a YAML list: those in the values, or the simulated one. */}}
 {{- define "synology-csi.nas" -}}
 {{- if .Values.sim.enabled }}
 {{- if .Values.nas }}
@@ -121,11 +121,11 @@ seccompProfile: {type: RuntimeDefault}
 {{- end }}
 - name: sim
   url: http://{{ include "synology-csi.fullname" . }}-dsm-sim.{{ .Release.Namespace }}.svc:5000
-  # It stays within the cluster, and there is nothing to steal.
+  # The traffic stays within the cluster, and the data is not secret.
   plainHttp: true
   username: admin
   password: admin
-  # No packet goes there: node-sim finds by it the targets of the one NAS that it knows.
+  # No packets are sent there: node-sim uses it to find the targets of its only NAS.
   portals: ["127.0.0.1:3260"]
 {{- else }}
 {{- if not .Values.nas }}
@@ -156,7 +156,7 @@ seccompProfile: {type: RuntimeDefault}
 {{- end }}
 {{- end }}
 
-{{/* The driver's configuration file. It holds no secret: passwords and keys are files beside it. */}}
+{{/* The driver's configuration file. It contains no secrets: passwords and keys are in separate files. */}}
 {{- define "synology-csi.config" -}}
 nas:
 {{- range include "synology-csi.nas" . | fromYamlArray }}
@@ -187,13 +187,13 @@ nas:
     {{- end }}
 {{- end }}
 {{- with .Values.cluster }}
-# Volumes of other clusters on the same NASes are not this one's.
+# Distinguishes this cluster's volumes from those of other clusters on the same NASes.
 cluster: {{ . | quote }}
 {{- end }}
-# Which logins were refused, and when. The directory lives as long as the pod: it survives the driver's restarts.
+# Records which logins were refused, and when. The directory belongs to the pod, so it survives restarts of the driver's container.
 state_file: /var/lib/synology-csi/refused.json
 {{- $chap := include "synology-csi.chap" . | fromYaml }}
-# Who proves itself at a login to a target. The keys are files beside this one.
+# CHAP mode for logins to targets. The keys are in separate files.
 chap: {{ $chap.mode | quote }}
 {{- $former := list }}
 {{- if eq $chap.mode "off" }}
@@ -212,18 +212,18 @@ chap_former_key_files: {{ toJson . }}
 {{- end }}
 
 {{/*
-CHAP for each publication, as a YAML object:
+The CHAP configuration, as a YAML object:
   mode       mutual, one-way or off
-  keySecret  name and key of the Secret that holds the key; nothing where none is needed: mode off, and there never was one
-  data       what the chart writes into that Secret, in base64; nothing where somebody else made it
-  isNew      the key was made by this call: each call makes another one, so whoever writes it down calls once (controller.yaml)
+  keySecret  name and key of the Secret with the CHAP key; empty if none is needed: mode off, and no key ever existed
+  data       the content of that Secret in base64, if the chart writes it; empty if the user created it
+  isNew      the key was generated by this call; each call generates another one, so it must be called only once (controller.yaml)
   former     name and key of the Secret of each former key
-  formerData what the chart writes into its own Secret of former keys: those that stand in the values
+  formerData the content of the chart's own Secret of former keys: those given in the values
 */}}
 {{- define "synology-csi.chap" -}}
 {{- $fullname := include "synology-csi.fullname" . }}
 {{- $values := .Values.chap }}
-{{- /* YAML takes a bare off for false. */}}
+{{- /* In YAML, off without quotes means false. */}}
 {{- $mode := ternary "off" (default "mutual" $values.mode) (kindIs "bool" $values.mode) }}
 {{- $former := list }}
 {{- $formerData := dict }}
@@ -249,7 +249,7 @@ CHAP for each publication, as a YAML object:
 {{- end }}
 {{- $keySecret = dict "name" $named.name "key" (default "key" $named.key) }}
 {{- else }}
-{{- /* Where no cluster is asked (helm template), nothing is found. */}}
+{{- /* Without a cluster (helm template), lookup finds nothing. */}}
 {{- $found := dig "data" "key" "" (lookup "v1" "Secret" .Release.Namespace $own.name) }}
 {{- if $values.key }}
 {{- $keySecret = $own }}
@@ -259,7 +259,7 @@ CHAP for each publication, as a YAML object:
 {{- fail (printf "chap.formerKeys: chap.key is written into the Secret %s, over the former key: put that one under another name first, or give the new one as chap.keySecret" .name) }}
 {{- end }}
 {{- end }}
-{{- /* A key that is written over is gone, and with it the proofs of all that is published. Former keys in Secrets of their own may be this one. */}}
+{{- /* An overwritten key is lost, and with it the CHAP credentials of all published volumes. If a former key is in a Secret of the user, that may be this one. */}}
 {{- if and $found (ne $found $data) (not (has $found (values $formerData))) (eq (len $former) (len $formerData)) }}
 {{- fail (printf "chap.key: the Secret %s holds another key, by which volumes may be published now: name that one in chap.formerKeys (kubectl -n %s get secret %s -o jsonpath={.data.key} | base64 -d), or delete the Secret first" $own.name .Release.Namespace $own.name) }}
 {{- end }}
@@ -278,7 +278,7 @@ CHAP for each publication, as a YAML object:
 {{- toYaml (dict "mode" $mode "keySecret" $keySecret "data" $data "isNew" $isNew "former" $former "formerData" $formerData) }}
 {{- end }}
 
-{{/* Flags that every sidecar which speaks to the API server has. Takes a list: the root and the sidecar's values. */}}
+{{/* Common flags of the sidecars that use the API server. Takes a list: the root and the sidecar's values. */}}
 {{- define "synology-csi.sidecarArgs" -}}
 {{- $root := index . 0 }}
 {{- $own := index . 1 -}}

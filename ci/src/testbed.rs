@@ -1,4 +1,4 @@
-//! Where the harness's searches are played: in memory, or on what this machine has.
+//! The test beds that the search programs of e2e run on: in memory, or with real processes and block devices.
 
 use anyhow::Result;
 use clap::ValueEnum;
@@ -6,21 +6,21 @@ use clap::ValueEnum;
 use crate::{
     context::Context,
     doctor::{self, need::Layer},
-    testing::{STARTED, build_optimized},
+    testing::{STARTED_PROGRAMS, build_optimized},
 };
 
-/// See `e2e::grounds`.
+/// A test bed, see `e2e::testbed`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Plane {
-    /// In one process, with a time of its own; needs nothing
+pub(crate) enum TestBed {
+    /// In one process, with simulated time; needs nothing
     #[default]
     Memory,
     /// Processes, block devices and file systems (root)
     Real,
 }
 
-impl Plane {
-    /// As the programs call it.
+impl TestBed {
+    /// The value of the programs' `--plane`.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Memory => "memory",
@@ -28,7 +28,7 @@ impl Plane {
         }
     }
 
-    /// Builds a program that plays there, and what it plays with.
+    /// Builds a search program, and the programs that it starts on this test bed.
     ///
     /// # Errors
     /// When something is missing or does not compile.
@@ -37,7 +37,7 @@ impl Plane {
             Self::Memory => build_optimized(context, &[program]),
             Self::Real => {
                 doctor::ready(context, Layer::Node)?;
-                build_optimized(context, &[STARTED.as_slice(), &[program]].concat())
+                build_optimized(context, &[STARTED_PROGRAMS.as_slice(), &[program]].concat())
             }
         }
     }
