@@ -102,7 +102,7 @@ pub(crate) const TASKS: [Task; 22] = [
         root("model --cases 500 --real")
     ),
     task!("sanity", Devices, root("sanity")),
-    task!("k8s", Devices, root("k8s --stand-in")),
+    task!("k8s", Devices, root("k8s --fake")),
     task!("containers", Devices, root("containers")),
     task!("vm", Devices, unprivileged("vm")),
     task!("demo", Devices, root("demo")),
@@ -117,8 +117,8 @@ pub(crate) const NIGHTLY: [Task; 5] = [
         unprivileged("model --cases 100000 --new-seed"),
         root("model --cases 5000 --new-seed --real")
     ),
-    task!("crash", Devices, root("crash --plane real")),
-    task!("faults", Devices, root("faults --plane real")),
+    task!("crash", Devices, root("crash --testbed real")),
+    task!("faults", Devices, root("faults --testbed real")),
     task!("mutants", Devices, unprivileged("mutants")),
     // Newer kernels, too: that of Debian 12's current backports, and Debian 13's.
     task!(

@@ -10,7 +10,12 @@ use crate::{context::Context, run::Cmd, testbed::TestBed};
 #[derive(Debug, Default, Args)]
 pub(crate) struct Crash {
     /// The test bed
-    #[arg(long = "plane", value_enum, default_value = "memory")]
+    #[arg(
+        long = "testbed",
+        alias = "plane",
+        value_enum,
+        default_value = "memory"
+    )]
     bed: TestBed,
     /// Only N crash points of each call, chosen at random
     #[arg(long, value_name = "N")]
@@ -31,7 +36,7 @@ pub(crate) fn run(context: &Context, crash: &Crash) -> Result<()> {
     crash.bed.ready(context, "crash")?;
     let program = context.target.join("release/crash");
     let mut cmd = Cmd::new(context, &program.to_string_lossy())
-        .arg("--plane")
+        .arg("--testbed")
         .arg(crash.bed.name());
     for (option, number) in [("--sample", crash.sample), ("--pairs", crash.pairs)] {
         if let Some(number) = number {

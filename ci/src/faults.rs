@@ -9,7 +9,12 @@ use crate::{context::Context, run::Cmd, testbed::TestBed};
 #[derive(Debug, Default, Args)]
 pub(crate) struct Faults {
     /// The test bed
-    #[arg(long = "plane", value_enum, default_value = "memory")]
+    #[arg(
+        long = "testbed",
+        alias = "plane",
+        value_enum,
+        default_value = "memory"
+    )]
     bed: TestBed,
     /// Passed to the program itself
     #[arg(last = true)]
@@ -24,7 +29,7 @@ pub(crate) fn run(context: &Context, faults: &Faults) -> Result<()> {
     faults.bed.ready(context, "faults")?;
     let program = context.target.join("release/faults");
     Cmd::new(context, &program.to_string_lossy())
-        .arg("--plane")
+        .arg("--testbed")
         .arg(faults.bed.name())
         .arg("--report")
         .arg(context.target.join("faults"))

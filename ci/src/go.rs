@@ -10,11 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 
-use crate::{
-    context::Context,
-    doctor::{self, machine::GoVersion, need::Layer},
-    run::Cmd,
-};
+use crate::{context::Context, doctor::machine::GoVersion, run::Cmd};
 
 /// A program that `go install` builds, at a pinned version.
 #[derive(Debug)]
@@ -303,41 +299,6 @@ fn build_info_matches(build_information: &str, module: &str, version: &str) -> b
     let is_of = |path: &str| path == module || path.starts_with(&format!("{module}/"));
     lines().any(|words| matches!(words.as_slice(), ["path", path] if is_of(path)))
         && lines().any(|words| matches!(words.as_slice(), ["mod" | "dep", name, built, ..] if *name == module && *built == version))
-}
-
-/// Compares proto/csi.proto with the specification. First runs the comparison's own tests, which show that it detects every kind
-/// of difference.
-///
-/// # Errors
-/// When they differ, Go is missing, or a module cannot be fetched.
-pub(crate) fn spec(context: &Context) -> Result<()> {
-    doctor::ready(context, Layer::Spec)?;
-    let go = Go::find(context).context("no Go")?;
-    let compare = context.root.join("proto/compare");
-    let descriptor = context.target.join("csi.binpb");
-    // --workspace, for the same features as everywhere.
-    Cmd::new(
-        context,
-        "cargo build --locked --workspace --example descriptor",
-    )
-    .run_quietly("Building the compiler of proto/csi.proto")?;
-    let program = context.target.join("debug/examples/descriptor");
-    Cmd::new(context, &program.to_string_lossy())
-        .arg(&descriptor)
-        .run_quietly("Compiling proto/csi.proto")?;
-    for command in [["vet", "./..."], ["test", "./..."]] {
-        let cmd = go.cmd(context)?.current_dir(&compare);
-        cmd.args(&command)
-            .run_quietly(&format!("go {} proto/compare", command[0]))?;
-    }
-    let run = go
-        .cmd(context)?
-        .current_dir(&compare)
-        .arg("run")
-        .arg("-buildvcs=false")
-        .arg(".")
-        .arg(&descriptor);
-    run.run()
 }
 
 #[cfg(test)]

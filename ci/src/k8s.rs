@@ -31,11 +31,11 @@ pub(crate) struct K8s {
     #[command(flatten)]
     create_args: CreateArgs,
     /// Run no story; save the node logs of the cluster that --keep has left, in target/k8s/logs
-    #[arg(long, conflicts_with_all = ["create", "stand_in"])]
+    #[arg(long, conflicts_with_all = ["create", "fake"])]
     export_logs: bool,
     /// Use a fake Kubernetes instead of a cluster (root)
-    #[arg(long)]
-    stand_in: bool,
+    #[arg(long, alias = "stand-in")]
+    fake: bool,
     /// A values file for the chart, in addition to values-sim.yaml; may be given several times
     #[arg(long, value_name = "FILE")]
     values: Vec<PathBuf>,
@@ -51,7 +51,7 @@ pub(crate) struct K8s {
 #[derive(Debug, Default, Args)]
 struct CreateArgs {
     /// Create a cluster first, and delete it afterwards; by default, use the cluster of KUBECONFIG
-    #[arg(long, value_enum, conflicts_with = "stand_in")]
+    #[arg(long, value_enum, conflicts_with = "fake")]
     create: Option<Create>,
     /// The image of kind's nodes, which determines the Kubernetes version; by default, kind's own choice
     #[arg(long, value_name = "IMAGE", requires = "create")]
@@ -79,10 +79,10 @@ pub(crate) enum Create {
 /// # Errors
 /// When something is missing, or a story fails.
 pub(crate) fn run(context: &Context, k8s: &K8s) -> Result<()> {
-    if k8s.stand_in {
+    if k8s.fake {
         doctor::ready(context, Layer::Node)?;
         build_programs(context)?;
-        return k8s.cmd(context).arg("--stand-in").run();
+        return k8s.cmd(context).arg("--fake").run();
     }
     let go = Go::find(context).context("no Go, which is needed to build helm and kind")?;
     if k8s.export_logs {

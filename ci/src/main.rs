@@ -26,6 +26,7 @@ mod peers;
 mod release;
 mod run;
 mod skip;
+mod spec;
 mod table;
 mod testbed;
 mod testing;
@@ -133,7 +134,7 @@ fn main() -> ExitCode {
         Task::Lint => check::lint(&context),
         Task::Deny(deny) => deny::run(&context, deny),
         Task::Tidy => tidy::run(&context),
-        Task::Spec => go::spec(&context),
+        Task::Spec => spec::spec(&context),
         Task::Chart(chart) => chart::run(&context, chart),
         Task::Workflows => workflows::run(&context),
         Task::K8sConformance(args) => k8s_conformance::run(&context, args),

@@ -20,7 +20,7 @@ pub(crate) enum TestBed {
 }
 
 impl TestBed {
-    /// The value of the programs' `--plane`.
+    /// The value of the programs' `--testbed`.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Memory => "memory",

@@ -23,7 +23,7 @@ const BLOCKING_THREADS: usize = 16;
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
-    if let Some(failed) = nsenter::run(std::env::args_os()) {
+    if let Some(failed) = nsenter::subcommand::run(std::env::args_os()) {
         return failed;
     }
     let args = Args::parse();

@@ -69,14 +69,14 @@ pub(super) const MUTANTS: [Mutant; 50] = [
     Mutant {
         name: "create-without-look-up",
         file: "driver/src/controller/create.rs",
-        find: "let lun = look_up(nas, &new, asked, refusal).await?;",
+        find: "let lun = look_up(nas, &new, request, refusal).await?;",
         replace: r#"let lun: Lun = match refusal {
                     CreateFailure::Full(full) if $ON => return Err(full),
                     CreateFailure::Refused(source, _) if $ON => {
                         let doing = format!("creating LUN {}", new.name);
                         return Err(Error::Dsm { doing, source });
                     }
-                    refusal => look_up(nas, &new, asked, refusal).await?,
+                    refusal => look_up(nas, &new, request, refusal).await?,
                 };"#,
         effect: "a reply is lost once, and the claim waits forever for a LUN that the NAS says exists already",
     },
@@ -89,9 +89,9 @@ pub(super) const MUTANTS: [Mutant; 50] = [
     },
     Mutant {
         name: "absence-not-proven",
-        file: "driver/src/dsm/completeness.rs",
-        find: "(up < LOADING).then(|| {",
-        replace: "(up < LOADING && (up.is_zero() || !$ON)).then(|| {",
+        file: "driver/src/dsm/nas/completeness.rs",
+        find: "(up < LOAD_TIME).then(|| {",
+        replace: "(up < LOAD_TIME && (up.is_zero() || !$ON)).then(|| {",
         effect: "a NAS that is still booting says that a LUN does not exist: its volume counts as deleted, and the LUN stays forever",
     },
     Mutant {
@@ -120,7 +120,7 @@ pub(super) const MUTANTS: [Mutant; 50] = [
     },
     Mutant {
         name: "refused-login-forgotten",
-        file: "driver/src/dsm/session.rs",
+        file: "driver/src/dsm/client/session.rs",
         find: "let next = self.refusals.remember(&nas, credential, code);",
         replace: "let next = if $ON { None } else { self.refusals.remember(&nas, credential, code) };",
         effect: "a mistyped password is tried again and again, and the NAS locks the driver's address out for a day",
@@ -152,7 +152,7 @@ pub(super) const MUTANTS: [Mutant; 50] = [
         name: "two-operations-at-once",
         file: "driver/src/in_flight.rs",
         find: "if keys.contains_key(volume) {",
-        replace: "if keys.contains_key(volume) && (aside.is_some() || !$ON) {",
+        replace: "if keys.contains_key(volume) && (background.is_some() || !$ON) {",
         effect: "a repeated NodeStage starts a second mkfs while the first is still running",
     },
     Mutant {
@@ -234,15 +234,15 @@ pub(super) const MUTANTS: [Mutant; 50] = [
     Mutant {
         name: "expand-shrinks",
         file: "driver/src/plan.rs",
-        find: "if range.required <= present {",
-        replace: "if range.required == present {",
+        find: "if range.required <= current {",
+        replace: "if range.required == current {",
         effect: "after a failed expansion to 100 GiB, the retry with 20 GiB asks the NAS to shrink a LUN of 50 GiB",
     },
     Mutant {
         name: "expand-answers-what-was-asked",
         file: "driver/src/node/expand.rs",
         find: "Ok(attached.size)",
-        replace: "Ok(ask.range.required)",
+        replace: "Ok(request.range.required)",
         effect: "the claim shows the requested size, not the one that the pod has",
     },
     Mutant {
@@ -269,14 +269,14 @@ pub(super) const MUTANTS: [Mutant; 50] = [
     Mutant {
         name: "publication-believed",
         file: "driver/src/node/publish.rs",
-        find: r"if self.is_published(ask, target, blocks).await? {
+        find: r"if self.is_published(request, target, blocks).await? {
             return Ok(());
         }
-        Err(unseen(",
+        Err(not_in_mount_table(",
         replace: r"if true {
             return Ok(());
         }
-        Err(unseen(",
+        Err(not_in_mount_table(",
         effect: "mount ends with 0 and does nothing: the pod writes into the node's own disk",
     },
     Mutant {
@@ -319,21 +319,21 @@ pub(super) const MUTANTS: [Mutant; 50] = [
     Mutant {
         name: "readonly-is-writable",
         file: "driver/src/node/publish.rs",
-        find: "if staged.is_readonly() || !ask.readonly {",
+        find: "if staged.is_readonly() || !request.readonly {",
         replace: "if staged.is_readonly() || !target.is_empty() {",
         effect: "a pod that may only read can write",
     },
     Mutant {
         name: "create-adopts-anything",
         file: "driver/src/controller/create.rs",
-        find: "plan::check_compatible(&self.owner, &lun, asked)?;",
+        find: "plan::check_compatible(&self.owner, &lun, request)?;",
         replace: "",
         effect: "a claim of 20 GiB is given a LUN of 10 that happens to have its name",
     },
     Mutant {
         name: "unstage-under-a-pod",
         file: "driver/src/node/unstage.rs",
-        find: "self.must_be_unpublished(ask, &staging, &blocks).await?;",
+        find: "self.must_be_unpublished(request, &staging, &blocks).await?;",
         replace: "",
         effect: "the disk disappears under a running pod, which loses unwritten data",
     },
@@ -347,20 +347,20 @@ pub(super) const MUTANTS: [Mutant; 50] = [
     Mutant {
         name: "number-used-without-its-name",
         file: "driver/src/dsm/nas.rs",
-        find: "let calls = target::guarded(target, true, acts);",
-        replace: r"if self.absent(target).await?.is_none() {
-            let calls = target::guarded(target, false, acts);
+        find: "let calls = target::guarded(target, true, writes);",
+        replace: r"if self.list_if_absent(lun, target).await?.is_none() {
+            let calls = target::guarded(target, false, writes);
             let results = self.client.call_sequence(&calls).await?;
-            return self.acted(target, acts, results).await;
+            return self.write_outcome(lun, target, writes, results).await;
         }
-        let calls = target::guarded(target, true, acts);",
+        let calls = target::guarded(target, true, writes);",
         effect: "between lookup and delete, the target id is reused for another volume, whose target is deleted under a running pod",
     },
     Mutant {
         name: "target-open-to-all",
         file: "driver/src/controller/publish.rs",
-        find: "let chap = asked.chap.clone().or_else(|| self.keys.proofs(&iqn));",
-        replace: "let chap = asked.chap.clone();",
+        find: "let chap = request.chap.clone().or_else(|| self.keys.credentials(&iqn));",
+        replace: "let chap = request.chap.clone();",
         effect: "anyone who reaches port 3260 of the NAS can read and write every published volume",
     },
     Mutant {
@@ -369,7 +369,7 @@ pub(super) const MUTANTS: [Mutant; 50] = [
         find: r"        self.stop_writes(&ended).await?;
         let dead = !ended.is_alive();
         if dead {
-            // Nobody can log in again after this, and I/O that waits fails: an unmount would wait for it.
+            // After a logout iscsid cannot reconnect, and pending I/O fails: an unmount would wait for it.
             self.log_out_all(&ended).await?;
         } else {
             self.must_be_offline(&ended).await?;
@@ -394,15 +394,15 @@ pub(super) const MUTANTS: [Mutant; 50] = [
     Mutant {
         name: "unknown-word-stops",
         file: "driver/src/dsm/location.rs",
-        find: "!self.readonly && !known_bad(&HIDES) && !known_bad(&TAKES_NONE)",
-        replace: "!self.readonly && !known_bad(&HIDES) && self.status == \"normal\"",
+        find: "!self.readonly && !is_in(&HIDES_LUNS) && !is_in(&TAKES_NO_LUNS)",
+        replace: "!self.readonly && !is_in(&HIDES_LUNS) && self.status == \"normal\"",
         effect: "a NAS volume that is nearly full has the status attention, and no claim is bound any more",
     },
     Mutant {
         name: "unfit-row-passed-over",
         file: "driver/src/dsm/rows.rs",
-        find: "match self.unfit.iter().find(|row| could_be(row)) {",
-        replace: "match self.unfit.iter().find(|row| could_be(row) && row.row.is_null()) {",
+        find: "match self.unreadable.iter().find(|row| could_be(row)) {",
+        replace: "match self.unreadable.iter().find(|row| could_be(row) && row.row.is_null()) {",
         effect: "the row of one of our targets cannot be parsed, Unpublish takes it for absent, and the old node keeps the disk",
     },
     Mutant {
@@ -414,7 +414,7 @@ pub(super) const MUTANTS: [Mutant; 50] = [
     },
     Mutant {
         name: "refused-login-final",
-        file: "driver/src/dsm/credential.rs",
+        file: "driver/src/dsm/client/credential.rs",
         find: "(now < self.next && self.knows(credential)).then(|| {",
         replace: "self.knows(credential).then(|| {",
         effect: "the account is added to administrators, as the message advises, but the driver never logs in again",
@@ -460,8 +460,8 @@ pub(super) const MUTANTS: [Mutant; 50] = [
     Mutant {
         name: "dead-file-system-published",
         file: "driver/src/node/dead_fs.rs",
-        find: "if let Some(why) = mount.death() {",
-        replace: "if let Some(why) = mount.death().filter(|_| mount.point.is_empty()) {",
+        find: "if let Some(why) = mount.why_dead() {",
+        replace: "if let Some(why) = mount.why_dead().filter(|_| mount.point.is_empty()) {",
         effect: "an ext4 that the kernel has shut down looks healthy: each new pod fails at its first write, without a visible reason",
     },
 ];

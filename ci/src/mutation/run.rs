@@ -21,9 +21,9 @@ use crate::{
 /// The search programs of the crate e2e, fastest first.
 const PROGRAMS: [(&str, &str); 4] = [
     ("interleaved", "--cases 300 --seed 1"),
-    ("faults", "--plane memory"),
+    ("faults", "--testbed memory"),
     ("model", "--cases 1500 --seed 1 --shrink 0"),
-    ("crash", "--plane memory"),
+    ("crash", "--testbed memory"),
 ];
 /// The driver's sources with side effects on a real machine.
 const HOST_SOURCES: &str = "driver/src/host/linux/";

@@ -9,7 +9,6 @@ mod blocking;
 mod command;
 mod daemon;
 mod device;
-mod exec;
 mod files;
 mod host_path;
 pub mod nsenter;

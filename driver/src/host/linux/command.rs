@@ -1,8 +1,9 @@
 //! Runs programs with a deadline, kills them when they overrun it, and abandons a child that cannot be killed.
 
+use std::ffi::OsString;
 use std::io;
-use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt};
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -13,7 +14,6 @@ use tokio::process::Child;
 use tokio::time::timeout;
 use tracing::warn;
 
-use super::exec::environment;
 use super::nsenter::{self, NamespaceOwner};
 use crate::host::{Cmd, Exit, HostError};
 use crate::in_flight;
@@ -99,6 +99,26 @@ fn spawn(cmd: &Cmd, owner: Option<NamespaceOwner>, search_path: &[PathBuf]) -> i
         .process_group(0)
         .kill_on_drop(true)
         .spawn()
+}
+
+/// Replaces this process with a program, like exec(3). Returns only on failure.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the program replaces this process, which has a deadline"
+)]
+pub(super) fn exec(path: &Path, args: &[OsString], search_path: &str) -> io::Error {
+    std::process::Command::new(path)
+        .args(args)
+        .env_clear()
+        .envs(environment(search_path.into()))
+        .exec()
+}
+
+/// The whole environment of a program. The driver's own environment must not leak, least of all into other namespaces, and some
+/// tools take paths to read and write from it (`MKE2FS_CONFIG`, `BLKID_FILE`, `LIBMOUNT_FSTAB`).
+fn environment(search_path: OsString) -> [(&'static str, OsString); 2] {
+    // English messages, and unescaped non-ASCII paths: in plain C some tools escape them.
+    [("PATH", search_path), ("LC_ALL", "C.UTF-8".into())]
 }
 
 fn kill(child: &Child) {

@@ -8,19 +8,15 @@
 //! restarted iscsid is found again, and no other process can take its place in between. Only the mount and the network namespace
 //! are entered; neither side needs a shell or `nsenter`.
 
-use std::convert::Infallible;
-use std::ffi::{OsStr, OsString};
+pub mod subcommand;
+
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::sync::Arc;
 
-use nix::sched::{CloneFlags, setns};
-use nix::unistd::{chroot, fchdir};
-
 use super::daemon::{Daemon, IscsidCache, PROC, Process, Unverified};
-use super::exec::exec;
 use crate::host::HostError;
 
 /// The first argument of a process that enters namespaces instead of serving CSI.
@@ -184,70 +180,17 @@ fn find(root: &Path, program: &OsStr) -> Option<PathBuf> {
         })
 }
 
-/// Handles [`SUBCOMMAND`]: runs a program in the namespaces of another process. `None`: the arguments are for another purpose.
-/// Returns an exit code only if it failed. Must be called before any thread is started.
-pub fn run(arguments: impl Iterator<Item = OsString>) -> Option<ExitCode> {
-    let arguments: Vec<OsString> = arguments.skip(1).collect();
-    let [subcommand, owner, program, rest @ ..] = arguments.as_slice() else {
-        return None;
-    };
-    if subcommand != SUBCOMMAND {
-        return None;
-    }
-    let Err(problem) = enter(owner, program, rest);
-    let status = match problem {
-        Unverified::NotFound(_) => EXIT_NOT_FOUND,
-        Unverified::Refused(_) => FAILED,
-    };
-    eprintln!("{}", problem.into_text());
-    Some(ExitCode::from(status))
-}
-
 /// The arguments with which the driver starts itself in order to run `program`.
 pub(super) fn arguments(owner: NamespaceOwner, program: &str) -> [String; 3] {
     [SUBCOMMAND, owner.name(), program].map(str::to_owned)
 }
 
-fn enter(owner: &OsStr, program: &OsStr, rest: &[OsString]) -> Result<Infallible, Unverified> {
-    let owner = NamespaceOwner::ALL
-        .into_iter()
-        .find(|known| owner == known.name())
-        .ok_or_else(|| {
-            Unverified::Refused(format!("unknown owner of namespaces: {}", owner.display()))
-        })?;
-    // All descriptors are open before the first setns(): afterwards /proc is another one, or missing.
-    let process = owner.process()?;
-    let refused = |what: &'static str| {
-        move |error: nix::Error| {
-            Unverified::Refused(format!(
-                "{what} failed ({error}): the driver's container must be privileged"
-            ))
-        }
-    };
-    setns(&process.network, CloneFlags::CLONE_NEWNET)
-        .map_err(refused("entering the network namespace"))?;
-    setns(&process.mounts, CloneFlags::CLONE_NEWNS)
-        .map_err(refused("entering the mount namespace"))?;
-    fchdir(&process.root).map_err(refused("entering the root directory"))?;
-    chroot(".").map_err(refused("changing the root directory"))?;
-    let Some(path) = find(Path::new("/"), program) else {
-        return Err(Unverified::NotFound(format!(
-            "{} is in none of {}: install it there",
-            program.display(),
-            SEARCH_PATH.join(", ")
-        )));
-    };
-    let error = exec(&path, rest, &SEARCH_PATH.join(":"));
-    Err(Unverified::Refused(format!(
-        "{} cannot be started: {error}",
-        path.display()
-    )))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsString;
     use std::os::unix::fs::symlink;
 
+    use super::subcommand::{enter, run};
     use super::*;
 
     #[test]

@@ -32,8 +32,8 @@ const MAX_PRINTED: usize = 3;
 #[command(name = "crash")]
 struct Cli {
     /// Test bed to use
-    #[arg(long, value_enum, default_value = "memory")]
-    plane: Backend,
+    #[arg(long, alias = "plane", value_enum, default_value = "memory")]
+    testbed: Backend,
     /// Only this many random crash points of each call; default: all of them
     #[arg(long, value_name = "N")]
     sample: Option<usize>,
@@ -53,7 +53,7 @@ struct Cli {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let done = match cli.plane {
+    let done = match cli.testbed {
         Backend::Memory => run(&cli, &MemoryPool),
         Backend::Real => run(&cli, &DevicePool::default()),
     };

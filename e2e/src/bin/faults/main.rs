@@ -35,8 +35,8 @@ const MAX_PRINTED: usize = 3;
 #[command(name = "faults")]
 struct Cli {
     /// Test bed to use
-    #[arg(long, value_enum, default_value = "memory")]
-    plane: Backend,
+    #[arg(long, alias = "plane", value_enum, default_value = "memory")]
+    testbed: Backend,
     /// Only faults, kinds or modes with this text in their names
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
@@ -47,7 +47,7 @@ struct Cli {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let done = match cli.plane {
+    let done = match cli.testbed {
         Backend::Memory => run(&cli, &MemoryPool),
         Backend::Real => run(&cli, &DevicePool::default()),
     };

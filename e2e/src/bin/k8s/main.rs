@@ -35,8 +35,8 @@ struct Cli {
     #[arg(long, value_name = "DIR")]
     folder: PathBuf,
     /// No cluster, but a fake that makes the calls of its sidecars and kubelets (root)
-    #[arg(long)]
-    stand_in: bool,
+    #[arg(long, alias = "stand-in")]
+    fake: bool,
     /// Path of helm
     #[arg(long, value_name = "PROGRAM")]
     helm: Option<PathBuf>,
@@ -75,9 +75,9 @@ async fn run(cli: Cli) -> Result<()> {
     std::fs::create_dir_all(&cli.folder)?;
     // The TLS provider of the Kubernetes client.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    if cli.stand_in {
-        let stand_in = FakeKubernetes::start().await?;
-        return suite::run(stand_in, &stories::of_every_co(), &cli.only, &cli.folder).await;
+    if cli.fake {
+        let fake = FakeKubernetes::start().await?;
+        return suite::run(fake, &stories::of_every_co(), &cli.only, &cli.folder).await;
     }
     let settings = Settings {
         helm: cli.helm.context("--helm: the path of helm")?,
