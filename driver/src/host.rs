@@ -346,7 +346,7 @@ pub struct FileStamp {
     pub changed: (i64, i64),
 }
 
-/// Which processes [`Host::runs`] considers.
+/// Which processes [`Host::is_running`] considers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProcessScope {
     /// All, including those of pods.

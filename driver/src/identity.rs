@@ -43,7 +43,7 @@ impl<H: Host> Identity<H> {
         let Some(host) = &self.host else { return };
         match self.readiness_change(host) {
             Some(ReadinessChange::Lacks(lack)) => {
-                warn!(lack, "node is degraded")
+                warn!(lack, "node is degraded");
             }
             Some(ReadinessChange::Complete) => info!("node is ready: no programs are missing"),
             None => {}

@@ -88,7 +88,7 @@ impl InFlight {
         }
     }
 
-    /// Runs a background task with the lock of `volume` held. A call that arrives meanwhile signals this through [`Wanted`] and
+    /// Runs a background task with the lock of `volume` held. A call that arrives meanwhile signals this through [`Preemption`] and
     /// waits.
     ///
     /// # Errors

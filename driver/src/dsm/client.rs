@@ -1,4 +1,4 @@
-//! Sends calls to one NAS. Sessions are managed in [`super::session`] and nowhere else (design.md#one-login).
+//! Sends calls to one NAS. Sessions are managed in `client/session.rs` and nowhere else (design.md#one-login).
 
 pub mod credential;
 mod limits;

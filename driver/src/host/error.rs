@@ -39,7 +39,7 @@ pub enum HostError {
         program: &'static str,
         /// Its exit status.
         status: i32,
-        /// Its output, see [`Exit::said`](super::Exit::said).
+        /// Its output, see [`Exit::output_line`](super::Exit::output_line).
         said: String,
     },
     /// The path does not exist.

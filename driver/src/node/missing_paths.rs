@@ -62,7 +62,7 @@ enum JoinOutcome {
 }
 
 impl<H: Host> Node<H> {
-    /// Runs [`Self::join_paths`] every `every`, forever.
+    /// Runs [`Self::add_missing_paths`] every `every`, forever.
     pub async fn add_missing_paths_forever(&self, every: Duration) {
         let mut backoff = Backoff::default();
         loop {

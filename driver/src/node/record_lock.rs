@@ -23,7 +23,11 @@ impl<H: Host> Machine<H> {
         let result = self.run_shared(cmd.clone()).await;
         let database_error = matches!(&result, Ok(exit) if iscsiadm::is_database_error(exit));
         let overran = matches!(&result, Err(HostError::DeadlineExceeded { .. }));
-        if (database_error || overran) && (self.remove_stale_lock().await? || database_error) {
+        if !database_error && !overran {
+            return result;
+        }
+        let was_locked = self.remove_stale_lock().await?;
+        if was_locked || database_error {
             return self.run_shared(cmd).await;
         }
         result

@@ -125,7 +125,7 @@ impl Redactor {
             Value::Array(values) => values.iter().for_each(|value| self.collect(key, value)),
             Value::String(text) => match (inner(text), key.and_then(Kind::of)) {
                 (Some(inner @ (Value::Object(_) | Value::Array(_))), _) => {
-                    self.collect(key, &inner)
+                    self.collect(key, &inner);
                 }
                 (Some(Value::String(inner)), Some(kind)) => {
                     self.add_secret(kind, &inner);

@@ -181,7 +181,7 @@ impl Plugin {
     }
 }
 
-/// Wraps a channel as a [`Line`].
+/// Wraps a channel as a [`CsiChannel`].
 pub fn line(channel: Channel) -> CsiChannel {
     CsiChannel::new(channel.map_err(|error| Status::from_error(error.into())))
 }

@@ -13,15 +13,15 @@ use tokio::time::timeout;
 use super::HostError;
 use crate::in_flight;
 
-/// Runs `look`, which only reads kernel files, on the blocking pool.
+/// Runs `read`, which only reads kernel files, on the blocking pool.
 pub(super) async fn blocking<T: Send + 'static>(
     doing: &str,
     deadline: Duration,
-    look: impl FnOnce() -> Result<T, HostError> + Send + 'static,
+    read: impl FnOnce() -> Result<T, HostError> + Send + 'static,
 ) -> Result<T, HostError> {
     let lock = in_flight::current();
     let task = tokio::task::spawn_blocking(move || {
-        let found = look();
+        let found = read();
         drop(lock);
         found
     });
