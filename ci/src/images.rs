@@ -219,12 +219,12 @@ fn archive(
     context: &Context,
     engine: &Engine<'_>,
     image: &Image,
-    content: &Content,
+    listed: &Content,
     folder: &Path,
 ) -> Result<()> {
     fs::create_dir_all(folder)?;
     let linked = program::c_library(context)?;
-    let packages = format!("{}\n{linked}\n", content.packages.join("\n"));
+    let packages = format!("{}\n{linked}\n", listed.packages.join("\n"));
     fs::write(folder.join(format!("{}.packages", image.name)), packages)?;
     let archive = folder.join(format!("{}.tar", image.name));
     engine

@@ -129,11 +129,8 @@ async fn calls_requests_and_programs_are_counted_and_no_secret_is_exposed() {
     let mut node = NodeClient::new(channel.clone());
     let refused = node.node_stage_volume(stage).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);
-    let linux = Linux::new("/".into());
-    linux
-        .run(Cmd::new("false", 10).arg(PASSWORD))
-        .await
-        .unwrap();
+    let failing = Cmd::new("false", 10).arg(PASSWORD);
+    Linux::new("/".into()).run(failing).await.unwrap();
     let delete = DeleteVolumeRequest {
         volume_id: volume.clone(),
         ..DeleteVolumeRequest::default()
@@ -168,10 +165,8 @@ async fn calls_requests_and_programs_are_counted_and_no_secret_is_exposed() {
     let _silent = open_idle_connections(address).await;
     let scrape = format!("http://{address}/metrics");
     let scrape = tokio::time::timeout(Duration::from_secs(5), get(&scrape)).await;
-    assert_eq!(
-        scrape.expect("idle connections do not block a scrape").0,
-        200
-    );
+    let (status, ..) = scrape.expect("idle connections do not block a scrape");
+    assert_eq!(status, 200);
     let taken_address = Args {
         metrics_address: Some(address),
         ..args

@@ -141,7 +141,7 @@ pub struct Session {
 }
 
 /// A backend that exports targets. One process may use it at a time. Exports survive a crash of that process, and the next
-/// [`TargetBackend::align`] finds them again.
+/// [`TargetBackend::reconcile`] finds them again.
 pub trait TargetBackend: fmt::Debug + Send + Sync {
     /// Exports exactly these targets, whatever an earlier process has left. Sessions of targets that stay continue as far as
     /// possible. The portals open only when all targets are up: a reconnecting initiator would give up on a target that is not

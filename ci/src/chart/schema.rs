@@ -111,7 +111,7 @@ fn collect_references<'a>(
         && used.insert(name)
     {
         references(definition, &mut |name| {
-            collect_references(name, definitions, used)
+            collect_references(name, definitions, used);
         });
     }
 }

@@ -429,8 +429,8 @@ pub(super) const MUTANTS: [Mutant; 50] = [
     Mutant {
         name: "sessions-as-iscsid-conf-says",
         file: "driver/src/host/iscsiadm.rs",
-        find: "        (\"node.session.nr_sessions\", \"1\"),\n",
-        replace: "",
+        find: r#"("node.session.nr_sessions", "1"),"#,
+        replace: r#"("node.startup", "manual"),"#,
         effect: "a node whose iscsid.conf asks for two sessions has two disks of each volume",
     },
     Mutant {

@@ -157,11 +157,8 @@ fn resolve(
 /// Everything but comments and tests.
 fn code(file: &File) -> String {
     let end = file.tests_from().unwrap_or(usize::MAX);
-    file.text
-        .lines()
-        .take(end)
-        .map(|line| format!("{} ", code_of(line)))
-        .collect()
+    let lines: Vec<&str> = file.text.lines().take(end).map(code_of).collect();
+    lines.join(" ")
 }
 
 /// Paths that begin with `crate`, `super` or `self`, those in braces written out.
@@ -210,12 +207,11 @@ fn written_out<'a>(
     }
     so_far.push(rest[..length].to_owned());
     let rest = &rest[length..];
-    let rest = match rest.strip_prefix("::") {
-        Some(more) => written_out(more, so_far, found),
-        None => {
-            found.push(so_far.clone());
-            rest
-        }
+    let rest = if let Some(more) = rest.strip_prefix("::") {
+        written_out(more, so_far, found)
+    } else {
+        found.push(so_far.clone());
+        rest
     };
     so_far.pop();
     rest

@@ -252,7 +252,7 @@ impl<P: TestBed, G: TestBedPool> Run<'_, '_, P, G> {
                 Action::Reboot => {
                     self.executor
                         .run_event(&Step::Reboot { node: NODE })
-                        .await?
+                        .await?;
                 }
                 Action::Restart => {
                     for process in [Process::Controller(0), Process::Node(NODE)] {

@@ -66,10 +66,10 @@ impl Chunk {
             RefCell::new(Outcome::default()),
             RefCell::new(Sha256::new()),
         );
-        let result = runner.run(&strategy, |(_, steps, seen)| {
+        let result = runner.run(&strategy, |(_, steps, counter)| {
             // Steps are counted for the shrinking, which is only wanted if it has a time limit.
-            let seen = seen.filter(|_| self.shrink > 0);
-            let result = place.run(&steps, seen.as_deref(), false);
+            let counter = counter.filter(|_| self.shrink > 0);
+            let result = place.run(&steps, counter.as_deref(), false);
             let result = result.map_err(|error| TestCaseError::fail(format!("{error:#}")))?;
             let mut tally = tally.borrow_mut();
             let number = tally
