@@ -15,8 +15,9 @@ mod publish;
 mod target;
 mod unpublish;
 
+use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use proto::csi;
@@ -101,13 +102,13 @@ impl Controller {
 impl Shared {
     /// A nonce that distinguishes a new target from all others of its LUN and node.
     fn nonce(&self) -> Nonce {
-        let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut random = self.random.lock();
         Nonce::draw(&mut *random)
     }
 
     /// A random delay of at most `longest`, so that two controllers that collided do not collide again.
     fn random_delay(&self, longest: Duration) -> Duration {
-        let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut random = self.random.lock();
         longest.mul_f64(random.random())
     }
 

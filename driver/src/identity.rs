@@ -5,7 +5,8 @@
 //! kubelet would restart the container for ever, which installs nothing. So they cause a warning in the log, a metric, and an
 //! error from the call that needs them; a node without an initiator name is not registered at all (`NodeGetInfo`).
 
-use std::sync::{Arc, Mutex, PoisonError};
+use parking_lot::Mutex;
+use std::sync::Arc;
 
 use proto::csi;
 use proto::csi::identity_server::Identity as Service;
@@ -53,10 +54,7 @@ impl<H: Host> Identity<H> {
     /// What has changed since the last report.
     fn readiness_change(&self, host: &H) -> Option<ReadinessChange> {
         let lack = lack(host);
-        let mut last_reported = self
-            .last_reported
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut last_reported = self.last_reported.lock();
         if *last_reported == lack {
             return None;
         }
@@ -151,14 +149,7 @@ mod tests {
             let reply = identity.probe(Request::new(csi::ProbeRequest {})).await;
             reply.unwrap().into_inner().ready
         };
-        let reported = || {
-            identity
-                .last_reported
-                .lock()
-                .unwrap()
-                .clone()
-                .unwrap_or_default()
-        };
+        let reported = || identity.last_reported.lock().clone().unwrap_or_default();
 
         fake.machine().unreachable = true;
         assert_eq!(ready().await, Some(true));

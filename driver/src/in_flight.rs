@@ -5,11 +5,12 @@
 //! calls in flight for one volume, and a plugin may answer ABORTED if it does. The driver's background tasks are not CO calls: a
 //! background task yields to a CO call, which waits for it instead of being refused.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, oneshot};
 use tracing::Instrument as _;
@@ -34,7 +35,7 @@ struct Shared {
 
 impl Shared {
     fn keys(&self) -> MutexGuard<'_, HashMap<String, Option<Preemption>>> {
-        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+        self.keys.lock()
     }
 }
 

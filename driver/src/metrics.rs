@@ -5,10 +5,11 @@
 
 pub mod serve;
 
+use parking_lot::Mutex;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 use std::sync::atomic::AtomicU64;
-use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use prometheus_client::encoding::{EncodeLabelSet, prometheus_text};
@@ -233,7 +234,7 @@ impl Metrics {
 
     /// The outcome of the last login: `None` if it succeeded, else DSM's code.
     pub fn login(&self, nas: &str, refused: Option<u32>) {
-        let mut codes = self.codes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut codes = self.codes.lock();
         let labels = |code| RefusedLabels {
             nas: nas.to_owned(),
             code,

@@ -8,8 +8,9 @@ pub(crate) mod listener;
 
 use crate::nas::call::envelope;
 use crate::nas::call::refused;
+use parking_lot::{Mutex, MutexGuard};
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rand::SeedableRng;
@@ -149,24 +150,24 @@ impl Server {
     }
 
     pub(crate) fn nas(&self) -> MutexGuard<'_, DurableNas> {
-        lock(&self.nas)
+        self.nas.lock()
     }
 
     pub(crate) fn faults(&self) -> MutexGuard<'_, Plan> {
-        lock(&self.faults)
+        self.faults.lock()
     }
 
     pub(crate) fn journal(&self) -> MutexGuard<'_, Journal> {
-        lock(&self.journal)
+        self.journal.lock()
     }
 
     pub(crate) fn latency(&self) -> Latency {
-        *lock(&self.latency)
+        *self.latency.lock()
     }
 
     /// Sets the latency profile of future calls.
     pub(crate) fn set_latency(&self, latency: Latency) {
-        *lock(&self.latency) = latency;
+        *self.latency.lock() = latency;
         self.nas().nas.config.timing = latency.timing();
     }
 
@@ -367,7 +368,9 @@ impl Server {
                 }
             };
             let wait =
-                lock(&self.queue).wait(latency, self.clock.now(), &call.api, &call.method, rows);
+                self.queue
+                    .lock()
+                    .wait(latency, self.clock.now(), &call.api, &call.method, rows);
             tokio::time::sleep(Duration::from_millis(wait)).await;
         }
         let apply = || self.nas().apply(self.clock.now(), call);
@@ -460,6 +463,3 @@ pub(crate) fn run_blocking<T>(work: impl FnOnce() -> T) -> T {
 }
 
 // Ignores poisoning: a panic under a lock is a bug, but the content is consistent, since it is changed by plain assignments.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}

@@ -1,8 +1,8 @@
 //! Nodes whose initiator name has changed (reinstalled, or edited): they are registered under a new node id, and targets of the
 //! former id are left over. Deletes these targets once they are unused.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -27,7 +27,7 @@ pub(super) struct IdleTargets(Mutex<HashMap<String, Instant>>);
 
 impl IdleTargets {
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Records that the target has no session now; returns since when that has been so.

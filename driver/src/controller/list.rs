@@ -1,7 +1,7 @@
 //! The read-only RPCs: `ValidateVolumeCapabilities`, `ListVolumes`, `ControllerGetVolume`, `GetCapacity`.
 
+use parking_lot::MutexGuard;
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{MutexGuard, PoisonError};
 
 use futures::future::join_all;
 use proto::csi;
@@ -114,9 +114,7 @@ impl Shared {
     }
 
     fn last_listed(&self) -> MutexGuard<'_, HashMap<NasName, Volumes>> {
-        self.last_listed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.last_listed.lock()
     }
 
     /// The volumes of one NAS, sorted.

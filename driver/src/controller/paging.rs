@@ -5,8 +5,9 @@
 //! snapshots the pages of a listing come from, none is older than its first page, and every volume has one place in the order: a
 //! volume that existed all the time is listed exactly once under each of its names.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::cmp::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use proto::csi;
@@ -113,7 +114,7 @@ impl Cached {
 }
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
+    state.lock()
 }
 
 impl Snapshot {

@@ -1,7 +1,7 @@
 //! Suppresses repeated log messages.
 
+use parking_lot::Mutex;
 use std::collections::BTreeSet;
-use std::sync::{Mutex, PoisonError};
 
 /// Maximum number of remembered messages; beyond that they are logged each time.
 const MAX_MESSAGES: usize = 256;
@@ -13,7 +13,7 @@ pub struct LogOnce(Mutex<BTreeSet<String>>);
 impl LogOnce {
     /// Whether `text` has not been logged before; remembers it.
     pub fn is_first(&self, text: &str) -> bool {
-        let mut logged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut logged = self.0.lock();
         if logged.contains(text) {
             return false;
         }

@@ -1,8 +1,8 @@
 //! Remembers on which volume of the NAS each LUN was seen: a volume that hides its LUNs matters only for LUNs that may be on it
 //! (design.md#unknown-is-not-absent). Kept in memory only; for a LUN that has not been seen, every such volume matters.
 
+use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 
 use super::lun::Lun;
 use crate::volume::LunUuid;
@@ -19,7 +19,7 @@ pub(super) struct LunLocations(Mutex<HashMap<String, String>>);
 impl LunLocations {
     /// Remembers the volume of this LUN.
     pub(super) fn remember(&self, lun: &Lun) {
-        let mut locations = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut locations = self.0.lock();
         if locations.len() >= MAX_LUNS {
             locations.clear();
         }
@@ -28,7 +28,7 @@ impl LunLocations {
 
     /// The volume on which the LUN was seen.
     pub(super) fn of(&self, uuid: &LunUuid) -> Option<String> {
-        let locations = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let locations = self.0.lock();
         locations.get(uuid.as_str()).cloned()
     }
 }

@@ -3,8 +3,8 @@
 pub mod completeness;
 pub mod free_space;
 
+use parking_lot::Mutex;
 use std::net::IpAddr;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 

@@ -4,8 +4,9 @@
 //! name is cached as long as the directory shows the same entry with the same inode number, which sysfs does not reuse while the
 //! kernel runs. Callers re-read what they find by a cached name before they rely on it.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use super::disk::text;
 use super::{Entry, HostError, KernelFiles, if_present};
@@ -41,7 +42,7 @@ impl Names {
     }
 
     fn cache(&self) -> MutexGuard<'_, Cache> {
-        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+        self.cache.lock()
     }
 
     /// The entries with wanted names, sorted.

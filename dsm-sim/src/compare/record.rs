@@ -1,8 +1,9 @@
 //! `dsm-sim record`: a proxy between a client and a NAS that forwards every call and records the exchanges, redacted, in the
 //! format of `proto/dsm`.
 
+use parking_lot::Mutex;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use anyhow::{Context, ensure};
 use axum::Router;
@@ -79,10 +80,7 @@ async fn forward(
             }
         };
     if let Some(exchange) = Exchange::read(&uri, &headers, &body, &reply) {
-        let mut recording = proxy
-            .recording
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut recording = proxy.recording.lock();
         if let Err(error) = recording.add(exchange) {
             tracing::error!("cannot record an exchange: {error:#}");
         }

@@ -4,8 +4,9 @@
 //! The templates are askama's: plain HTML, checked at compile time. Every value is escaped, except for the two parts, which are
 //! templates themselves.
 
+use parking_lot::Mutex;
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use askama::Template;
 use axum::extract::{Query, State};
@@ -136,7 +137,7 @@ impl Page {
     fn overview(&self, wanted: &Wanted) -> Overview {
         // This reads files and runs programs that list sessions, so it must not block other requests.
         let data = run_blocking(|| {
-            let mut usage = self.usage.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut usage = self.usage.lock();
             snapshot::take(&self.server, &mut usage, wanted)
         });
         let faults = self.server.faults().rules().to_vec();

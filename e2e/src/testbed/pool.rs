@@ -1,7 +1,6 @@
 //! Pool of test beds for the search binaries, which run on either kind.
 
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use parking_lot::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -131,7 +130,7 @@ impl TestBedPool for DevicePool {
     }
 
     fn run<T>(&self, test: impl AsyncFnOnce(&mut Real) -> Result<T>) -> Result<T> {
-        let idle = lock(&self.0).pop();
+        let idle = self.0.lock().pop();
         let mut pooled = idle.map_or_else(PooledBed::open, Ok)?;
         let PooledBed { bed, runtime } = &mut pooled;
         let result = runtime.block_on(async {
@@ -139,7 +138,7 @@ impl TestBedPool for DevicePool {
             let finished = tokio::time::timeout(RUN_TIMEOUT, test(bed)).await;
             finished.unwrap_or_else(|_| bail!("no end within {RUN_TIMEOUT:?}"))
         });
-        lock(&self.0).push(pooled);
+        self.0.lock().push(pooled);
         result
     }
 }
@@ -191,7 +190,7 @@ pub fn map_parallel<I: Sync, T: Send>(
                 return Ok(());
             };
             match map(item) {
-                Ok(result) => lock(&done).push((index, result)),
+                Ok(result) => done.lock().push((index, result)),
                 Err(error) => {
                     next.store(items.len(), Ordering::Relaxed);
                     return Err(error);
@@ -207,13 +206,9 @@ pub fn map_parallel<I: Sync, T: Send>(
         }
         Ok(())
     })?;
-    let mut done = std::mem::take(&mut *lock(&done));
+    let mut done = std::mem::take(&mut *done.lock());
     done.sort_by_key(|(index, _)| *index);
     Ok(done.into_iter().map(|(_, result)| result).collect())
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -16,9 +16,9 @@ mod machine;
 mod observe;
 mod proxy;
 
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -519,10 +519,7 @@ impl Real {
     /// A driver checks at most once a minute whether another login helps, and no CO here waits that long. In between, its
     /// sessions expire instead.
     fn may_change_address(&self) -> bool {
-        let mut address_changed = self
-            .address_changed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut address_changed = self.address_changed.lock();
         let allowed = address_changed.is_none_or(|at| at.elapsed() > LOGIN_INTERVAL);
         if allowed {
             *address_changed = Some(Instant::now());

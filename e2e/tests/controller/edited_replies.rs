@@ -1,9 +1,10 @@
 //! A controller and a simulated NAS in this process, with a transport between them that edits the replies: states and rows that
 //! dsm-sim does not produce. Runs in tokio's paused time.
 
+use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -54,10 +55,6 @@ impl fmt::Debug for EditingTransport {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl EditingTransport {
     fn edited(&self, form: &str, body: &[u8]) -> Option<Vec<u8>> {
         let field = |name: &str| {
@@ -66,7 +63,7 @@ impl EditingTransport {
                 .map(|(_, value)| value.into_owned())
         };
         let mut answer: Value = serde_json::from_slice(body).ok()?;
-        let edit = lock(&self.edit);
+        let edit = self.edit.lock();
         if let Some(compound) = field("compound") {
             let calls: Vec<Value> = serde_json::from_str(&compound).ok()?;
             let results = answer["data"]["result"].as_array_mut()?;
@@ -84,7 +81,7 @@ impl Transport for EditingTransport {
     fn send(&self, request: Request<String>) -> BoxFuture<'_, Result<Response<Bytes>, Failure>> {
         Box::pin(async move {
             let elapsed = self.started.elapsed();
-            let last = std::mem::replace(&mut *lock(&self.synced), elapsed);
+            let last = std::mem::replace(&mut *self.synced.lock(), elapsed);
             self.nas.advance_clock(elapsed.saturating_sub(last));
             let form = request.body().clone();
             match self.nas.answer(request.map(Body::from)).await {
@@ -154,7 +151,7 @@ impl EditedCluster {
     }
 
     pub(super) fn edit(&self, edit: impl Fn(&str, &str, &mut Value) + Send + 'static) {
-        *lock(&self.line.edit) = Box::new(edit);
+        *self.line.edit.lock() = Box::new(edit);
     }
 
     pub(super) async fn create(

@@ -25,12 +25,12 @@ mod daemon;
 mod plan;
 mod show;
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use self::daemon::Daemon;
 use self::plan::Memory;
@@ -74,7 +74,7 @@ impl Tgt {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     fn lock(&self) -> io::Result<Lock> {

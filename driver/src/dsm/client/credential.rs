@@ -4,10 +4,10 @@
 //! settings of the NAS, and only an administrator can unblock it. Other login errors are not counted by Auto Block. They are
 //! fixed on the NAS, and the driver notices only by trying again.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use secrecy::{ExposeSecret as _, SecretString};
@@ -266,7 +266,7 @@ impl Refusals {
     }
 
     fn known(&self) -> MutexGuard<'_, BTreeMap<String, Record>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock()
     }
 
     /// Unix seconds, by the monotonic clock since startup: setting the clock does not change pauses.

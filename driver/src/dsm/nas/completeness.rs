@@ -2,7 +2,6 @@
 //! has loaded its LUNs and targets, and LUNs of a volume that has crashed or is locked are not listed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -190,7 +189,7 @@ impl Nas {
         }
         let volumes = self.locations().await?.into_iter();
         let volumes = volumes.map(|volume| volume.path).collect();
-        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut history = self.history.lock();
         history.sessions_lost(sessions_lost);
         let doubt = history.why_incomplete(what, Instant::now(), list, volumes);
         Ok(doubt.map(|doubt| {

@@ -7,12 +7,13 @@
 //! A pidfd is opened before the first fact is read: as long as the process has not ended, its id cannot be reused. Its root and
 //! its namespaces are opened meanwhile, and these descriptors stay valid even if it ends.
 
+use parking_lot::Mutex;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread;
 
 use nix::errno::Errno;
@@ -212,7 +213,7 @@ impl IscsidCache {
             return verify_in_thread(daemon).map(Arc::new);
         }
         // A thread that panicked here has changed nothing.
-        let mut cached = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut cached = self.0.lock();
         if let Some(process) = cached.as_ref().filter(|process| process.is_alive()) {
             return Ok(Arc::clone(process));
         }

@@ -11,9 +11,10 @@ mod decide;
 mod parts;
 mod store;
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -117,12 +118,8 @@ impl FakeKubernetes {
 impl Drop for FakeKubernetes {
     fn drop(&mut self) {
         self.sync_task.abort();
-        lock(&self.shared.pods).clear();
+        self.shared.pods.lock().clear();
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The kubelet's folder for a pod.
@@ -132,7 +129,7 @@ fn pod_folder(home: &Path, pod: &str) -> PathBuf {
 
 impl Shared {
     fn store(&self) -> MutexGuard<'_, Store> {
-        lock(&self.store)
+        self.store.lock()
     }
 
     fn with_volume<T>(&self, name: &str, change: impl FnOnce(&mut Volume) -> T) -> Option<T> {
@@ -158,7 +155,7 @@ impl Shared {
 
     /// Selects the actions that are neither in progress nor waiting for their backoff, and marks them as in progress.
     fn begin(&self, due: Vec<Action>) -> Vec<Action> {
-        let mut calls = lock(&self.calls);
+        let mut calls = self.calls.lock();
         let now = Instant::now();
         calls.waiting.retain(|action, _| due.contains(action));
         let mut started = Vec::new();
@@ -177,7 +174,7 @@ impl Shared {
     async fn run_action(&self, action: Action) {
         let began = Instant::now();
         let answer = act::act(self, &action).await;
-        let mut calls = lock(&self.calls);
+        let mut calls = self.calls.lock();
         calls.busy.remove(&action);
         let result = match &answer {
             Ok(()) => {
@@ -201,7 +198,7 @@ impl Shared {
     /// being stopped.
     fn sync_pods(&self) {
         let mut store = self.store();
-        let mut processes = lock(&self.pods);
+        let mut processes = self.pods.lock();
         let has_all = |(name, pod): (&String, &PodState)| store.has_all(pod).then(|| name.clone());
         let ready: HashSet<String> = store.pods.iter().filter_map(has_all).collect();
         for (name, running) in &mut store.pods {
@@ -284,7 +281,7 @@ impl Co for FakeKubernetes {
         let edited = Action::Grow {
             claim: claim.to_owned(),
         };
-        lock(&self.shared.calls).waiting.remove(&edited);
+        self.shared.calls.lock().waiting.remove(&edited);
         Ok(())
     }
 
@@ -438,7 +435,10 @@ impl Co for FakeKubernetes {
         std::fs::create_dir_all(folder)?;
         let store = format!("{:#?}", self.shared.store());
         std::fs::write(folder.join("store"), store)?;
-        let calls: Vec<String> = lock(&self.shared.calls)
+        let calls: Vec<String> = self
+            .shared
+            .calls
+            .lock()
             .made
             .iter()
             .map(|(took, action, result)| format!("{action:?} {took:?} {result}"))

@@ -9,9 +9,9 @@
 mod chunk;
 mod place;
 
+use parking_lot::Mutex;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -160,11 +160,11 @@ fn all(cli: &Cli) -> Result<(String, Option<Failure>)> {
         if found.load(Ordering::Relaxed) {
             return Ok(Outcome::default());
         }
-        let place = lock(&idle).pop();
+        let place = idle.lock().pop();
         let place = place.map_or_else(|| Place::open(cli.real), Ok)?;
         let outcome = chunk.run(&place, || bar.inc(1))?;
         found.fetch_or(outcome.broken.is_some(), Ordering::Relaxed);
-        lock(&idle).push(place);
+        idle.lock().push(place);
         Ok(outcome)
     })?;
     bar.finish_and_clear();
@@ -218,10 +218,4 @@ fn report(cli: &Cli, broken: Option<&Failure>) -> bool {
     );
     eprintln!("{}", broken.reason);
     false
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }

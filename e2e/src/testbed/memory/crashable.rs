@@ -1,8 +1,8 @@
 //! A process that can crash at any of its effects, before or after it. Once crashed it has no more effects, and its clients get
 //! an error.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::future::{Future, pending};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -54,7 +54,7 @@ impl CrashableProcess {
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock()
     }
 
     pub(super) fn die(&self) {

@@ -1,10 +1,11 @@
 //! The NAS of an in-memory test bed, and the transport to it.
 
+use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -106,7 +107,7 @@ impl Nas {
             .state_dir(self.folder.path())
             .seed(self.seed)
             .clock(START_TIME_MS)
-            .account("admin", lock(&self.password).clone())
+            .account("admin", self.password.lock().clone())
             .latency(self.latency)
             .volumes(VOLUMES.map(|volume| volume.parse().expect("a volume")))
             .settings(Settings {
@@ -119,24 +120,24 @@ impl Nas {
             })
             .embed()
             .map_err(io::Error::other)?;
-        let clock_offset = *lock(&self.clock_offset);
+        let clock_offset = *self.clock_offset.lock();
         embedded.advance_clock(clock_offset);
-        *lock(&self.running) = Some(Arc::new(embedded));
+        *self.running.lock() = Some(Arc::new(embedded));
         Ok(())
     }
 
     pub(super) fn restart(&self) -> io::Result<()> {
         let lines = self.calls();
-        lock(&self.journal).extend(lines);
-        *lock(&self.running) = None;
-        *lock(&self.state) = None;
+        self.journal.lock().extend(lines);
+        *self.running.lock() = None;
+        *self.state.lock() = None;
         self.switch_on()
     }
 
     pub(super) fn running(&self) -> Option<Arc<Embedded>> {
-        let nas = lock(&self.running).clone()?;
+        let nas = self.running.lock().clone()?;
         let elapsed = self.started.elapsed();
-        let mut clock_offset = lock(&self.clock_offset);
+        let mut clock_offset = self.clock_offset.lock();
         nas.advance_clock(elapsed.saturating_sub(*clock_offset));
         *clock_offset = elapsed;
         Some(nas)
@@ -144,8 +145,8 @@ impl Nas {
 
     /// Exports another LUN in place of this one, or undoes that.
     pub(super) fn swap_lun(&self, uuid: &str, on: bool) {
-        *lock(&self.state) = None;
-        let mut swapped = lock(&self.swapped);
+        *self.state.lock() = None;
+        let mut swapped = self.swapped.lock();
         if on {
             swapped.insert(uuid.to_owned());
         } else {
@@ -171,10 +172,10 @@ impl Nas {
         body: &Value,
     ) -> io::Result<Value> {
         if method != Method::GET {
-            *lock(&self.state) = None;
+            *self.state.lock() = None;
         }
         if let ("/accounts", Some(password)) = (path, body["password"].as_str()) {
-            password.clone_into(&mut lock(&self.password));
+            password.clone_into(&mut self.password.lock());
         }
         self.require_running()?.control(method, path, body).await
     }
@@ -182,7 +183,8 @@ impl Nas {
     /// dsm-sim's state; cached while it cannot have changed.
     pub(super) fn state(&self) -> io::Result<Arc<Value>> {
         self.export()?;
-        lock(&self.state)
+        self.state
+            .lock()
             .as_ref()
             .map(|cached| Arc::clone(&cached.state))
             .ok_or_else(|| io::Error::other("the NAS has no state"))
@@ -191,21 +193,23 @@ impl Nas {
     /// Shows all hosts what is exported now.
     pub(super) fn export(&self) -> io::Result<()> {
         let quiet = self.writes_in_progress.load(Ordering::Relaxed) == 0
-            && Instant::now() > *lock(&self.unstable_until);
+            && Instant::now() > *self.unstable_until.lock();
         if quiet
-            && lock(&self.state)
+            && self
+                .state
+                .lock()
                 .as_ref()
                 .is_some_and(|cached| cached.stable)
         {
             return Ok(());
         }
         let state = Arc::new(self.require_running()?.state()?);
-        *lock(&self.state) = Some(CachedState {
+        *self.state.lock() = Some(CachedState {
             state: Arc::clone(&state),
             stable: quiet,
         });
         let mut exports = exports(&state);
-        let swapped = lock(&self.swapped);
+        let swapped = self.swapped.lock();
         for export in &mut exports {
             if swapped.contains(&export.serial) {
                 FOREIGN_LUN.clone_into(&mut export.serial);
@@ -232,13 +236,13 @@ impl Nas {
 
     /// All calls since its first start, as text that is the same in each run.
     pub(super) fn journal(&self) -> Vec<String> {
-        let mut lines = lock(&self.journal).clone();
+        let mut lines = self.journal.lock().clone();
         lines.extend(self.calls());
         lines
     }
 
     fn calls(&self) -> Vec<String> {
-        let journal = lock(&self.running).as_ref().map(|nas| nas.journal());
+        let journal = self.running.lock().as_ref().map(|nas| nas.journal());
         journal
             .unwrap_or_default()
             .into_iter()
@@ -269,7 +273,7 @@ impl Nas {
         }
         drop(write);
         if is_write {
-            *lock(&self.state) = None;
+            *self.state.lock() = None;
             self.export().map_err(|error| Failure::Lost(error.into()))?;
         }
         match answer {
@@ -300,7 +304,7 @@ impl Drop for WriteInProgress<'_> {
     fn drop(&mut self) {
         self.nas.writes_in_progress.fetch_sub(1, Ordering::Relaxed);
         if self.outlives_reply {
-            *lock(&self.nas.unstable_until) = Instant::now() + MAX_CALL_TIME;
+            *self.nas.unstable_until.lock() = Instant::now() + MAX_CALL_TIME;
         }
     }
 }
@@ -375,8 +379,4 @@ impl Transport for NasTransport {
 /// Lets calls without a client complete.
 pub(super) async fn settle() {
     tokio::time::sleep(SETTLE_TIME).await;
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

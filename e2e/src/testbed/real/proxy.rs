@@ -2,7 +2,8 @@
 //! the connection if a reply does not come. So the controller dies exactly there, without a watcher; a call that hangs is cut
 //! after a second instead of the driver's minute.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use parking_lot::{Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -116,7 +117,7 @@ async fn listen(listener: TcpListener, shared: Arc<Shared>) {
 
 impl Shared {
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock()
     }
 
     /// Forwards a call and its reply. An error breaks the connection, as the NAS would.

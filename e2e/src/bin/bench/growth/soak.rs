@@ -1,8 +1,7 @@
 //! Repeated volume life cycles: memory at the beginning, in the middle and at the end, errors, and leftovers.
 
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -105,7 +104,7 @@ impl Run {
         let number = self.cycles_started.fetch_add(1, Ordering::Relaxed);
         if let Err(status) = self.life_cycle(&format!("soak-{number}")).await {
             let error = format!("{:?}: {}", status.code(), status.message());
-            let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut errors = self.errors.lock();
             *errors.entry(error).or_default() += 1;
         }
         if (number + 1).is_multiple_of(5_000) {
@@ -154,10 +153,7 @@ impl Run {
             end_kib,
             threads,
             descriptors,
-            errors: self
-                .errors
-                .into_inner()
-                .unwrap_or_else(PoisonError::into_inner),
+            errors: self.errors.into_inner(),
             leftovers: self.cluster.leftovers().await?,
         })
     }
