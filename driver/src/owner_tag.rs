@@ -1,4 +1,4 @@
-//! The owner tag: text in a LUN's description that marks it as this driver's (design.md#the-owners-mark). Pure.
+//! The owner tag: text in a LUN's description that marks it as this driver's (design.md#owner-tag). Pure.
 //!
 //! `csi2 o=5f3a9c01 p=01234567 n=0123456789ab - pvc-1 for default/data`: digests of owner, parameters and CSI name, then a
 //! human-readable part. The tag itself has at most 64 characters. Users may add text before and after it. `c=` names the cluster,
@@ -189,7 +189,7 @@ mod tests {
         Owner::new("csi.synology.com".to_owned(), cluster)
     }
 
-    /// design.md#the-owners-mark
+    /// design.md#owner-tag
     #[test]
     fn a_tag_survives_any_name_and_text_that_users_add() {
         let owner = owner(Some("home"));

@@ -1,4 +1,4 @@
-//! `DeleteVolume` (design.md#the-owners-mark, #unknown-is-not-absent and #deletevolume).
+//! `DeleteVolume` (design.md#owner-tag, #unknown-is-not-absent and #deletevolume).
 
 use super::Shared;
 use super::lookup::{confirm_absent, find_targets};

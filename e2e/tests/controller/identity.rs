@@ -1,4 +1,4 @@
-//! Volume ids, owner tags, LUN names and the identity service: design.md#volume-handle, #the-owners-mark, #lun-names, #probe and
+//! Volume ids, owner tags, LUN names and the identity service: design.md#volume-handle, #owner-tag, #lun-names, #probe and
 //! #capabilities.
 
 use std::collections::HashSet;
@@ -124,7 +124,7 @@ async fn a_lun_whose_name_is_the_uuid_is_another_one() -> Result<()> {
     Ok(())
 }
 
-/// design.md#the-owners-mark
+/// design.md#owner-tag
 #[tokio::test]
 async fn a_lun_without_our_mark_is_never_touched() -> Result<()> {
     let cluster = Plan::controller().start().await?;
@@ -164,7 +164,7 @@ async fn a_lun_without_our_mark_is_never_touched() -> Result<()> {
     Ok(())
 }
 
-/// design.md#the-owners-mark
+/// design.md#owner-tag
 #[tokio::test]
 async fn a_lun_that_only_has_the_name_is_not_returned() -> Result<()> {
     let cluster = Plan::controller().start().await?;
