@@ -13,6 +13,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use indicatif::{ProgressBar, ProgressStyle};
 use nix::{
     sys::signal::{Signal, killpg},
     unistd::Pid,
@@ -180,7 +181,8 @@ impl Cmd {
     pub(crate) fn output_with_progress(&mut self, title: &str) -> Result<Output> {
         let mut child = self.spawn_with(Stdio::piped(), Stdio::piped())?;
         let receiver = read_lines(&mut child)?;
-        let mut progress = Progress::start(title, self.terminal);
+        let progress = progress_line(title, self.terminal);
+        let since = Instant::now();
         let (mut stdout, mut stderr) = (String::new(), String::new());
         let mut timed_out = false;
         loop {
@@ -188,12 +190,12 @@ impl Cmd {
                 Ok(OutputLine::Out(line)) => push_line(&mut stdout, &line),
                 Ok(OutputLine::Err(line)) => {
                     push_line(&mut stderr, &line);
-                    line.trim().clone_into(&mut progress.latest_line);
+                    progress.set_message(line.trim().to_owned());
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
-            let time = progress.since.elapsed();
+            let time = since.elapsed();
             if timed_out
                 && self
                     .timeout
@@ -205,9 +207,9 @@ impl Cmd {
                 timed_out = true;
                 kill_group(&child)?;
             }
-            progress.draw();
+            progress.tick();
         }
-        progress.end();
+        progress.finish_and_clear();
         let status = child.wait()?;
         Ok(Output {
             success: status.success(),
@@ -314,51 +316,15 @@ fn push_line(text: &mut String, line: &str) {
     text.push('\n');
 }
 
-/// A progress line: title, elapsed time, and the program's latest line.
-struct Progress<'a> {
-    title: &'a str,
-    since: Instant,
-    latest_line: String,
-    terminal: bool,
-}
-
-impl<'a> Progress<'a> {
-    fn start(title: &'a str, terminal: bool) -> Self {
-        if !terminal {
-            println!("{title} …");
-        }
-        Self {
-            title,
-            since: Instant::now(),
-            latest_line: String::new(),
-            terminal,
-        }
+/// A progress line: title, elapsed time, and the program's latest line. Without a terminal only the title is printed.
+fn progress_line(title: &str, terminal: bool) -> ProgressBar {
+    if !terminal {
+        println!("{title} …");
+        return ProgressBar::hidden();
     }
-
-    fn draw(&self) {
-        if !self.terminal {
-            return;
-        }
-        let text = format!(
-            "{} … {} s  {}",
-            self.title,
-            self.since.elapsed().as_secs(),
-            self.latest_line
-        );
-        // Most terminals are at least this wide. A wrapped line could not be overwritten.
-        let text: String = text
-            .chars()
-            .filter(|letter| !letter.is_control())
-            .take(78)
-            .collect();
-        print!("\r\x1b[K{text}");
-        let _ = io::stdout().flush();
-    }
-
-    fn end(&self) {
-        if self.terminal {
-            print!("\r\x1b[K");
-            let _ = io::stdout().flush();
-        }
-    }
+    let style = ProgressStyle::with_template("{prefix} … {elapsed}  {wide_msg}")
+        .expect("the template is valid");
+    ProgressBar::new_spinner()
+        .with_style(style)
+        .with_prefix(title.to_owned())
 }

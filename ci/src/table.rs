@@ -1,26 +1,19 @@
 //! Plain text tables.
 
-/// Columns are as wide as their widest cell, two spaces apart. No trailing spaces.
+use comfy_table::{Table, presets};
+
+/// Columns as wide as their widest cell, without borders and trailing spaces.
 pub(crate) fn render<const N: usize>(header: [&str; N], rows: &[[String; N]]) -> String {
-    let header = header.map(str::to_owned);
-    let all = || std::iter::once(&header).chain(rows);
-    let widths: Vec<usize> = (0..N)
-        .map(|column| {
-            all()
-                .map(|row| row[column].chars().count())
-                .max()
-                .unwrap_or(0)
-        })
+    let mut table = Table::new();
+    table
+        .load_style(presets::NOTHING)
+        .set_header(header)
+        .add_rows(rows);
+    let lines = table.lines();
+    let lines: Vec<String> = lines
+        .map(|line| format!(" {}\n", line.trim_end()))
         .collect();
-    let line = |row: &[String; N]| {
-        let cells: Vec<String> = row
-            .iter()
-            .zip(&widths)
-            .map(|(cell, width)| format!("{cell:width$}"))
-            .collect();
-        format!("  {}\n", cells.join("  ").trim_end())
-    };
-    all().map(line).collect()
+    lines.concat()
 }
 
 #[cfg(test)]

@@ -163,7 +163,7 @@ mod tests {
             File::new("dsm-sim/docs/dsm-web-api-2.md", "### B.1 Facts\n"),
             File::new(
                 "driver/src/x/tests.rs",
-                &format!("/// {ANCHOR}one-login, #owner-tag"),
+                &format!("/// {ANCHOR}one-login, #the-owners-mark"),
             ),
         ];
         files.extend_from_slice(rest);
@@ -209,7 +209,7 @@ mod tests {
             File::new(
                 "driver/src/a.rs",
                 &format!(
-                    "// {ANCHOR}untested-or-not\n\n#[cfg(test)]\nmod tests {{\n    /// {ANCHOR}one-login and #owner-tag\n"
+                    "// {ANCHOR}untested-or-not\n\n#[cfg(test)]\nmod tests {{\n    /// {ANCHOR}one-login and #the-owners-mark\n"
                 ),
             ),
         ];
