@@ -262,8 +262,8 @@ pub(super) const MUTANTS: [Mutant; 50] = [
     Mutant {
         name: "half-a-nas-is-listed",
         file: "driver/src/controller/list.rs",
-        find: "if let Some(seen) = doubt {",
-        replace: "if let Some(seen) = doubt.filter(String::is_empty) {",
+        find: "if let Some(seen) = listing.incomplete {",
+        replace: "if let Some(seen) = listing.incomplete.filter(String::is_empty) {",
         effect: "a NAS that is still booting lists half of its LUNs: Kubernetes takes the other volumes for detached",
     },
     Mutant {

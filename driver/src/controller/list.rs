@@ -121,15 +121,15 @@ impl Shared {
     async fn volumes_of(&self, nas: &Nas) -> Result<Volumes, Error> {
         let doing = || format!("listing the volumes of NAS {}", nas.name);
         let could_be = |row: &UnreadableRow| may_be_ours(&self.owner, row);
-        let (luns, targets, doubt) = nas.all_luns(could_be).await.with_context(doing)?;
-        if let Some(seen) = doubt {
+        let listing = nas.all_luns(could_be).await.with_context(doing)?;
+        if let Some(seen) = listing.incomplete {
             return Err(Error::Unverified {
                 what: doing(),
                 seen,
             });
         }
         let mut nodes: HashMap<&str, Vec<&Target>> = HashMap::new();
-        for target in &targets {
+        for target in &listing.targets {
             for mapping in &target.mapped_luns {
                 nodes.entry(&mapping.lun_uuid).or_default().push(target);
             }
@@ -158,7 +158,7 @@ impl Shared {
             };
             Some(nas.names().map(under).collect::<Vec<_>>())
         };
-        let volumes = luns.iter().filter_map(entry).flatten();
+        let volumes = listing.luns.iter().filter_map(entry).flatten();
         Ok(paging::sorted(volumes.collect()))
     }
 

@@ -94,6 +94,17 @@ impl ListHistory {
     }
 }
 
+/// What a NAS lists.
+#[derive(Debug)]
+pub struct Listing {
+    /// The LUNs whose rows can be read.
+    pub luns: Vec<Lun>,
+    /// All targets.
+    pub targets: Vec<Target>,
+    /// Why LUNs may be missing from it. `None`: it is complete.
+    pub incomplete: Option<String>,
+}
+
 impl Nas {
     /// Confirms that a LUN that `get` does not find does not exist: the full list lacks it, no volume is in a state that hides
     /// LUNs, and the NAS has been up for long enough to have loaded all of them (design.md#unknown-is-not-absent). `Some`: why it
@@ -129,7 +140,7 @@ impl Nas {
         self.why_list_incomplete("LUNs", queried, uuids).await
     }
 
-    /// Every readable LUN of the NAS, every target, and why the list of LUNs may be incomplete.
+    /// Every readable LUN of the NAS, and every target.
     ///
     /// # Errors
     /// [`DsmError`]: nothing is known. An unreadable LUN row that `could_be` of interest is such an error, and an unreadable
@@ -137,7 +148,7 @@ impl Nas {
     pub async fn all_luns(
         &self,
         could_be: impl Fn(&UnreadableRow) -> bool,
-    ) -> Result<(Vec<Lun>, Vec<Target>, Option<String>), DsmError> {
+    ) -> Result<Listing, DsmError> {
         let queried = Instant::now();
         let (luns, targets) = self
             .client
@@ -146,8 +157,12 @@ impl Nas {
         let luns = self.complete_luns(luns.luns, could_be)?;
         let targets = self.complete_targets(targets.targets, target::may_be_ours)?;
         let uuids = luns.iter().map(|lun| lun.uuid.clone()).collect();
-        let doubt = self.why_list_incomplete("LUNs", queried, uuids).await?;
-        Ok((luns, targets, doubt))
+        let incomplete = self.why_list_incomplete("LUNs", queried, uuids).await?;
+        Ok(Listing {
+            luns,
+            targets,
+            incomplete,
+        })
     }
 
     /// Why `targets`, which were queried at `queried`, may be incomplete. The states of volumes do not matter: targets are stored
