@@ -22,7 +22,7 @@ pub(super) fn build(context: &Context, go: &Go, release: &str) -> Result<PathBuf
     let source = go.module(context, KUBERNETES, &format!("v{release}"))?;
     let file = source.join("go.mod");
     let go_mod = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
-    let folder = context.target.join("external/build");
+    let folder = context.target.join("k8s-conformance/build");
     fs::create_dir_all(&folder)?;
     fs::create_dir_all(context.tools())?;
     fs::write(folder.join("go.mod"), module(&go_mod, release)?)?;
