@@ -7,8 +7,7 @@
 //! | [`sequence`] | PURE: how sequences are generated: weights, sizes, nodes |
 //! | [`fault`] | PURE: the faults and their weights |
 //! | [`environment`] | PURE: foreign objects on the NAS, the statuses that it reports, manual edits in SAN Manager |
-//! | [`executor`] | EFFECT: runs steps on a [`TestBed`](crate::testbed::TestBed), and retries calls as a CO does; below it the steps that change the environment, the scenarios
-//! (steps of several calls) and the replacement calls for what a test bed cannot do |
+//! | [`executor`] | EFFECT: runs steps on a [`TestBed`](crate::testbed::TestBed), and retries calls as a CO does |
 //! | [`invariants`] | PURE: compares the reference model with what is observed |
 //! | [`stats`] | PURE: throughput of a run |
 //!

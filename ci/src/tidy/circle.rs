@@ -14,7 +14,13 @@ type Module = Vec<String>;
 type Imports = BTreeMap<usize, BTreeSet<usize>>;
 
 /// The files of one program or library.
-type Files<'a> = BTreeMap<Module, &'a File>;
+type Files<'a> = BTreeMap<Module, Source<'a>>;
+
+struct Source<'a> {
+    path: &'a Path,
+    /// Everything but comments and tests.
+    code: String,
+}
 
 /// One line for each group of files that import each other.
 pub(super) fn breaches(files: &[File]) -> Vec<String> {
@@ -23,7 +29,11 @@ pub(super) fn breaches(files: &[File]) -> Vec<String> {
         if let Some((unit, module)) = module_of(&file.path)
             && file.tests_from() != Some(0)
         {
-            units.entry(unit).or_default().insert(module, file);
+            let source = Source {
+                path: &file.path,
+                code: code(file),
+            };
+            units.entry(unit).or_default().insert(module, source);
         }
     }
     units.values().flat_map(circles).collect()
@@ -56,8 +66,8 @@ fn circles(modules: &Files<'_>) -> Vec<String> {
     let exports = exports(modules);
     let order: Vec<&Module> = modules.keys().collect();
     let mut imports = Imports::new();
-    for (from, (module, file)) in modules.iter().enumerate() {
-        let targets = paths(&code(file)).into_iter().filter_map(|path| {
+    for (from, (module, source)) in modules.iter().enumerate() {
+        let targets = paths(&source.code).into_iter().filter_map(|path| {
             let found = resolve(module, &path, modules, &exports)?;
             // Equal to the file itself, or one of its submodules.
             (!found.starts_with(module)).then_some(found)
@@ -65,13 +75,17 @@ fn circles(modules: &Files<'_>) -> Vec<String> {
         let numbers = targets.filter_map(|found| order.binary_search(&&found).ok());
         imports.insert(from, numbers.collect());
     }
+    let reached: BTreeMap<usize, BTreeSet<usize>> = imports
+        .keys()
+        .map(|from| (*from, reached(&imports, *from)))
+        .collect();
     let mut found = Vec::new();
     let mut seen = BTreeSet::new();
-    for from in imports.keys() {
-        let there = reached(&imports, *from);
+    for (from, there) in &reached {
         let circle: BTreeSet<usize> = there
-            .into_iter()
-            .filter(|other| reached(&imports, *other).contains(from))
+            .iter()
+            .copied()
+            .filter(|other| reached[other].contains(from))
             .collect();
         if circle.is_empty() || !seen.insert(circle.clone()) {
             continue;
@@ -104,8 +118,7 @@ type Exports = BTreeMap<(Module, String), Module>;
 
 fn exports(modules: &Files<'_>) -> Exports {
     let mut found = Exports::new();
-    for (module, file) in modules {
-        let code = code(file);
+    for (module, Source { code, .. }) in modules {
         let starts = ["pub use ", "pub(crate) use ", "pub(super) use "];
         for start in starts {
             for (at, _) in code.match_indices(start) {

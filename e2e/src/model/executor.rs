@@ -1,4 +1,7 @@
 //! Runs steps on a test bed, and retries calls as a CO does, until the expected result.
+//!
+//! Below it: the steps that change the environment, the scenarios (steps of several calls), and the replacement calls for what a test
+//! bed cannot do.
 
 mod environment_steps;
 mod fallback;
