@@ -136,16 +136,12 @@ pub(super) const MUTANTS: [Mutant; 50] = [
     Mutant {
         name: "delete-takes-failure-for-absence",
         file: "driver/src/controller/delete.rs",
-        find: r"let Some(lun) = nas
-            .lun(&id.uuid)
-            .await
-",
-        replace: r"let seen = nas.lun(&id.uuid).await;
+        find: "let Some(lun) = find_lun(nas, id).await? else {",
+        replace: r"let seen = find_lun(nas, id).await;
         if seen.is_err() {
             return Ok(());
         }
-        let Some(lun) = seen
-",
+        let Some(lun) = seen? else {",
         effect: "the NAS answers 502 once: Kubernetes forgets a volume whose LUN goes on filling the NAS",
     },
     Mutant {

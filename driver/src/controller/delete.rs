@@ -1,7 +1,7 @@
 //! `DeleteVolume` (design.md#owner-tag, #unknown-is-not-absent and #deletevolume).
 
 use super::Shared;
-use super::lookup::{confirm_absent, find_targets};
+use super::lookup::{confirm_absent, find_lun, find_targets};
 use crate::dsm::Nas;
 use crate::dsm::lun::Lun;
 use crate::dsm::snapshot::Snapshots;
@@ -13,11 +13,7 @@ use crate::volume::VolumeId;
 impl Shared {
     pub(super) async fn delete(&self, id: &VolumeId) -> Result<(), Error> {
         let nas = self.nas(id)?;
-        let Some(lun) = nas
-            .lun(&id.uuid)
-            .await
-            .with_context(|| format!("looking for volume {id}"))?
-        else {
+        let Some(lun) = find_lun(nas, id).await? else {
             return confirm_absent(nas, id).await;
         };
         self.owned(id, &lun)?;

@@ -15,11 +15,7 @@ impl Shared {
     /// The volume's LUN, checked to exist and to be ours.
     pub(super) async fn lun(&self, id: &VolumeId) -> Result<Lun, Error> {
         let nas = self.nas(id)?;
-        let Some(lun) = nas
-            .lun(&id.uuid)
-            .await
-            .with_context(|| format!("looking for volume {id}"))?
-        else {
+        let Some(lun) = find_lun(nas, id).await? else {
             return Err(not_found(nas, id).await);
         };
         self.owned(id, &lun)?;
@@ -39,6 +35,13 @@ impl Shared {
             remedy,
         })
     }
+}
+
+/// The LUN of a volume. `None`: DSM does not find it, which proves nothing yet (see [`confirm_absent`]).
+pub(super) async fn find_lun(nas: &Nas, id: &VolumeId) -> Result<Option<Lun>, Error> {
+    nas.lun(&id.uuid)
+        .await
+        .with_context(|| format!("looking for volume {id}"))
 }
 
 /// The error of every call but `DeleteVolume` about a LUN that DSM does not find: NOT_FOUND if its absence is confirmed, else
